@@ -1,1 +1,34 @@
-//! agent
+//! What every machine runs: membership, mesh, API server, controllers, scheduler, pod worker; joins the other crates.
+//!
+//! Decides in synchronous cores ([`membership`], [`liveness`], [`control`], [`worker::plan`]); drivers around them do the IO.
+
+pub mod clock;
+pub mod cluster;
+pub mod config;
+pub mod control;
+pub mod enrol;
+pub mod events;
+pub mod fabric;
+pub mod gossip;
+pub mod identity;
+pub mod images;
+pub mod leader;
+pub mod liveness;
+pub mod members;
+pub mod membership;
+pub mod mesh;
+pub mod names;
+pub mod node;
+pub mod objects;
+pub mod pki;
+pub mod probe;
+pub mod requests;
+pub mod reset;
+pub mod run;
+pub mod server;
+pub mod store;
+pub mod timing;
+pub mod worker;
+
+pub use config::Config;
+pub use run::{RunError, run};

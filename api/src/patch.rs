@@ -3,6 +3,7 @@
 //! Decides what a patch makes of a document. It must not validate the result or judge who may change what.
 
 pub mod strategic;
+pub mod three_way;
 
 use serde_json::Value;
 

@@ -1,1 +1,28 @@
-fn main() {}
+//! The `skein` binary: parses, runs, prints the error.
+//!
+//! Decides which program this is. `skein shim` and `skein oci` must start before any thread exists.
+
+mod client;
+mod commands;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    match args.next().as_deref().and_then(std::ffi::OsStr::to_str) {
+        Some("shim") => return runtime::shim::main(args.collect()),
+        Some("oci") => return runtime::oci::main(args.collect()),
+        _ => {}
+    }
+    let command = commands::Skein::parse();
+    match commands::run(command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

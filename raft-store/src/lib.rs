@@ -1,1 +1,47 @@
-//! raft-store
+//! A replicated, watchable object store: consensus, log, state, watch. Knows bytes and keys, nothing of Kubernetes.
+//!
+//! Everything here is decided in plain code: no threads, no sockets, no clock; the only IO is the `Disk` trait.
+//! A driver owns one [`Replica`] on one thread:
+//!
+//! 1. gather all inputs that wait, [`Replica::handle`] each (an `Input::Tick` every `timing::TICK_MS`);
+//! 2. [`Replica::outbox`], and send what it gives: a leader's appends travel while its own disk writes;
+//! 3. [`Replica::advance`]: one write, one sync for all of it; on an error end the process;
+//! 4. perform the effects in order, then begin again.
+//!
+//! Start with `replica`, then `log`, then `state`. Deliberately absent: forwarding, retries of proposals, who should
+//! vote, authentication (the driver proves who a peer is), encryption.
+
+mod codec;
+mod command;
+mod config;
+mod disk;
+mod effect;
+mod file_disk;
+mod gate;
+mod ids;
+pub mod limits;
+mod log;
+mod members;
+mod raft_log_drain;
+mod replica;
+pub mod sim_disk;
+mod snapshot;
+mod state;
+mod storage;
+pub mod timing;
+mod view;
+mod wire;
+
+pub use codec::CodecError;
+pub use command::{Command, Compare, Expect, Key, Op, Outcome, Refusal, Transaction, Value};
+pub use config::Config;
+pub use disk::{Disk, DiskError};
+pub use effect::{Effect, Fatal, Input, MemberChange, PeerStatus, ReadFailure, Role, Status};
+pub use file_disk::{FileDisk, FileDiskError};
+pub use ids::{ClusterId, Epoch, Millis, NodeId, ProposalId, ReadId, Revision, SessionId};
+pub use log::LogError;
+pub use log::recover::OpenError;
+pub use members::Members;
+pub use replica::Replica;
+pub use state::{Change, Entry};
+pub use view::{Compacted, View};

@@ -1,0 +1,60 @@
+//! Everything that a running member has, in one place for the drivers to share.
+//!
+//! Decides nothing. It must not grow logic: what decides lives in the cores.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use raft_store::NodeId;
+use runtime::Runtime;
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::fabric::FabricHandle;
+use crate::identity::Identity;
+use crate::images::Images;
+use crate::members::Roster;
+use crate::mesh::Mesh;
+use crate::objects::Objects;
+use crate::store::Store;
+use crate::worker::addresses::Addresses;
+
+/// A running member.
+pub struct Cluster {
+    pub config: Config,
+    pub identity: Identity,
+    pub roster: Roster,
+    pub mesh: Mesh,
+    pub store: Store,
+    pub objects: Objects,
+    pub runtime: Runtime,
+    pub fabric: FabricHandle,
+    pub images: Images,
+    pub addresses: Addresses,
+    /// Whom this machine suspects, by gossip.
+    pub suspects: watch::Receiver<BTreeSet<NodeId>>,
+    /// Answers to direct probes.
+    pub pings: Arc<crate::probe::Pings>,
+    /// Whether replacing of pods is stopped after too many deaths at once.
+    pub brake: watch::Sender<bool>,
+    /// An operator's word that the dead are dead.
+    pub confirm: tokio::sync::Notify,
+}
+
+impl Cluster {
+    pub fn name(&self) -> &str {
+        &self.identity.member.name
+    }
+
+    pub fn me(&self) -> NodeId {
+        self.identity.member.node_id()
+    }
+
+    pub fn host_ip(&self) -> String {
+        self.identity.member.address.ip().to_string()
+    }
+
+    pub fn suspects(&self) -> BTreeSet<NodeId> {
+        self.suspects.borrow().clone()
+    }
+}

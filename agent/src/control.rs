@@ -1,0 +1,2 @@
+//! Controllers and scheduler.
+pub mod driver;

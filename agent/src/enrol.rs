@@ -1,0 +1,191 @@
+//! Letting a machine in: token, name, key, address block, Node object.
+//!
+//! Decides who becomes a member and as what. It must not answer before the membership is committed.
+
+use api::kinds::Kind;
+use api::{Object, duration, keys};
+use raft_store::View;
+use serde_json::json;
+
+use crate::clock;
+use crate::cluster::Cluster;
+use crate::members::{self, Member, TOKENS, TokenRecord, in_view};
+use crate::mesh::wire::{JoinAnswer, JoinRequest, Request, Response};
+use crate::objects::shown;
+use crate::pki::{self, Authority, Token};
+use crate::store::{Plan, TransactError};
+use crate::timing;
+
+/// A machine is not let in.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolError {
+    #[error("the token is not known here or has expired: print a new one with 'skein token create' on a member")]
+    Token,
+    #[error("the name \"{0}\" is taken by another member: choose another with --name, or remove that member first")]
+    Name(String),
+    #[error("the address {0} is taken by member \"{1}\": choose another with --address, or remove that member first")]
+    Address(std::net::SocketAddr, String),
+    #[error("\"{0}\" cannot be a node's name: lower case letters, digits, '-' and '.' only")]
+    BadName(String),
+    #[error("all 254 address blocks are in use")]
+    Blocks,
+    #[error("{0}")]
+    Pki(#[from] pki::PkiError),
+    #[error("{0}")]
+    Write(#[from] TransactError),
+    #[error("no machine that can sign certificates answers: one of the first three members must be up")]
+    NoSigner,
+}
+
+/// Makes a join token and answers its text form.
+pub async fn create_token(cluster: &Cluster, no_voter: bool) -> Result<Token, EnrolError> {
+    let mut bytes = [0u8; 16];
+    clock::fill_random(&mut bytes);
+    let authority = pki::certificate_der(&cluster.identity.ca_certificate)?;
+    let token = Token { ca_hash: sha(&authority), secret: pki::hex(&bytes) };
+    let record = TokenRecord { expires: clock::wall().as_second() + timing::TOKEN_LIFETIME.as_secs() as i64, no_voter };
+    let key = format!("{TOKENS}{}", token.secret_hash());
+    let value = serde_json::to_vec(&record).unwrap_or_default();
+    cluster.store.transact(Plan::new().put(&key, value).build(), None).await?;
+    Ok(token)
+}
+
+fn sha(bytes: &[u8]) -> [u8; 32] {
+    use sha2::Digest;
+    sha2::Sha256::digest(bytes).into()
+}
+
+/// Answers a join request.
+pub async fn admit(cluster: &Cluster, request: &JoinRequest) -> JoinAnswer {
+    match enrol(cluster, request).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            tracing::warn!(name = %request.name, %error, "join refused");
+            JoinAnswer::Refused(error.to_string())
+        }
+    }
+}
+
+async fn enrol(cluster: &Cluster, request: &JoinRequest) -> Result<JoinAnswer, EnrolError> {
+    let token = Token { ca_hash: [0; 32], secret: request.secret.clone() };
+    let view = cluster.store.linearizable().await.ok_or(TransactError::NoLeader)?;
+    let token_key = format!("{TOKENS}{}", token.secret_hash());
+    let record: TokenRecord = view.get(token_key.as_bytes()).and_then(|entry| serde_json::from_slice(&entry.value.0).ok()).ok_or(EnrolError::Token)?;
+    if record.expires < clock::wall().as_second() {
+        return Err(EnrolError::Token);
+    }
+    if api::names::problem(api::names::NameForm::Subdomain, &request.name).is_some() {
+        return Err(EnrolError::BadName(request.name.clone()));
+    }
+    let certificate = sign(cluster, request).await?;
+    let hash = pki::key_hash(&pki::certificate_der(&certificate)?)?;
+    let member = add(cluster, request, hash, record.no_voter).await?;
+    let view = cluster.store.view();
+    let mut members = in_view(&view);
+    if !members.contains(&member) {
+        members.push(member.clone());
+    }
+    tracing::info!(name = %member.name, address = %member.address, "joined");
+    // The first three may sign: one of them is there after any two deaths.
+    let signs = members.iter().filter(|other| !other.no_voter && other.block < member.block).count() < members::VOTERS;
+    Ok(JoinAnswer::Welcome {
+        cluster: cluster.identity.cluster.clone(),
+        certificate,
+        ca_certificate: cluster.identity.ca_certificate.clone(),
+        ca_key: cluster.identity.ca_key.clone().filter(|_| signs && !member.no_voter),
+        member: serde_json::to_string(&member).unwrap_or_default(),
+        members: serde_json::to_string(&members).unwrap_or_default(),
+    })
+}
+
+async fn sign(cluster: &Cluster, request: &JoinRequest) -> Result<String, EnrolError> {
+    if let Some(authority) = cluster.identity.authority() {
+        return Ok(sign_here(&authority, request)?);
+    }
+    let wish = Request::SignMember { signing_request: request.signing_request.clone(), name: request.name.clone(), address: request.address.ip().to_string() };
+    for member in cluster.roster.all() {
+        if member.node_id() != cluster.me()
+            && let Ok(Response::Certificate(certificate)) = cluster.mesh.request(member.node_id(), wish.clone()).await
+        {
+            return Ok(certificate);
+        }
+    }
+    Err(EnrolError::NoSigner)
+}
+
+/// Signs a member's request with the CA's key.
+pub fn sign_here(authority: &Authority, request: &JoinRequest) -> Result<String, pki::PkiError> {
+    let mut addresses = vec![request.address.ip(), std::net::Ipv4Addr::LOCALHOST.into(), std::net::Ipv4Addr::new(10, 43, 0, 1).into()];
+    addresses.dedup();
+    authority.sign_member(&request.signing_request, &request.name, &addresses, clock::wall())
+}
+
+/// Writes the member's record, its block and its Node object in one transaction.
+async fn add(cluster: &Cluster, request: &JoinRequest, hash: [u8; 32], no_voter: bool) -> Result<Member, EnrolError> {
+    for _ in 0..8 {
+        let view = cluster.store.linearizable().await.ok_or(TransactError::NoLeader)?;
+        let listed = in_view(&view);
+        if let Some(known) = listed.iter().find(|member| member.name == request.name) {
+            // The same machine asking again (its answer was lost) is let in as it is.
+            return if known.key == pki::hex(&hash) { Ok(known.clone()) } else { Err(EnrolError::Name(request.name.clone())) };
+        }
+        if let Some(other) = listed.iter().find(|member| member.address == request.address) {
+            return Err(EnrolError::Address(request.address, other.name.clone()));
+        }
+        let block = (0..=253u8).find(|block| listed.iter().all(|member| member.block != *block)).ok_or(EnrolError::Blocks)?;
+        let member = Member {
+            name: request.name.clone(),
+            id: members::id_of_key(&hash),
+            key: pki::hex(&hash),
+            address: request.address,
+            api_port: request.api_port,
+            block,
+            no_voter,
+        };
+        match cluster.store.transact(enrolment(&member, &view), None).await {
+            Ok(revision) => {
+                let _ = cluster.store.at_least(revision).await;
+                return Ok(member);
+            }
+            Err(TransactError::CompareFailed { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(TransactError::NoLeader.into())
+}
+
+/// The transaction that makes a machine a member: also the first member's own.
+pub fn enrolment(member: &Member, view: &View) -> raft_store::Transaction {
+    let member_key = members::key(&member.name);
+    let block_key = format!("a/block/{}", member.block);
+    let node_kind = Kind::by_name("Node").expect("Node is a row of the table of kinds");
+    let node_key = keys::object(node_kind, "", &member.name);
+    let known = view.get(node_key.as_bytes()).and_then(|entry| shown(entry).ok()).map(Object::without_resource_version);
+    let node = known.unwrap_or_else(|| new_node(member));
+    Plan::new()
+        .expect_absent(&member_key)
+        .expect_absent(&block_key)
+        .put(&member_key, serde_json::to_vec(member).unwrap_or_default())
+        .put(&block_key, &member.name)
+        .put(&node_key, node.to_vec())
+        .build()
+}
+
+fn new_node(member: &Member) -> Object {
+    Object(json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": {
+            "name": member.name, "uid": clock::uuid(), "creationTimestamp": duration::rfc3339(clock::wall()),
+            "labels": {
+                "kubernetes.io/hostname": member.name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64",
+                "beta.kubernetes.io/os": "linux", "beta.kubernetes.io/arch": "amd64",
+            },
+        },
+        "spec": {"podCIDR": member.pod_cidr(), "podCIDRs": [member.pod_cidr()]},
+        "status": {
+            "addresses": [{"type": "InternalIP", "address": member.address.ip().to_string()}, {"type": "Hostname", "address": member.name}],
+            "conditions": [{"type": "Ready", "status": "False", "reason": "Joining", "message": "the agent has not reported yet",
+                "lastHeartbeatTime": duration::rfc3339(clock::wall()), "lastTransitionTime": duration::rfc3339(clock::wall())}],
+        },
+    }))
+}

@@ -1,0 +1,84 @@
+//! Gossip's driver: carries packets, timers and exchanges between the membership core and the mesh.
+//!
+//! Decides nothing.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use raft_store::NodeId;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::clock::spawn;
+use crate::members::Roster;
+use crate::membership::{Effect, Input, Membership};
+use crate::mesh::Mesh;
+use crate::mesh::wire::{Datagram, Request, Response};
+use crate::timing;
+
+/// What the driver is asked.
+pub enum Ask {
+    Input(Input),
+    /// Everything known, for another member.
+    Knowledge(oneshot::Sender<Vec<u8>>),
+}
+
+/// Starts the driver. Answers where to send and whom this machine suspects.
+pub fn start(mut core: Membership, mesh: Mesh, roster: Roster) -> (mpsc::UnboundedSender<Ask>, watch::Receiver<BTreeSet<NodeId>>) {
+    let (asks, mut receiver) = mpsc::unbounded_channel();
+    let (suspects, watching) = watch::channel(BTreeSet::new());
+    let back = asks.clone();
+    spawn(async move {
+        let mut exchange = tokio::time::interval(timing::GOSSIP_EXCHANGE);
+        let mut members = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            let input = tokio::select! {
+                ask = receiver.recv() => match ask {
+                    Some(Ask::Input(input)) => input,
+                    Some(Ask::Knowledge(reply)) => {
+                        let _ = reply.send(core.knowledge());
+                        continue;
+                    }
+                    None => return,
+                },
+                _ = members.tick() => Input::Members(roster.all().iter().map(|member| member.id).collect()),
+                _ = exchange.tick() => {
+                    exchange_with_one(&core, &mesh, &roster, &back);
+                    continue;
+                }
+            };
+            for effect in core.handle(input) {
+                match effect {
+                    Effect::Send { to, bytes } => mesh.send_datagram(to, &Datagram::Gossip(bytes)),
+                    Effect::Wake { after, timer } => wake(back.clone(), after, timer),
+                    Effect::Suspects(set) => {
+                        tracing::info!(suspects = ?set.iter().map(ToString::to_string).collect::<Vec<_>>(), "suspected members changed");
+                        suspects.send_replace(set);
+                    }
+                }
+            }
+        }
+    });
+    (asks, watching)
+}
+
+fn wake(back: mpsc::UnboundedSender<Ask>, after: Duration, timer: crate::membership::Timer) {
+    spawn(async move {
+        tokio::time::sleep(after).await;
+        let _ = back.send(Ask::Input(Input::Timer(timer)));
+    });
+}
+
+/// Sends all that is known to a member chosen at random and takes what it knows.
+fn exchange_with_one(core: &Membership, mesh: &Mesh, roster: &Roster, back: &mpsc::UnboundedSender<Ask>) {
+    let others: Vec<NodeId> = roster.all().iter().map(|member| member.node_id()).filter(|id| *id != mesh.me()).collect();
+    if others.is_empty() {
+        return;
+    }
+    let to = others[(crate::clock::random_u64() % others.len() as u64) as usize];
+    let (mesh, back, knowledge) = (mesh.clone(), back.clone(), core.knowledge());
+    spawn(async move {
+        if let Ok(Response::Exchanged(known)) = mesh.request(to, Request::Exchange(knowledge)).await {
+            let _ = back.send(Ask::Input(Input::Exchange(known)));
+        }
+    });
+}

@@ -1,0 +1,134 @@
+//! What a machine knows of itself: its files below `DATA/member`.
+//!
+//! Decides their form and that they survive a power cut. It must not be written while the agent runs, except by join and init.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::members::Member;
+use crate::pki::Authority;
+
+/// This machine as a member of a cluster.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Identity {
+    /// Hex of the cluster's sixteen-byte id.
+    pub cluster: String,
+    pub member: Member,
+    /// PEM of the private key, kept in a file of its own.
+    #[serde(skip)]
+    pub key: String,
+    #[serde(skip)]
+    pub certificate: String,
+    #[serde(skip)]
+    pub ca_certificate: String,
+    /// PEM of the CA's key where this machine may sign (the first three members).
+    #[serde(skip)]
+    pub ca_key: Option<String>,
+    /// The members known when this machine joined: enough to find the others before the store has arrived.
+    pub known: Vec<Member>,
+}
+
+/// Reading or writing the identity failed.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error("{}: {cause}", path.display())]
+    File { path: PathBuf, cause: io::Error },
+    #[error("{} cannot be read as an identity: {cause}; restore it from a backup, or run 'skein node reset' and join again", path.display())]
+    Damaged { path: PathBuf, cause: serde_json::Error },
+}
+
+impl Identity {
+    pub fn authority(&self) -> Option<Authority> {
+        let key = self.ca_key.clone()?;
+        Some(Authority { certificate: self.ca_certificate.clone(), key })
+    }
+
+    pub fn cluster_id(&self) -> raft_store::ClusterId {
+        let mut bytes = [0u8; 16];
+        for (index, byte) in bytes.iter_mut().enumerate() {
+            *byte = self.cluster.get(index * 2..index * 2 + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok()).unwrap_or(0);
+        }
+        raft_store::ClusterId(bytes)
+    }
+
+    /// Reads the identity, `None` on a machine that was never told to join anything.
+    pub fn load(data: &Path) -> Result<Option<Identity>, IdentityError> {
+        let directory = data.join("member");
+        let path = directory.join("identity.json");
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(cause) => return Err(IdentityError::File { path, cause }),
+        };
+        let mut identity: Identity =
+            serde_json::from_slice(&text).map_err(|cause| IdentityError::Damaged { path: path.clone(), cause })?;
+        let read = |name: &str| {
+            let path = directory.join(name);
+            fs::read_to_string(&path).map_err(|cause| IdentityError::File { path, cause })
+        };
+        identity.key = read("node.key")?;
+        identity.certificate = read("node.crt")?;
+        identity.ca_certificate = read("ca.crt")?;
+        identity.ca_key = read("ca.key").ok();
+        Ok(Some(identity))
+    }
+
+    /// Writes the identity; `identity.json` last, so that a half-written one does not count.
+    pub fn save(&self, data: &Path) -> Result<(), IdentityError> {
+        let directory = data.join("member");
+        make_private_directory(&directory)?;
+        write_durably(&directory.join("node.key"), self.key.as_bytes())?;
+        write_durably(&directory.join("node.crt"), self.certificate.as_bytes())?;
+        write_durably(&directory.join("ca.crt"), self.ca_certificate.as_bytes())?;
+        if let Some(key) = &self.ca_key {
+            write_durably(&directory.join("ca.key"), key.as_bytes())?;
+        }
+        let path = directory.join("identity.json");
+        let text = serde_json::to_vec_pretty(self).map_err(|cause| IdentityError::Damaged { path: path.clone(), cause })?;
+        write_durably(&path, &text)
+    }
+}
+
+/// Counts this boot and makes it durable before anything is sent: a member's identity in gossip has it.
+pub fn next_boot(data: &Path) -> Result<u64, IdentityError> {
+    let path = data.join("member").join("boot");
+    let last = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0);
+    write_durably(&path, (last + 1).to_string().as_bytes())?;
+    Ok(last + 1)
+}
+
+/// Makes a directory that only root can enter.
+pub fn make_private_directory(path: &Path) -> Result<(), IdentityError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|cause| IdentityError::File { path: path.to_path_buf(), cause })
+}
+
+/// Writes a file of mode 0600 aside, syncs it, renames it, syncs the directory.
+pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
+    let failed = |cause| IdentityError::File { path: path.to_path_buf(), cause };
+    let aside = path.with_extension("new");
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&aside).map_err(failed)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
+    fs::rename(&aside, path).map_err(failed)?;
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boots_are_counted_across_restarts() {
+        let directory = std::env::temp_dir().join(format!("skein-boot-{}", std::process::id()));
+        make_private_directory(&directory.join("member")).unwrap();
+        assert_eq!(next_boot(&directory).unwrap(), 1);
+        assert_eq!(next_boot(&directory).unwrap(), 2);
+        assert!(Identity::load(&directory).unwrap().is_none());
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}

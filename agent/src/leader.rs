@@ -1,0 +1,214 @@
+//! What runs while this machine leads beside the controllers: deaths, the raft members, copies of images.
+//!
+//! Decides by its cores ([`crate::liveness`], [`voters`]); the driver carries their effects out with the leader's epoch, so that a
+//! deposed leader's decisions are refused.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::kinds::Kind;
+use api::{Object, duration, keys};
+use raft_store::{Epoch, MemberChange, NodeId, Status};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use crate::clock::{self, spawn};
+use crate::cluster::Cluster;
+use crate::events::Report;
+use crate::fabric::is_dead;
+use crate::liveness::{Effect, Input, Liveness};
+use crate::members::{Member, VOTERS, in_view};
+use crate::mesh::wire::{Request, Response};
+use crate::objects::shown;
+use crate::store::Plan;
+use crate::{images, timing};
+
+/// Taint of a dead node, as Kubernetes names it.
+pub const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+
+/// Runs for as long as the process does; works while this machine leads.
+pub async fn run(cluster: Arc<Cluster>) {
+    let mut leadership = cluster.store.leadership();
+    loop {
+        let epoch = leadership.borrow_and_update().epoch;
+        if let Some(epoch) = epoch {
+            tokio::select! {
+                () = lead(&cluster, epoch) => {}
+                () = keep_members(&cluster) => {}
+                () = keep_copies(&cluster) => {}
+                _ = leadership.wait_for(|now| now.epoch != Some(epoch)) => {}
+            }
+        }
+        if leadership.wait_for(|now| now.epoch.is_some()).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn lead(cluster: &Arc<Cluster>, epoch: Epoch) {
+    let mut core = Liveness::new();
+    let (reports, mut reported) = mpsc::unbounded_channel();
+    let mut suspects = cluster.suspects.clone();
+    let mut views = cluster.store.views();
+    suspects.mark_changed();
+    views.mark_changed();
+    cluster.brake.send_replace(false);
+    loop {
+        let input = tokio::select! {
+            report = reported.recv() => match report {
+                Some(report) => report,
+                None => return,
+            },
+            _ = suspects.changed() => Input::Suspects(suspects.borrow_and_update().clone()),
+            _ = views.changed() => {
+                views.borrow_and_update();
+                members_input(cluster)
+            }
+            () = cluster.confirm.notified() => Input::ConfirmDead,
+            () = tokio::time::sleep(Duration::from_secs(1)) => Input::Tick,
+        };
+        for effect in core.handle(clock::millis(), input) {
+            match effect {
+                Effect::Ask { inquiry, voter, node } => ask(cluster.clone(), inquiry, voter, node, reports.clone()),
+                Effect::Dead(node) => declare_dead(cluster, epoch, node).await,
+                Effect::Brake(on) => {
+                    warn!(on, "brake on replacing pods after too many deaths at once; 'skein node confirm-dead' releases it");
+                    cluster.brake.send_replace(on);
+                }
+            }
+        }
+    }
+}
+
+fn members_input(cluster: &Cluster) -> Input {
+    let view = cluster.store.view();
+    let members = in_view(&view);
+    let dead_names = crate::fabric::dead_nodes(&view);
+    Input::Members {
+        dead: members.iter().filter(|member| dead_names.contains(&member.name)).map(Member::node_id).collect(),
+        members: members.iter().map(Member::node_id).collect(),
+        voters: view.members().voters.iter().copied().collect(),
+    }
+}
+
+fn ask(cluster: Arc<Cluster>, inquiry: u64, voter: NodeId, node: NodeId, reports: mpsc::UnboundedSender<Input>) {
+    spawn(async move {
+        let reached = if voter == cluster.me() {
+            Some(cluster.pings.reach(&cluster.mesh, node).await)
+        } else {
+            match cluster.mesh.request(voter, Request::Probe { node: node.0 }).await {
+                Ok(Response::Reached(reached)) => Some(reached),
+                _ => None,
+            }
+        };
+        let _ = reports.send(Input::Report { inquiry, voter, reached });
+    });
+}
+
+fn nodes() -> &'static Kind {
+    Kind::by_name("Node").expect("Node is a row of the table of kinds")
+}
+
+/// Writes a death down: the Ready condition becomes Unknown, the node is tainted.
+async fn declare_dead(cluster: &Arc<Cluster>, epoch: Epoch, id: NodeId) {
+    let Some(member) = cluster.roster.get(id) else { return };
+    let key = keys::object(nodes(), "", &member.name);
+    info!(node = %member.name, "dead: a majority of the voters has had no answer for {} ms", timing::DEATH_SILENCE.as_millis());
+    for _ in 0..8 {
+        let view = cluster.store.view();
+        let Some(entry) = view.get(key.as_bytes()) else { return };
+        let Ok(node) = shown(entry) else { return };
+        if is_dead(&node) {
+            return;
+        }
+        let new = marked_dead(&node.clone().without_resource_version());
+        let plan = Plan::new().expect_revision(&key, entry.mod_revision.0).put(&key, new.to_vec());
+        match cluster.store.transact(plan.build(), Some(epoch)).await {
+            Ok(_) => {
+                let message = format!("{} does not answer: its pods are replaced elsewhere", member.name);
+                return Report::warning(nodes(), &node, "NodeDead", &message).send(cluster).await;
+            }
+            Err(crate::store::TransactError::CompareFailed { .. }) => {}
+            Err(error) => return warn!(%error, "the death could not be written"),
+        }
+    }
+}
+
+fn marked_dead(node: &Object) -> Object {
+    let mut new = node.clone();
+    set_ready(&mut new, "Unknown", "NodeStatusUnknown", "a majority of the voters cannot reach this node");
+    let mut taints: Vec<Value> = new.list("/spec/taints").to_vec();
+    taints.retain(|taint| taint["key"] != UNREACHABLE);
+    for effect in ["NoSchedule", "NoExecute"] {
+        taints.push(json!({"key": UNREACHABLE, "effect": effect, "timeAdded": duration::rfc3339(clock::wall())}));
+    }
+    new.set(&["spec", "taints"], json!(taints));
+    new
+}
+
+/// Sets the Ready condition.
+pub fn set_ready(node: &mut Object, status: &str, reason: &str, message: &str) {
+    let mut conditions: Vec<Value> = node.list("/status/conditions").to_vec();
+    let now = duration::rfc3339(clock::wall());
+    let since = conditions.iter().find(|c| c["type"] == "Ready" && c["status"] == status).map(|c| c["lastTransitionTime"].clone());
+    conditions.retain(|condition| condition["type"] != "Ready");
+    conditions.push(json!({
+        "type": "Ready", "status": status, "reason": reason, "message": message,
+        "lastHeartbeatTime": now, "lastTransitionTime": since.unwrap_or_else(|| json!(now)),
+    }));
+    node.set(&["status", "conditions"], json!(conditions));
+}
+
+/// Brings the raft members in line with the member list.
+async fn keep_members(cluster: &Arc<Cluster>) {
+    let mut views = cluster.store.views();
+    loop {
+        let members = in_view(&views.borrow_and_update().clone());
+        if let Some(status) = cluster.store.status().await {
+            let changes = voters(&members, &status);
+            if !changes.is_empty() {
+                let outcome = cluster.store.change_members(changes.clone()).await;
+                info!(?changes, ?outcome, "raft members");
+            }
+        }
+        // A learner catches up without any change of the state: look again soon, and at once when members change.
+        let _ = tokio::time::timeout(Duration::from_millis(250), views.changed()).await;
+    }
+}
+
+/// Which change comes next: newcomers learn first; the first three members vote, all at once, when they have caught up.
+pub fn voters(members: &[Member], status: &Status) -> Vec<MemberChange> {
+    if status.joint {
+        return Vec::new();
+    }
+    let known: BTreeSet<NodeId> = status.voters.iter().chain(&status.learners).copied().collect();
+    let new: Vec<MemberChange> = members.iter().map(Member::node_id).filter(|id| !known.contains(id)).map(MemberChange::AddLearner).collect();
+    if let Some(first) = new.into_iter().next() {
+        return vec![first];
+    }
+    let listed: BTreeSet<NodeId> = members.iter().map(Member::node_id).collect();
+    if let Some(gone) = known.iter().find(|id| !listed.contains(id) && **id != status.id) {
+        return vec![MemberChange::Remove(*gone)];
+    }
+    let mut eligible: Vec<&Member> = members.iter().filter(|member| !member.no_voter).collect();
+    eligible.sort_by_key(|member| member.block);
+    if eligible.len() < VOTERS {
+        return Vec::new();
+    }
+    let wanted: Vec<NodeId> = eligible.iter().take(VOTERS).map(|member| member.node_id()).filter(|id| !status.voters.contains(id)).collect();
+    let caught_up = |id: &NodeId| status.peers.iter().any(|peer| peer.id == *id && peer.recent_active && peer.matched + 64 >= status.last_index);
+    if wanted.iter().all(caught_up) { wanted.into_iter().map(MemberChange::AddVoter).collect() } else { Vec::new() }
+}
+
+/// Makes new copies of images when a holder is gone.
+async fn keep_copies(cluster: &Arc<Cluster>) {
+    let mut suspects = cluster.suspects.clone();
+    loop {
+        // A suspicion may pass; a copy made for nothing costs only disk.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        images::repair(cluster).await;
+        let _ = tokio::time::timeout(Duration::from_secs(60), suspects.changed()).await;
+    }
+}

@@ -1,0 +1,275 @@
+//! Who is dead: the leader's decision from direct probes by the voters (DESIGN section 5), as a synchronous core.
+//!
+//! Decides death, return, and the brake on mass replacement. It must not take gossip's word for a death: a suspicion only
+//! starts an inquiry, and any voter that reaches the node ends it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use raft_store::NodeId;
+
+use crate::timing;
+
+/// What the core is told. Times are milliseconds of the driver's clock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// Whom this machine suspects now.
+    Suspects(BTreeSet<NodeId>),
+    /// The members that count, the voters among them, and those already written down as dead.
+    Members { members: BTreeSet<NodeId>, voters: BTreeSet<NodeId>, dead: BTreeSet<NodeId> },
+    /// A voter's answer to an inquiry: `None` when the voter itself did not answer.
+    Report { inquiry: u64, voter: NodeId, reached: Option<bool> },
+    /// An operator says that replacing may go on.
+    ConfirmDead,
+    Tick,
+}
+
+/// What the core wants done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Ask a voter (this machine too) to probe `node` directly for `timing::DEATH_SILENCE`.
+    Ask { inquiry: u64, voter: NodeId, node: NodeId },
+    /// Write down that the node is dead.
+    Dead(NodeId),
+    /// Replacing of pods stops (`true`) or goes on.
+    Brake(bool),
+}
+
+struct Inquiry {
+    number: u64,
+    waiting: BTreeSet<NodeId>,
+    unreached: BTreeSet<NodeId>,
+}
+
+/// The core; it exists while this machine leads, and a new leader begins with a new one.
+pub struct Liveness {
+    members: BTreeSet<NodeId>,
+    voters: BTreeSet<NodeId>,
+    dead: BTreeSet<NodeId>,
+    suspects: BTreeSet<NodeId>,
+    open: BTreeMap<NodeId, Inquiry>,
+    deaths: VecDeque<u64>,
+    braked_since: Option<u64>,
+    next: u64,
+}
+
+impl Liveness {
+    pub fn new() -> Liveness {
+        Liveness {
+            members: BTreeSet::new(),
+            voters: BTreeSet::new(),
+            dead: BTreeSet::new(),
+            suspects: BTreeSet::new(),
+            open: BTreeMap::new(),
+            deaths: VecDeque::new(),
+            braked_since: None,
+            next: 1,
+        }
+    }
+
+    pub fn handle(&mut self, now: u64, input: Input) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match input {
+            Input::Suspects(suspects) => self.suspects = suspects,
+            Input::Members { members, voters, dead } => self.take_members(now, members, voters, dead, &mut effects),
+            Input::Report { inquiry, voter, reached } => self.take_report(now, inquiry, voter, reached, &mut effects),
+            Input::ConfirmDead => self.release(&mut effects),
+            Input::Tick => self.check_release(now, &mut effects),
+        }
+        self.inquire(&mut effects);
+        effects
+    }
+
+    pub fn braked(&self) -> bool {
+        self.braked_since.is_some()
+    }
+
+    fn take_members(&mut self, now: u64, members: BTreeSet<NodeId>, voters: BTreeSet<NodeId>, dead: BTreeSet<NodeId>, effects: &mut Vec<Effect>) {
+        let returned = self.dead.difference(&dead).count();
+        self.members = members;
+        self.voters = voters;
+        self.dead = dead;
+        self.open.retain(|node, _| self.members.contains(node) && !self.dead.contains(node));
+        if returned > 0 && self.braked() {
+            self.braked_since = Some(now);
+            if self.dead.len() < self.limit() {
+                self.release(effects);
+            }
+        }
+    }
+
+    fn take_report(&mut self, now: u64, number: u64, voter: NodeId, reached: Option<bool>, effects: &mut Vec<Effect>) {
+        let Some((node, inquiry)) = self.open.iter_mut().find(|(_, inquiry)| inquiry.number == number) else { return };
+        let node = *node;
+        if !inquiry.waiting.remove(&voter) {
+            return;
+        }
+        match reached {
+            Some(true) => {
+                self.open.remove(&node);
+                return;
+            }
+            Some(false) => {
+                inquiry.unreached.insert(voter);
+            }
+            None => {}
+        }
+        if !inquiry.waiting.iter().all(|waiting| *waiting == node) {
+            return;
+        }
+        let silent = inquiry.unreached.len();
+        self.open.remove(&node);
+        if silent * 2 > self.voters.len() {
+            self.declare(now, node, effects);
+        }
+    }
+
+    fn declare(&mut self, now: u64, node: NodeId, effects: &mut Vec<Effect>) {
+        self.dead.insert(node);
+        effects.push(Effect::Dead(node));
+        let window = timing::BRAKE_WINDOW.as_millis() as u64;
+        self.deaths.push_back(now);
+        while self.deaths.front().is_some_and(|time| now.saturating_sub(*time) > window) {
+            self.deaths.pop_front();
+        }
+        if self.deaths.len() > self.limit() {
+            if !self.braked() {
+                effects.push(Effect::Brake(true));
+            }
+            self.braked_since = Some(now);
+        }
+    }
+
+    /// How many deaths within the window are ordinary.
+    fn limit(&self) -> usize {
+        (self.members.len() / 3).max(2)
+    }
+
+    fn check_release(&mut self, now: u64, effects: &mut Vec<Effect>) {
+        let quiet = timing::BRAKE_RELEASE.as_millis() as u64;
+        if self.braked_since.is_some_and(|since| now.saturating_sub(since) >= quiet) {
+            self.release(effects);
+        }
+    }
+
+    fn release(&mut self, effects: &mut Vec<Effect>) {
+        if self.braked_since.take().is_some() {
+            self.deaths.clear();
+            effects.push(Effect::Brake(false));
+        }
+    }
+
+    /// Opens an inquiry for every suspect that has none.
+    fn inquire(&mut self, effects: &mut Vec<Effect>) {
+        let open: Vec<NodeId> = self
+            .suspects
+            .iter()
+            .filter(|node| self.members.contains(node) && !self.dead.contains(node) && !self.open.contains_key(node))
+            .copied()
+            .collect();
+        for node in open {
+            let number = self.next;
+            self.next += 1;
+            let waiting: BTreeSet<NodeId> = self.voters.iter().filter(|voter| **voter != node).copied().collect();
+            effects.extend(waiting.iter().map(|voter| Effect::Ask { inquiry: number, voter: *voter, node }));
+            self.open.insert(node, Inquiry { number, waiting, unreached: BTreeSet::new() });
+        }
+    }
+}
+
+impl Default for Liveness {
+    fn default() -> Liveness {
+        Liveness::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(range: std::ops::RangeInclusive<u64>) -> BTreeSet<NodeId> {
+        range.map(NodeId).collect()
+    }
+
+    fn cluster(members: u64, voters: u64) -> Liveness {
+        let mut core = Liveness::new();
+        core.handle(0, Input::Members { members: ids(1..=members), voters: ids(1..=voters), dead: BTreeSet::new() });
+        core
+    }
+
+    fn suspect(core: &mut Liveness, now: u64, node: u64) -> u64 {
+        let effects = core.handle(now, Input::Suspects([NodeId(node)].into()));
+        effects.iter().find_map(|e| if let Effect::Ask { inquiry, .. } = e { Some(*inquiry) } else { None }).unwrap()
+    }
+
+    fn report(core: &mut Liveness, now: u64, inquiry: u64, voter: u64, reached: Option<bool>) -> Vec<Effect> {
+        core.handle(now, Input::Report { inquiry, voter: NodeId(voter), reached })
+    }
+
+    #[test]
+    fn silence_towards_a_majority_of_voters_is_death() {
+        let mut core = cluster(3, 3);
+        let inquiry = suspect(&mut core, 10, 3);
+        assert_eq!(report(&mut core, 900, inquiry, 1, Some(false)), []);
+        assert_eq!(report(&mut core, 901, inquiry, 2, Some(false)), [Effect::Dead(NodeId(3))]);
+    }
+
+    #[test]
+    fn one_voter_that_reaches_the_node_vetoes() {
+        let mut core = cluster(5, 5);
+        let inquiry = suspect(&mut core, 10, 5);
+        for voter in 1..=3 {
+            report(&mut core, 900, inquiry, voter, Some(false));
+        }
+        let effects = report(&mut core, 900, inquiry, 4, Some(true));
+        assert!(!effects.contains(&Effect::Dead(NodeId(5))), "{effects:?}");
+    }
+
+    #[test]
+    fn voters_that_do_not_answer_are_no_majority() {
+        let mut core = cluster(5, 5);
+        let inquiry = suspect(&mut core, 10, 5);
+        for (voter, reached) in [(1, Some(false)), (2, Some(false)), (3, None)] {
+            report(&mut core, 900, inquiry, voter, reached);
+        }
+        let effects = report(&mut core, 900, inquiry, 4, None);
+        assert!(!effects.iter().any(|effect| matches!(effect, Effect::Dead(_))), "{effects:?}");
+        assert!(effects.iter().any(|effect| matches!(effect, Effect::Ask { .. })), "asked again while suspected");
+    }
+
+    #[test]
+    fn a_late_report_of_an_old_inquiry_counts_for_nothing() {
+        let mut core = cluster(3, 3);
+        let first = suspect(&mut core, 10, 3);
+        report(&mut core, 100, first, 1, Some(true));
+        assert_eq!(report(&mut core, 101, first, 2, Some(false)), []);
+    }
+
+    #[test]
+    fn many_deaths_at_once_pull_the_brake_and_returning_members_release_it() {
+        let mut core = cluster(9, 3);
+        let mut effects = Vec::new();
+        for node in 5..=8 {
+            let inquiry = suspect(&mut core, 1_000, node);
+            for voter in 1..=3 {
+                effects.extend(report(&mut core, 2_000, inquiry, voter, Some(false)));
+            }
+        }
+        assert_eq!(effects.iter().filter(|effect| matches!(effect, Effect::Dead(_))).count(), 4);
+        assert!(effects.contains(&Effect::Brake(true)) && core.braked());
+        let back = core.handle(3_000, Input::Members { members: ids(1..=9), voters: ids(1..=3), dead: ids(7..=8) });
+        assert!(back.contains(&Effect::Brake(false)), "{back:?}");
+    }
+
+    #[test]
+    fn the_brake_lets_go_after_five_quiet_minutes() {
+        let mut core = cluster(9, 3);
+        for node in 5..=8 {
+            let inquiry = suspect(&mut core, 1_000, node);
+            for voter in 1..=3 {
+                report(&mut core, 2_000, inquiry, voter, Some(false));
+            }
+        }
+        assert!(!core.handle(301_999, Input::Tick).contains(&Effect::Brake(false)));
+        assert!(core.handle(302_000, Input::Tick).contains(&Effect::Brake(false)));
+    }
+}

@@ -1,0 +1,57 @@
+//! Joining over the mesh's port: the side that asks and the hand-over of the question on the side that answers.
+//!
+//! Decides nothing about who may join; [`crate::admission`] does. Nothing is sent before the CA was checked by its hash.
+
+use std::net::SocketAddr;
+
+use quinn::{Connection, Endpoint};
+
+use super::wire::{self, JoinAnswer, JoinRequest};
+use super::{Incoming, Mesh, tls};
+use crate::pki::{self, Token};
+
+/// Asking to join failed.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    #[error("no answer from {address} within 5 s: check the address, that an agent runs there, and that UDP port {} is open", address.port())]
+    Unreachable { address: SocketAddr },
+    #[error("the machine at {address} was not accepted: {why}; check that the token is of this cluster")]
+    Untrusted { address: SocketAddr, why: String },
+    #[error("{0}")]
+    Refused(String),
+    #[error("joining through {address} broke off: {why}; try again")]
+    Broken { address: SocketAddr, why: String },
+}
+
+/// Asks the member at `address` to let this machine in.
+pub async fn ask(address: SocketAddr, token: &Token, request: &JoinRequest) -> Result<JoinAnswer, JoinError> {
+    let broken = |why: String| JoinError::Broken { address, why };
+    let config = tls::joining(token.ca_hash).map_err(|error| broken(error.to_string()))?;
+    let any = SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), 0);
+    let endpoint = Endpoint::client(any).map_err(|error| broken(error.to_string()))?;
+    let dialling = endpoint.connect_with(config, address, pki::SERVER_NAME).map_err(|error| broken(error.to_string()))?;
+    let connection = match tokio::time::timeout(std::time::Duration::from_secs(5), dialling).await {
+        Err(_) | Ok(Err(quinn::ConnectionError::TimedOut)) => return Err(JoinError::Unreachable { address }),
+        Ok(Err(error)) => return Err(JoinError::Untrusted { address, why: error.to_string() }),
+        Ok(Ok(connection)) => connection,
+    };
+    let (mut send, mut receive) = connection.open_bi().await.map_err(|error| broken(error.to_string()))?;
+    wire::write_frame(&mut send, request).await.map_err(|error| broken(error.to_string()))?;
+    let answer = wire::read_frame(&mut receive).await.map_err(|error| broken(error.to_string()))?;
+    connection.close(0u32.into(), b"done");
+    endpoint.wait_idle().await;
+    match answer {
+        JoinAnswer::Refused(why) => Err(JoinError::Refused(why)),
+        welcome => Ok(welcome),
+    }
+}
+
+/// Takes the one question that a joining machine may ask.
+pub async fn serve(mesh: Mesh, connection: Connection) {
+    let Ok((send, mut receive)) = connection.accept_bi().await else { return };
+    let Ok(request) = wire::read_frame::<JoinRequest>(&mut receive).await else {
+        return connection.close(2u32.into(), b"no join request");
+    };
+    let _ = mesh.0.incoming.send(Incoming::Join { request, send }).await;
+    connection.closed().await;
+}

@@ -1,0 +1,211 @@
+//! TLS of the mesh: members prove themselves by their key, which the member list knows.
+//!
+//! Decides which certificates are taken: between members the listed public key counts, not the dates (a cluster that was off
+//! for a month comes back); a machine that joins pins the CA by its hash. It must not look at anything but keys.
+
+use std::sync::Arc;
+
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use sha2::{Digest, Sha256};
+
+use super::{Class, MeshError};
+use crate::identity::Identity;
+use crate::members::Roster;
+use crate::pki;
+use crate::timing;
+
+/// ALPN of the control connection; the version of the protocol is in it.
+pub const CONTROL: &[u8] = b"skein-control/1";
+pub const BULK: &[u8] = b"skein-bulk/1";
+pub const JOIN: &[u8] = b"skein-join/1";
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn failed(error: impl std::fmt::Display) -> MeshError {
+    MeshError::Tls(error.to_string())
+}
+
+/// The server's side: members with their key, joining machines without.
+pub fn server(identity: &Identity, roster: Roster) -> Result<quinn::ServerConfig, MeshError> {
+    let (chain, key) = own(identity)?;
+    let mut config = rustls::ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(failed)?
+        .with_client_cert_verifier(Arc::new(MemberVerifier { roster }))
+        .with_single_cert(chain, key)
+        .map_err(failed)?;
+    config.alpn_protocols = vec![CONTROL.to_vec(), BULK.to_vec(), JOIN.to_vec()];
+    let quic = QuicServerConfig::try_from(config).map_err(failed)?;
+    let mut server = quinn::ServerConfig::with_crypto(Arc::new(quic));
+    server.transport_config(transport());
+    Ok(server)
+}
+
+/// The client's side towards members.
+pub fn client(identity: &Identity, roster: Roster, class: Class) -> Result<quinn::ClientConfig, MeshError> {
+    let (chain, key) = own(identity)?;
+    let mut config = rustls::ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(failed)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(MemberVerifier { roster }))
+        .with_client_auth_cert(chain, key)
+        .map_err(failed)?;
+    config.alpn_protocols = vec![if class == Class::Control { CONTROL.to_vec() } else { BULK.to_vec() }];
+    finish(config)
+}
+
+/// The client's side of a machine that joins: it takes only the CA whose hash it was told.
+pub fn joining(ca_hash: [u8; 32]) -> Result<quinn::ClientConfig, MeshError> {
+    let mut config = rustls::ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(failed)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(PinnedAuthority { ca_hash }))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![JOIN.to_vec()];
+    finish(config)
+}
+
+fn finish(config: rustls::ClientConfig) -> Result<quinn::ClientConfig, MeshError> {
+    let quic = QuicClientConfig::try_from(config).map_err(failed)?;
+    let mut client = quinn::ClientConfig::new(Arc::new(quic));
+    client.transport_config(transport());
+    Ok(client)
+}
+
+fn transport() -> Arc<quinn::TransportConfig> {
+    let mut transport = quinn::TransportConfig::default();
+    transport.max_idle_timeout(timing::MESH_IDLE.try_into().ok());
+    transport.keep_alive_interval(Some(timing::MESH_KEEP_ALIVE));
+    transport.max_concurrent_bidi_streams(1024u32.into());
+    transport.datagram_receive_buffer_size(Some(1 << 20));
+    Arc::new(transport)
+}
+
+fn own(identity: &Identity) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), MeshError> {
+    let chain = vec![pki::certificate_der(&identity.certificate).map_err(failed)?, pki::certificate_der(&identity.ca_certificate).map_err(failed)?];
+    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).map_err(failed)?;
+    Ok((chain, key))
+}
+
+/// Takes certificates whose key is on the member list.
+#[derive(Clone)]
+struct MemberVerifier {
+    roster: Roster,
+}
+
+impl std::fmt::Debug for MemberVerifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MemberVerifier")
+    }
+}
+
+impl MemberVerifier {
+    fn check(&self, certificate: &CertificateDer<'_>) -> Result<(), rustls::Error> {
+        let hash = pki::key_hash(certificate).map_err(|_| rustls::Error::InvalidCertificate(rustls::CertificateError::BadEncoding))?;
+        match self.roster.by_key(&hash) {
+            Some(_) => Ok(()),
+            None => Err(rustls::Error::General("this key belongs to no member of the cluster".into())),
+        }
+    }
+}
+
+impl ServerCertVerifier for MemberVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.check(end_entity).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &provider().signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &provider().signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for MemberVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    /// A joining machine has none yet; what it may do is decided by the protocol that it speaks.
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn verify_client_cert(&self, end_entity: &CertificateDer<'_>, _intermediates: &[CertificateDer<'_>], _now: UnixTime) -> Result<ClientCertVerified, rustls::Error> {
+        self.check(end_entity).map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+        ServerCertVerifier::verify_tls12_signature(self, message, cert, dss)
+    }
+
+    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+        ServerCertVerifier::verify_tls13_signature(self, message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ServerCertVerifier::supported_verify_schemes(self)
+    }
+}
+
+/// Takes a chain that ends in the CA with this hash.
+#[derive(Debug)]
+struct PinnedAuthority {
+    ca_hash: [u8; 32],
+}
+
+impl ServerCertVerifier for PinnedAuthority {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let wrong = || rustls::Error::General("the machine at this address belongs to another cluster than the token".into());
+        let authority = intermediates.iter().find(|found| <[u8; 32]>::from(Sha256::digest(found)) == self.ca_hash).ok_or_else(wrong)?;
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.clone().into_owned())?;
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+            .build()
+            .map_err(|error| rustls::Error::General(error.to_string()))?;
+        verifier.verify_server_cert(end_entity, &[], server_name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &provider().signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &provider().signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,95 @@
+//! This machine's own Node object: what it has, and that it is ready.
+//!
+//! Decides its capacity and conditions. It writes only its own Node, and only when something in it changes: there is no heartbeat.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::kinds::Kind;
+use api::{Object, keys};
+use serde_json::{Value, json};
+use tracing::warn;
+
+use crate::cluster::Cluster;
+use crate::leader::{UNREACHABLE, set_ready};
+use crate::objects::shown;
+use crate::store::{Plan, TransactError};
+
+/// Pods that one machine takes (Kubernetes' default).
+const PODS: u32 = 110;
+
+/// Keeps the own Node object true until the process ends.
+pub async fn run(cluster: Arc<Cluster>) {
+    let mut views = cluster.store.views();
+    loop {
+        let view = views.borrow_and_update().clone();
+        let kind = Kind::by_name("Node").expect("Node is a row of the table of kinds");
+        let key = keys::object(kind, "", cluster.name());
+        if let Some(entry) = view.get(key.as_bytes())
+            && let Ok(node) = shown(entry)
+        {
+            let old = node.without_resource_version();
+            let new = true_state(&cluster, &old);
+            if new != old {
+                let plan = Plan::new().expect_revision(&key, entry.mod_revision.0).put(&key, new.to_vec());
+                match cluster.store.transact(plan.build(), None).await {
+                    Ok(_) | Err(TransactError::CompareFailed { .. }) => {}
+                    Err(error) => {
+                        warn!(%error, "this node's state could not be written");
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                        continue;
+                    }
+                }
+            }
+        }
+        if views.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn true_state(cluster: &Cluster, node: &Object) -> Object {
+    let mut new = node.clone();
+    let ready = node.list("/status/conditions").iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
+    if !ready {
+        set_ready(&mut new, "True", "AgentReady", "the agent runs");
+    }
+    let taints: Vec<Value> = node.list("/spec/taints").iter().filter(|taint| taint["key"] != UNREACHABLE).cloned().collect();
+    if taints.is_empty() {
+        if let Some(spec) = new.0["spec"].as_object_mut() {
+            spec.remove("taints");
+        }
+    } else {
+        new.set(&["spec", "taints"], json!(taints));
+    }
+    let capacity = capacity();
+    new.set(&["status", "capacity"], capacity.clone());
+    new.set(&["status", "allocatable"], capacity);
+    new.set(&["status", "nodeInfo"], info());
+    let address = cluster.identity.member.address.ip().to_string();
+    new.set(&["status", "addresses"], json!([{"type": "InternalIP", "address": address}, {"type": "Hostname", "address": cluster.name()}]));
+    new
+}
+
+fn capacity() -> Value {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kilobytes: u64 = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.trim().parse().ok()).unwrap_or(0);
+    json!({"cpu": cpus.to_string(), "memory": format!("{kilobytes}Ki"), "pods": PODS.to_string()})
+}
+
+fn info() -> Value {
+    let uname = nix::sys::utsname::uname().ok();
+    let text = |field: Option<&std::ffi::OsStr>| field.map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
+    let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let name = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux").trim_matches('"').to_string();
+    let machine_id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().to_string();
+    let version = env!("CARGO_PKG_VERSION");
+    json!({
+        "architecture": "amd64", "operatingSystem": "linux", "osImage": name,
+        "kernelVersion": text(uname.as_ref().map(|uname| uname.release())),
+        "kubeletVersion": format!("{}+skein-{version}", api::KUBERNETES_VERSION), "kubeProxyVersion": "",
+        "containerRuntimeVersion": format!("skein://{version}"),
+        "machineID": machine_id, "systemUUID": "", "bootID": "",
+    })
+}

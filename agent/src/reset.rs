@@ -1,0 +1,51 @@
+//! Making a machine a stranger again: `skein node reset`.
+//!
+//! Decides what is ours: the pods of the runtime, the fabric's kernel state, the data and run directories. The agent must be stopped.
+
+use netfabric::{Fabric, FabricConfig};
+use runtime::Runtime;
+
+use crate::config::Config;
+
+/// Something could not be removed.
+#[derive(Debug, thiserror::Error)]
+pub enum ResetError {
+    #[error("{0}; stop the agent first")]
+    Runtime(#[from] runtime::OpenError),
+    #[error("pod {uid} could not be removed: {why}")]
+    Pod { uid: String, why: String },
+    #[error("the network could not be removed: {0}")]
+    Fabric(#[from] netfabric::ResetError),
+    #[error("{}: {cause}", path.display())]
+    File { path: std::path::PathBuf, cause: std::io::Error },
+}
+
+/// Removes every trace of skein from this machine.
+pub async fn reset(config: &Config) -> Result<(), ResetError> {
+    let settings = runtime::Config {
+        data: config.data.clone(),
+        run: config.run.clone(),
+        cgroup_parent: config.cgroup_parent.clone(),
+        ..runtime::Config::default()
+    };
+    let (runtime, _events) = Runtime::open(settings).await?;
+    for pod in runtime.pods().await {
+        let uid = pod.spec.uid;
+        runtime.remove_pod(&uid).await.map_err(|error| ResetError::Pod { uid: uid.as_str().into(), why: error.to_string() })?;
+    }
+    drop(runtime);
+    Fabric::reset(FabricConfig::default()).await?;
+    // What is below stays if it is not ours: only the directories that the agent makes go.
+    for directory in ["member", "store", "blobs", "layers", "staging", "pods", "uploads"] {
+        remove(&config.data.join(directory))?;
+    }
+    remove(&config.run)?;
+    Ok(())
+}
+
+fn remove(path: &std::path::Path) -> Result<(), ResetError> {
+    match std::fs::remove_dir_all(path) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(ResetError::File { path: path.into(), cause }),
+        _ => Ok(()),
+    }
+}

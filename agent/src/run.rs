@@ -1,0 +1,399 @@
+//! The agent's life: waits to be told of a cluster, then starts every driver of a member.
+//!
+//! Decides the order of starting. It must not decide anything else.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use api::errors::ApiError;
+use api::kinds::Kind;
+use api::{Object, duration, keys};
+use hyper::{Method, Request};
+use netfabric::{Fabric, FabricConfig, LocalPod};
+use raft_store::Config as ReplicaConfig;
+use runtime::Runtime;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{error, info};
+
+use crate::clock::{self, spawn};
+use crate::cluster::Cluster;
+use crate::config::Config;
+use crate::fabric::{self, Sources};
+use crate::identity::{self, Identity};
+use crate::images::Images;
+use crate::members::{Member, Roster, id_of_key, in_view};
+use crate::membership::Membership;
+use crate::mesh::wire::{JoinAnswer, JoinRequest};
+use crate::mesh::{Mesh, join};
+use crate::objects::Objects;
+use crate::pki::{self, Authority, Token};
+use crate::server::http::{self, Answer};
+use crate::server::listen::{self, Handler};
+use crate::store::{self, Birth, Plan, Store};
+use crate::worker::addresses::Addresses;
+use crate::{control, names, enrol, gossip, leader, node, requests, server, worker};
+
+/// The agent cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Identity(#[from] identity::IdentityError),
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
+    #[error(transparent)]
+    Listen(#[from] listen::ListenError),
+    #[error(transparent)]
+    Mesh(#[from] crate::mesh::MeshError),
+    #[error(transparent)]
+    Store(#[from] store::StoreError),
+    #[error(transparent)]
+    Pki(#[from] pki::PkiError),
+    #[error("the network cannot be set up: {0}")]
+    Fabric(#[from] netfabric::OpenError),
+    #[error("the container runtime cannot start: {0}")]
+    Runtime(#[from] runtime::OpenError),
+    #[error(transparent)]
+    Addresses(#[from] worker::addresses::AddressError),
+    #[error("joining failed: {0}")]
+    Join(#[from] join::JoinError),
+    #[error("the answer of the cluster makes no sense: {0}")]
+    Answer(String),
+    #[error("no leader within 10 s")]
+    NoLeader,
+    #[error("the first objects could not be written: {0}")]
+    First(store::TransactError),
+}
+
+/// What the machine was told.
+enum Told {
+    Init { name: Option<String> },
+    Join { address: SocketAddr, token: Token, name: Option<String> },
+}
+
+/// Told what, and where the answer goes.
+type Order = (Told, oneshot::Sender<Result<Value, String>>);
+
+#[derive(Clone, Default)]
+struct State(Arc<Mutex<Option<Arc<Cluster>>>>);
+
+impl State {
+    fn get(&self) -> Option<Arc<Cluster>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, cluster: Arc<Cluster>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(cluster);
+    }
+}
+
+/// Runs the agent until the process is ended.
+pub async fn run(config: Config) -> Result<(), RunError> {
+    identity::make_private_directory(&config.data)?;
+    identity::make_private_directory(&config.run)?;
+    let state = State::default();
+    let (orders, mut told) = mpsc::channel::<Order>(1);
+    listen::unix(&config.socket(), handler(state.clone(), orders))?;
+    match Identity::load(&config.data)? {
+        Some(identity) => {
+            info!(name = %identity.member.name, cluster = %identity.cluster, "member");
+            let again = config.data.join("store").join("seen").exists();
+            let birth = if again { Birth::Again } else { Birth::Joining };
+            state.set(start(&config, identity, birth).await?);
+        }
+        None => {
+            info!("not a member of any cluster: waiting for 'skein init' or 'skein join'");
+            let cluster = be_told(&config, &mut told).await?;
+            state.set(cluster);
+        }
+    }
+    std::future::pending().await
+}
+
+fn handler(state: State, orders: mpsc::Sender<Order>) -> Handler {
+    Arc::new(move |user, request| {
+        let (state, orders) = (state.clone(), orders.clone());
+        Box::pin(async move {
+            match state.get() {
+                Some(cluster) => server::answer(cluster, user, request).await,
+                None => outside(orders, user, request).await,
+            }
+        })
+    })
+}
+
+/// Answers of a machine that belongs to no cluster: it can be told to init or to join, nothing else.
+async fn outside(orders: mpsc::Sender<Order>, user: Option<server::User>, request: Request<hyper::body::Incoming>) -> Answer {
+    if user.is_none() {
+        return http::status(&ApiError::Unauthorized);
+    }
+    match tell(orders, request).await {
+        Ok(value) => http::json(200, &value),
+        Err(error) => http::status(&error),
+    }
+}
+
+async fn tell(orders: mpsc::Sender<Order>, request: Request<hyper::body::Incoming>) -> Result<Value, ApiError> {
+    let (method, path) = (request.method().clone(), request.uri().path().to_string());
+    let body = http::body(request).await?;
+    let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+    let name = body["name"].as_str().map(String::from);
+    let bad = |error: &dyn std::fmt::Display| ApiError::BadRequest(error.to_string());
+    let told = match (method, path.as_str()) {
+        (Method::POST, "/skein/v1/init") => Told::Init { name },
+        (Method::POST, "/skein/v1/join") => {
+            let token = Token::parse(body["token"].as_str().unwrap_or("")).map_err(|error| bad(&error))?;
+            let text = body["address"].as_str().unwrap_or("");
+            let address = parse_address(text).ok_or_else(|| bad(&format!("\"{text}\" is not an address: write IP or IP:PORT")))?;
+            Told::Join { address, token, name }
+        }
+        _ => return Err(ApiError::Unavailable("this machine is not a member of a cluster: run 'skein init' or 'skein join ADDRESS --token TOKEN'".into())),
+    };
+    let (reply, answer) = oneshot::channel();
+    orders.try_send((told, reply)).map_err(|_| ApiError::Unavailable("this machine is joining already; wait for it".into()))?;
+    let result = answer.await.map_err(|_| ApiError::Internal("the agent ended while it joined; see its log".into()))?;
+    result.map_err(ApiError::BadRequest)
+}
+
+fn parse_address(text: &str) -> Option<SocketAddr> {
+    let with_port = text.parse::<SocketAddr>().ok();
+    with_port.or_else(|| text.parse().ok().map(|ip| SocketAddr::new(ip, crate::config::MESH_PORT)))
+}
+
+/// Waits for an order that succeeds.
+async fn be_told(config: &Config, told: &mut mpsc::Receiver<Order>) -> Result<Arc<Cluster>, RunError> {
+    loop {
+        let Some((order, reply)) = told.recv().await else { return std::future::pending().await };
+        let made = match order {
+            Told::Init { name } => init(config, name).await,
+            Told::Join { address, token, name } => join_cluster(config, address, &token, name).await,
+        };
+        match made {
+            Ok((cluster, answer)) => {
+                let _ = reply.send(Ok(answer));
+                return Ok(cluster);
+            }
+            Err(error) => {
+                error!(%error, "the machine stays outside");
+                let _ = reply.send(Err(error.to_string()));
+                // What a half-way attempt has written would stand in the way of the next one.
+                let _ = std::fs::remove_dir_all(config.data.join("member"));
+                let _ = std::fs::remove_dir_all(config.data.join("store"));
+            }
+        }
+    }
+}
+
+fn own_name(config: &Config, name: Option<String>) -> Result<String, RunError> {
+    let config = Config { name: name.or_else(|| config.name.clone()), ..config.clone() };
+    Ok(config.node_name()?)
+}
+
+async fn init(config: &Config, name: Option<String>) -> Result<(Arc<Cluster>, Value), RunError> {
+    let name = own_name(config, name)?;
+    let address = config.own_address()?;
+    let mut id = [0u8; 16];
+    clock::fill_random(&mut id);
+    let cluster_id = pki::hex(&id);
+    let authority = Authority::create(&cluster_id[..8], clock::wall())?;
+    let (key, signing_request) = pki::member_request()?;
+    let request = JoinRequest { secret: String::new(), name: name.clone(), address: SocketAddr::new(address, config.mesh_port), api_port: config.api_port, signing_request };
+    let certificate = enrol::sign_here(&authority, &request)?;
+    let hash = pki::key_hash(&pki::certificate_der(&certificate)?)?;
+    let member = Member {
+        name,
+        id: id_of_key(&hash),
+        key: pki::hex(&hash),
+        address: request.address,
+        api_port: config.api_port,
+        block: 0,
+        no_voter: false,
+    };
+    let identity = Identity {
+        cluster: cluster_id,
+        member: member.clone(),
+        key,
+        certificate,
+        ca_certificate: authority.certificate,
+        ca_key: Some(authority.key),
+        known: vec![member],
+    };
+    identity.save(&config.data)?;
+    let cluster = start(config, identity, Birth::First).await?;
+    write_first_objects(&cluster).await?;
+    let token = enrol::create_token(&cluster, false).await.map_err(|error| RunError::Answer(error.to_string()))?;
+    let answer = json!({"cluster": cluster.identity.cluster, "name": cluster.name(), "address": cluster.identity.member.address.to_string(), "token": token.to_string()});
+    Ok((cluster, answer))
+}
+
+/// What every cluster has: its first member and its namespaces.
+async fn write_first_objects(cluster: &Arc<Cluster>) -> Result<(), RunError> {
+    if !cluster.store.wait_for_leader(std::time::Duration::from_secs(10)).await {
+        return Err(RunError::NoLeader);
+    }
+    let transaction = enrol::enrolment(&cluster.identity.member, &cluster.store.view());
+    cluster.store.transact(transaction, None).await.map_err(RunError::First)?;
+    let kind = Kind::by_name("Namespace").expect("Namespace is a row of the table of kinds");
+    for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+        let mut object = Object(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
+        crate::objects::admission::prepare_create(kind, "", &mut object, clock::wall(), &clock::uuid());
+        api::defaults::apply(kind.type_name, &mut object.0);
+        let plan = Plan::new().put(&keys::object(kind, "", name), object.to_vec());
+        cluster.store.transact(plan.build(), None).await.map_err(RunError::First)?;
+    }
+    info!(at = %duration::rfc3339(clock::wall()), "cluster created");
+    Ok(())
+}
+
+async fn join_cluster(config: &Config, address: SocketAddr, token: &Token, name: Option<String>) -> Result<(Arc<Cluster>, Value), RunError> {
+    let name = own_name(config, name)?;
+    let own = match config.address {
+        Some(own) => own,
+        None => towards(address).map_or_else(|| config.own_address(), Ok)?,
+    };
+    let (key, signing_request) = pki::member_request()?;
+    let request = JoinRequest { secret: token.secret.clone(), name, address: SocketAddr::new(own, config.mesh_port), api_port: config.api_port, signing_request };
+    let answer = join::ask(address, token, &request).await?;
+    let JoinAnswer::Welcome { cluster, certificate, ca_certificate, ca_key, member, members } = answer else {
+        return Err(RunError::Answer("refused".into()));
+    };
+    let broken = |error: serde_json::Error| RunError::Answer(error.to_string());
+    let identity = Identity {
+        cluster,
+        member: serde_json::from_str(&member).map_err(broken)?,
+        key,
+        certificate,
+        ca_certificate,
+        ca_key,
+        known: serde_json::from_str(&members).map_err(broken)?,
+    };
+    identity.save(&config.data)?;
+    let cluster = start(config, identity, Birth::Joining).await?;
+    let answer = json!({"cluster": cluster.identity.cluster, "name": cluster.name(), "address": cluster.identity.member.address.to_string()});
+    Ok((cluster, answer))
+}
+
+/// The address that this machine would use towards another one.
+fn towards(address: SocketAddr) -> Option<std::net::IpAddr> {
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect(address).ok()?;
+    socket.local_addr().ok().map(|own| own.ip())
+}
+
+/// Starts every driver of a member.
+async fn start(config: &Config, identity: Identity, birth: Birth) -> Result<Arc<Cluster>, RunError> {
+    let me = identity.member.clone();
+    let boot = identity::next_boot(&config.data)?;
+    let roster = Roster::default();
+    roster.replace(identity.known.clone());
+    let (incoming_sender, incoming) = mpsc::channel(4096);
+    let mesh = Mesh::start(&identity, roster.clone(), incoming_sender)?;
+    let directory = config.data.join("store");
+    identity::make_private_directory(&directory)?;
+    let replica = ReplicaConfig::new(me.node_id(), identity.cluster_id(), clock::random_u64());
+    let running = store::start(&directory.join("log"), replica, birth)?;
+    identity::write_durably(&directory.join("seen"), b"")?;
+    send_raft(mesh.clone(), running.outgoing, running.asks.clone());
+    let store = Store::new(me.node_id(), running.asks, running.views, running.leadership, mesh.clone());
+    follow_members(store.clone(), roster.clone(), mesh.clone());
+    let core = Membership::new(me.node_id(), boot, clock::random_u64());
+    let (gossip, suspects) = gossip::start(core, mesh.clone(), roster.clone());
+    let (runtime, events) = open_runtime(config).await?;
+    let addresses = Addresses::open(&config.run, me.block)?;
+    let fabric = open_fabric(&me, &roster, &store, &suspects, &runtime, &addresses, config).await?;
+    let cluster = Arc::new(Cluster {
+        config: config.clone(),
+        objects: Objects { store: store.clone() },
+        images: Images::new(runtime.images().clone()),
+        identity,
+        roster,
+        mesh,
+        store,
+        runtime,
+        fabric,
+        addresses,
+        suspects,
+        pings: Arc::default(),
+        brake: watch::Sender::new(false),
+        confirm: tokio::sync::Notify::new(),
+    });
+    spawn(requests::dispatch(cluster.clone(), gossip, incoming));
+    serve_api(&cluster).await?;
+    spawn(node::run(cluster.clone()));
+    spawn(leader::run(cluster.clone()));
+    spawn(control::driver::run(cluster.clone()));
+    spawn(worker::run(cluster.clone(), events));
+    spawn(names::run(cluster.clone()));
+    Ok(cluster)
+}
+
+fn send_raft(mesh: Mesh, mut outgoing: mpsc::UnboundedReceiver<store::Outgoing>, asks: std::sync::mpsc::Sender<store::Ask>) {
+    spawn(async move {
+        while let Some(message) = outgoing.recv().await {
+            mesh.send_raft(message.to, message.bytes, message.bulk);
+            if message.bulk {
+                let input = raft_store::Input::SnapshotSent { peer: message.to, ok: true };
+                let _ = asks.send(store::Ask::Input(input));
+            }
+        }
+    });
+}
+
+/// Keeps the roster at the newest member list; who left it is cut off, on open connections too.
+fn follow_members(store: Store, roster: Roster, mesh: Mesh) {
+    let mut views = store.views();
+    spawn(async move {
+        let mut last: Vec<Member> = Vec::new();
+        loop {
+            let members = in_view(&views.borrow_and_update().clone());
+            if !members.is_empty() && members != last {
+                roster.replace(members.clone());
+                mesh.drop_strangers();
+                last = members;
+            }
+            if views.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
+async fn open_runtime(config: &Config) -> Result<(Runtime, runtime::Events), RunError> {
+    let settings = runtime::Config {
+        data: config.data.clone(),
+        run: config.run.clone(),
+        cgroup_parent: config.cgroup_parent.clone(),
+        ..runtime::Config::default()
+    };
+    Ok(Runtime::open(settings).await?)
+}
+
+async fn open_fabric(
+    me: &Member,
+    roster: &Roster,
+    store: &Store,
+    suspects: &watch::Receiver<BTreeSet<raft_store::NodeId>>,
+    runtime: &Runtime,
+    addresses: &Addresses,
+    config: &Config,
+) -> Result<fabric::FabricHandle, RunError> {
+    let known = runtime.pods().await;
+    let local = known.iter().filter(|pod| pod.sandboxed && !pod.spec.host_network).filter_map(|pod| {
+        let uid = pod.spec.uid.as_str();
+        let netns = config.run.join("netns").join(uid);
+        Some(LocalPod { uid: uid.into(), network: fabric::DEFAULT_NETWORK, address: addresses.get(uid)?, netns })
+    });
+    let sources = Sources { me: me.clone(), roster: roster.clone(), views: store.views(), suspects: suspects.clone(), pods: local.collect() };
+    Ok(fabric::start(Fabric::open(FabricConfig::default()).await?, sources))
+}
+
+async fn serve_api(cluster: &Arc<Cluster>) -> Result<(), RunError> {
+    let owned = cluster.clone();
+    let handler: Handler = Arc::new(move |user, request| {
+        let cluster = owned.clone();
+        Box::pin(server::answer(cluster, user, request))
+    });
+    let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), cluster.config.api_port);
+    Ok(listen::https(address, &cluster.identity, handler).await?)
+}

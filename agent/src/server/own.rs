@@ -1,0 +1,165 @@
+//! Our own API below `/skein/v1`: cluster status, tokens, kubeconfig, images, exec.
+//!
+//! Decides the forms of these answers; the work is done elsewhere.
+
+use std::sync::Arc;
+
+use api::errors::ApiError;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::{Method, Request};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+
+use super::http::{self, Reply};
+use super::path::Query;
+use super::pods;
+use crate::clock;
+use crate::cluster::Cluster;
+use crate::enrol;
+use crate::images::{self, ImageError};
+use crate::members::in_view;
+use crate::mesh::wire::{Request as Wish, Response};
+use crate::pki::Credential;
+use crate::store::Plan;
+
+/// Answers one request; `rest` is the path below `/skein/v1/`.
+pub async fn answer(cluster: &Arc<Cluster>, rest: &str, request: Request<Incoming>) -> Reply {
+    let query = Query::parse(request.uri().query());
+    let parts: Vec<&str> = rest.split('/').collect();
+    match (request.method().clone(), parts.as_slice()) {
+        (Method::GET, ["cluster"]) => status(cluster).await,
+        (Method::POST, ["tokens"]) => token(cluster, query.is_true("noVoter")).await,
+        (Method::GET, ["kubeconfig"]) => kubeconfig(cluster).await,
+        (Method::POST, ["images"]) => load(cluster, query.get("name").map(String::from), request).await,
+        (Method::DELETE, ["images"]) => remove(cluster, query.get("name").unwrap_or("")).await,
+        (Method::POST, ["exec", namespace, pod]) => pods::exec(cluster, namespace, pod, request).await,
+        (Method::POST, ["nodes", "confirm-dead"]) => {
+            cluster.confirm.notify_one();
+            Ok(http::json(200, &json!({"done": true})))
+        }
+        (Method::POST, ["init" | "join"]) => Err(ApiError::BadRequest(format!(
+            "this machine is a member of a cluster already, as \"{}\": 'skein node reset' makes it a stranger again",
+            cluster.name()
+        ))),
+        _ => Err(ApiError::NoSuchPath),
+    }
+}
+
+async fn status(cluster: &Cluster) -> Reply {
+    let replica = cluster.store.status().await.ok_or_else(|| ApiError::Internal("the store has stopped".into()))?;
+    let view = cluster.store.view();
+    let suspects = cluster.suspects();
+    let dead = crate::fabric::dead_nodes(&view);
+    let listed = in_view(&view);
+    let name_of = |id: raft_store::NodeId| listed.iter().find(|member| member.node_id() == id).map_or_else(|| id.to_string(), |member| member.name.clone());
+    let members: Vec<Value> = listed
+        .iter()
+        .map(|member| {
+            let state = match () {
+                () if dead.contains(&member.name) => "dead",
+                () if suspects.contains(&member.node_id()) => "suspected",
+                () => "alive",
+            };
+            let role = match () {
+                () if replica.leader == Some(member.node_id()) => "leader",
+                () if view.members().is_voter(member.node_id()) => "voter",
+                () => "learner",
+            };
+            json!({"name": member.name, "address": member.address.to_string(), "state": state, "role": role, "id": member.node_id().to_string(), "podCIDR": member.pod_cidr()})
+        })
+        .collect();
+    let (index, term) = view.applied();
+    Ok(http::json(200, &json!({
+        "cluster": cluster.identity.cluster, "node": cluster.name(),
+        "leader": replica.leader.map(name_of), "voters": view.members().voters.iter().map(|id| name_of(*id)).collect::<Vec<_>>(),
+        "members": members, "revision": view.revision().0, "appliedIndex": index, "term": term, "stateHash": crate::pki::hex(&view.hash()),
+        "brake": *cluster.brake.borrow(),
+    })))
+}
+
+async fn token(cluster: &Cluster, no_voter: bool) -> Reply {
+    let token = enrol::create_token(cluster, no_voter).await.map_err(|error| ApiError::Unavailable(error.to_string()))?;
+    let address = cluster.identity.member.address.to_string();
+    Ok(http::json(201, &json!({"token": token.to_string(), "address": address})))
+}
+
+/// A client certificate of the one administrator, signed here or by a member that can.
+async fn admin(cluster: &Cluster) -> Result<Credential, ApiError> {
+    let (user, group) = ("skein-admin", "system:masters");
+    if let Some(authority) = cluster.identity.authority() {
+        return authority.sign_client(user, &[group], clock::wall()).map_err(|error| ApiError::Internal(error.to_string()));
+    }
+    let wish = Wish::SignClient { user: user.into(), groups: vec![group.into()] };
+    for member in cluster.roster.all() {
+        if member.node_id() != cluster.me()
+            && let Ok(Response::Signed { certificate, key }) = cluster.mesh.request(member.node_id(), wish.clone()).await
+        {
+            return Ok(Credential { certificate, key });
+        }
+    }
+    Err(ApiError::Unavailable("no machine that can sign certificates answers: one of the first three members must be up".into()))
+}
+
+async fn kubeconfig(cluster: &Cluster) -> Reply {
+    use base64::Engine;
+    let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+    let admin = admin(cluster).await?;
+    let member = &cluster.identity.member;
+    let server = format!("https://{}:{}", member.address.ip(), member.api_port);
+    Ok(http::json(200, &json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "skein", "preferences": {},
+        "clusters": [{"name": "skein", "cluster": {"server": server, "certificate-authority-data": encode(&cluster.identity.ca_certificate)}}],
+        "users": [{"name": "skein-admin", "user": {"client-certificate-data": encode(&admin.certificate), "client-key-data": encode(&admin.key)}}],
+        "contexts": [{"name": "skein", "context": {"cluster": "skein", "user": "skein-admin"}}],
+    })))
+}
+
+async fn load(cluster: &Arc<Cluster>, name: Option<String>, request: Request<Incoming>) -> Reply {
+    let directory = cluster.config.data.join("uploads");
+    let path = directory.join(clock::uuid());
+    let failed = |error: std::io::Error| ApiError::Internal(format!("{}: {error}", path.display()));
+    tokio::fs::create_dir_all(&directory).await.map_err(failed)?;
+    let result = receive(&path, request).await;
+    let loaded = match result {
+        Ok(()) => cluster.images.load(cluster, path.clone(), name).await.map_err(image_error),
+        Err(error) => Err(error),
+    };
+    let _ = tokio::fs::remove_file(&path).await;
+    let items: Vec<Value> = loaded?.into_iter().map(|image| image.0).collect();
+    Ok(http::json(201, &json!({"items": items})))
+}
+
+/// Takes an archive as it comes, without keeping it in memory.
+async fn receive(path: &std::path::Path, request: Request<Incoming>) -> Result<(), ApiError> {
+    let failed = |error: std::io::Error| ApiError::Internal(format!("{}: {error}", path.display()));
+    let mut file = tokio::fs::File::create(path).await.map_err(failed)?;
+    let mut body = request.into_body();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| ApiError::BadRequest(format!("the upload broke off: {error}")))?;
+        if let Some(bytes) = frame.data_ref() {
+            file.write_all(bytes).await.map_err(failed)?;
+        }
+    }
+    file.flush().await.map_err(failed)
+}
+
+fn image_error(error: ImageError) -> ApiError {
+    match error {
+        ImageError::Archive(_) | ImageError::NoName => ApiError::BadRequest(error.to_string()),
+        ImageError::Write(error) => crate::objects::write_error(error),
+        error => ApiError::Internal(error.to_string()),
+    }
+}
+
+async fn remove(cluster: &Cluster, reference: &str) -> Reply {
+    let view = cluster.objects.view(crate::objects::Freshness::Linearizable).await?;
+    let kind = images::images();
+    let by_name = api::keys::object(kind, "", reference);
+    let key = if view.get(by_name.as_bytes()).is_some() { by_name } else { api::keys::object(kind, "", &images::object_name(reference)) };
+    if view.get(key.as_bytes()).is_none() {
+        return Err(ApiError::NotFound { resource: kind.resource(), name: reference.into() });
+    }
+    cluster.store.transact(Plan::new().delete(&key).build(), None).await.map_err(crate::objects::write_error)?;
+    Ok(http::json(200, &json!({"removed": reference})))
+}

@@ -1,0 +1,262 @@
+//! The store as the agent uses it: reads from local views, writes by way of the leader, exactly once.
+//!
+//! Decides where a command goes and when it is repeated; the replica itself runs on a thread of its own
+//! ([`replica_thread`]). It must not know what keys and values mean.
+
+mod replica_thread;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use raft_store::{Command, Compare, Epoch, Expect, Input, Key, MemberChange, NodeId, Op, Outcome, Revision, SessionId, Status, Transaction, View};
+use tokio::sync::{OnceCell, Semaphore, mpsc, oneshot, watch};
+
+use crate::clock;
+use crate::mesh::Mesh;
+use crate::mesh::wire::{self, Request, Response};
+use crate::timing;
+pub use replica_thread::{Birth, Leadership, Outgoing, StoreError, start};
+
+/// What the thread is asked.
+pub enum Ask {
+    Input(Input),
+    Propose(Command, oneshot::Sender<Outcome>),
+    Change(Vec<MemberChange>, oneshot::Sender<Outcome>),
+    Read(oneshot::Sender<Result<(), String>>),
+    Status(oneshot::Sender<Status>),
+    Stop,
+}
+
+/// Why a transaction was not done, or is not known to be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TransactError {
+    #[error("key {} is not as expected (last changed at {actual:?})", String::from_utf8_lossy(&key.0))]
+    CompareFailed { index: u32, key: Key, actual: Option<Revision> },
+    #[error("the leader that planned this has been replaced (epoch {0:?} counts now)")]
+    StaleEpoch(Epoch),
+    #[error("no leader answered within 3 s: this machine may be cut off from the majority; see 'skein cluster status'. Nothing was written")]
+    NoLeader,
+    #[error("the leader was lost while the write was under way: it may or may not have happened; look before you repeat it")]
+    Unknown,
+    #[error("refused: {0}")]
+    Refused(String),
+}
+
+/// Handle on the store. Cheap to clone.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    me: NodeId,
+    asks: std::sync::mpsc::Sender<Ask>,
+    views: watch::Receiver<View>,
+    leadership: watch::Receiver<Leadership>,
+    mesh: Mesh,
+    session: OnceCell<SessionId>,
+    sequence: AtomicU64,
+    /// At most this many requests are under way, well inside the session's window of answers.
+    in_flight: Semaphore,
+}
+
+impl Store {
+    /// Joins the thread's channels with the mesh.
+    pub fn new(me: NodeId, asks: std::sync::mpsc::Sender<Ask>, views: watch::Receiver<View>, leadership: watch::Receiver<Leadership>, mesh: Mesh) -> Store {
+        Store(Arc::new(Inner {
+            me,
+            asks,
+            views,
+            leadership,
+            mesh,
+            session: OnceCell::new(),
+            sequence: AtomicU64::new(1),
+            in_flight: Semaphore::new(64),
+        }))
+    }
+
+    /// The newest local state.
+    pub fn view(&self) -> View {
+        self.0.views.borrow().clone()
+    }
+
+    /// Wakes at every new local state.
+    pub fn views(&self) -> watch::Receiver<View> {
+        self.0.views.clone()
+    }
+
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.0.leadership.clone()
+    }
+
+    pub fn leader(&self) -> Option<NodeId> {
+        self.0.leadership.borrow().leader
+    }
+
+    pub fn input(&self, input: Input) {
+        let _ = self.0.asks.send(Ask::Input(input));
+    }
+
+    /// A state that holds everything acknowledged before this call. `None` when no leader confirmed in time.
+    pub async fn linearizable(&self) -> Option<View> {
+        let deadline = tokio::time::sleep(timing::REQUEST_DEADLINE);
+        tokio::pin!(deadline);
+        loop {
+            let (reply, answer) = oneshot::channel();
+            self.0.asks.send(Ask::Read(reply)).ok()?;
+            tokio::select! {
+                () = &mut deadline => return None,
+                answer = answer => match answer {
+                    Ok(Ok(())) => return Some(self.view()),
+                    _ => tokio::time::sleep(timing::RETRY_PAUSE).await,
+                },
+            }
+        }
+    }
+
+    /// The local state once it is at `revision` or later; `None` when it is not within the deadline.
+    pub async fn at_least(&self, revision: Revision) -> Option<View> {
+        let mut views = self.views();
+        let reached = async { views.wait_for(|view| view.revision() >= revision).await.map(|view| view.clone()).ok() };
+        tokio::time::timeout(timing::REQUEST_DEADLINE, reached).await.ok().flatten()
+    }
+
+    pub async fn status(&self) -> Option<Status> {
+        let (reply, answer) = oneshot::channel();
+        self.0.asks.send(Ask::Status(reply)).ok()?;
+        answer.await.ok()
+    }
+
+    /// Does a transaction exactly once, at whichever machine leads, repeating it until the deadline.
+    pub async fn transact(&self, transaction: Transaction, epoch: Option<Epoch>) -> Result<Revision, TransactError> {
+        let _permit = self.0.in_flight.acquire().await.map_err(|_| TransactError::NoLeader)?;
+        let deadline = clock::millis() + timing::REQUEST_DEADLINE.as_millis() as u64;
+        let session = *self.0.session.get_or_try_init(|| self.open_session(deadline)).await?;
+        let sequence = self.0.sequence.fetch_add(1, Ordering::Relaxed);
+        let command = Command::Transact { session, sequence, epoch, transaction };
+        let (outcome, uncertain) = self.repeat(&command, deadline).await;
+        let lost = || if uncertain { TransactError::Unknown } else { TransactError::NoLeader };
+        match outcome.ok_or_else(lost)? {
+            Outcome::Applied { revision, .. } => Ok(revision),
+            Outcome::CompareFailed { index, key, actual } => Err(TransactError::CompareFailed { index, key, actual }),
+            Outcome::StaleEpoch { current } => Err(TransactError::StaleEpoch(current)),
+            Outcome::Refused(why) => Err(TransactError::Refused(why.to_string())),
+            _ => Err(lost()),
+        }
+    }
+
+    async fn open_session(&self, deadline: u64) -> Result<SessionId, TransactError> {
+        let session = SessionId(clock::random_u64());
+        match self.repeat(&Command::OpenSession { session }, deadline).await.0 {
+            Some(Outcome::Applied { .. }) => Ok(session),
+            _ => Err(TransactError::NoLeader),
+        }
+    }
+
+    /// Proposes until something final is answered. The flag says whether an unanswered try may have taken effect.
+    async fn repeat(&self, command: &Command, deadline: u64) -> (Option<Outcome>, bool) {
+        let mut uncertain = false;
+        loop {
+            match self.propose(command).await {
+                Tried::Answered(Outcome::NotLeader { .. }) | Tried::NotSent => {}
+                Tried::Answered(Outcome::Lost) | Tried::NoAnswer => uncertain = true,
+                Tried::Answered(outcome) => return (Some(outcome), uncertain),
+            }
+            if clock::millis() >= deadline {
+                return (None, uncertain);
+            }
+            tokio::time::sleep(timing::RETRY_PAUSE).await;
+        }
+    }
+
+    async fn propose(&self, command: &Command) -> Tried {
+        match self.leader() {
+            None => Tried::NotSent,
+            Some(leader) if leader == self.0.me => match self.propose_here(command.clone()).await {
+                Some(outcome) => Tried::Answered(outcome),
+                None => Tried::NoAnswer,
+            },
+            Some(leader) => match self.0.mesh.request(leader, Request::Propose(wire::encode(command))).await {
+                Ok(Response::Outcome(bytes)) => wire::decode(&bytes).map_or(Tried::NoAnswer, Tried::Answered),
+                Ok(_) => Tried::NotSent,
+                Err(crate::mesh::MeshError::Unreachable { .. } | crate::mesh::MeshError::NotAMember(_)) => Tried::NotSent,
+                Err(_) => Tried::NoAnswer,
+            },
+        }
+    }
+
+    /// Proposes at this machine's own replica; also what a forwarded command ends in.
+    pub async fn propose_here(&self, command: Command) -> Option<Outcome> {
+        let (reply, answer) = oneshot::channel();
+        self.0.asks.send(Ask::Propose(command, reply)).ok()?;
+        answer.await.ok()
+    }
+
+    /// Changes the raft members; only where this machine leads.
+    pub async fn change_members(&self, changes: Vec<MemberChange>) -> Option<Outcome> {
+        let (reply, answer) = oneshot::channel();
+        self.0.asks.send(Ask::Change(changes, reply)).ok()?;
+        answer.await.ok()
+    }
+
+    pub fn stop(&self) {
+        let _ = self.0.asks.send(Ask::Stop);
+    }
+
+    /// Waits until some machine leads.
+    pub async fn wait_for_leader(&self, at_most: Duration) -> bool {
+        let mut leadership = self.leadership();
+        tokio::time::timeout(at_most, leadership.wait_for(|now| now.leader.is_some())).await.is_ok()
+    }
+}
+
+enum Tried {
+    Answered(Outcome),
+    /// Nothing can have happened.
+    NotSent,
+    /// It may have happened.
+    NoAnswer,
+}
+
+/// Builds transactions without the ceremony.
+#[derive(Default)]
+pub struct Plan(Transaction);
+
+impl Plan {
+    pub fn new() -> Plan {
+        Plan::default()
+    }
+
+    pub fn expect_absent(self, key: &str) -> Plan {
+        self.expect(key, Expect::Absent)
+    }
+
+    pub fn expect_present(self, key: &str) -> Plan {
+        self.expect(key, Expect::Present)
+    }
+
+    pub fn expect_revision(self, key: &str, revision: u64) -> Plan {
+        self.expect(key, Expect::ModRevision(Revision(revision)))
+    }
+
+    fn expect(mut self, key: &str, expect: Expect) -> Plan {
+        self.0.compares.push(Compare { key: Key::from(key), expect });
+        self
+    }
+
+    pub fn put(mut self, key: &str, value: impl AsRef<[u8]>) -> Plan {
+        self.0.ops.push(Op::Put { key: Key::from(key), value: value.into() });
+        self
+    }
+
+    pub fn delete(mut self, key: &str) -> Plan {
+        self.0.ops.push(Op::Delete { key: Key::from(key) });
+        self
+    }
+
+    pub fn build(self) -> Transaction {
+        self.0
+    }
+}
+
+/// Hands a raft message or an unreachable peer's name to whoever owns the mesh.
+pub type Sends = mpsc::UnboundedSender<Outgoing>;

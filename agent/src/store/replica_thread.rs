@@ -1,0 +1,206 @@
+//! The replica's thread: gathers what waits, lets the replica decide, makes it durable, carries out the effects.
+//!
+//! Decides nothing. One batch is one write and one sync. A fatal error ends the process: nothing may be answered after it.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use raft_store::{Config, Effect, Epoch, FileDisk, Input, Millis, NodeId, OpenError, Outcome, ProposalId, ReadId, Replica, View};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{error, info};
+
+use super::Ask;
+use crate::clock;
+
+/// Who leads, as this machine knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Leadership {
+    pub leader: Option<NodeId>,
+    pub term: u64,
+    /// This machine leads and its own epoch has applied: controllers may run, with this epoch.
+    pub epoch: Option<Epoch>,
+}
+
+/// A raft message to be sent.
+pub struct Outgoing {
+    pub to: NodeId,
+    pub bytes: Vec<u8>,
+    pub bulk: bool,
+}
+
+/// The store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("{0}")]
+    Disk(String),
+    #[error("{0}")]
+    Open(#[from] OpenError),
+    #[error("the store's thread cannot be started: {0}")]
+    Thread(std::io::Error),
+}
+
+/// Which way a replica comes to life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Birth {
+    /// First member of a new cluster.
+    First,
+    /// Waits for the leader to send it the state.
+    Joining,
+    /// Has files.
+    Again,
+}
+
+/// The ends of the thread's channels.
+pub struct Running {
+    pub asks: Sender<Ask>,
+    pub views: watch::Receiver<View>,
+    pub leadership: watch::Receiver<Leadership>,
+    pub outgoing: mpsc::UnboundedReceiver<Outgoing>,
+}
+
+/// Opens the store below `directory` and starts its thread.
+pub fn start(directory: &Path, config: Config, birth: Birth) -> Result<Running, StoreError> {
+    let disk = FileDisk::open(directory).map_err(|error| StoreError::Disk(error.to_string()))?;
+    let replica = match birth {
+        Birth::First => Replica::create_first(disk, config)?,
+        Birth::Joining => Replica::create_joining(disk, config)?,
+        Birth::Again => Replica::open(disk, config)?,
+    };
+    let (asks, receiver) = channel();
+    let (view_sender, views) = watch::channel(replica.view());
+    let (leader_sender, leadership) = watch::channel(Leadership::default());
+    let (out_sender, outgoing) = mpsc::unbounded_channel();
+    let thread = Thread {
+        replica,
+        views: view_sender,
+        leadership: leader_sender,
+        outgoing: out_sender,
+        proposals: HashMap::new(),
+        reads: HashMap::new(),
+        next: 1,
+        last_tick: clock::millis(),
+    };
+    let start = std::thread::Builder::new().name("replica".into());
+    start.spawn(move || thread.run(&receiver)).map_err(StoreError::Thread)?;
+    Ok(Running { asks, views, leadership, outgoing })
+}
+
+struct Thread {
+    replica: Replica<FileDisk>,
+    views: watch::Sender<View>,
+    leadership: watch::Sender<Leadership>,
+    outgoing: mpsc::UnboundedSender<Outgoing>,
+    proposals: HashMap<u64, oneshot::Sender<Outcome>>,
+    reads: HashMap<u64, oneshot::Sender<Result<(), String>>>,
+    next: u64,
+    last_tick: u64,
+}
+
+impl Thread {
+    fn run(mut self, asks: &Receiver<Ask>) {
+        loop {
+            let now = clock::millis();
+            let wait = raft_store::timing::TICK_MS.saturating_sub(now.saturating_sub(self.last_tick));
+            match asks.recv_timeout(Duration::from_millis(wait)) {
+                Ok(Ask::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(ask) => self.take(ask),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            // What else waits goes into the same batch.
+            for _ in 0..1024 {
+                match asks.try_recv() {
+                    Ok(Ask::Stop) => return,
+                    Ok(ask) => self.take(ask),
+                    Err(_) => break,
+                }
+            }
+            let now = clock::millis();
+            if now.saturating_sub(self.last_tick) >= raft_store::timing::TICK_MS {
+                self.last_tick = now;
+                self.replica.handle(Millis(now), Input::Tick);
+            }
+            match self.replica.advance(Millis(clock::millis())) {
+                Ok(effects) => effects.into_iter().for_each(|effect| self.perform(effect)),
+                Err(fatal) => {
+                    error!(%fatal, "the store has failed; this agent ends so that nothing wrong is answered");
+                    std::process::exit(70);
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, ask: Ask) {
+        let now = Millis(clock::millis());
+        let id = self.next;
+        self.next += 1;
+        match ask {
+            Ask::Input(input) => self.replica.handle(now, input),
+            Ask::Propose(command, reply) => {
+                self.proposals.insert(id, reply);
+                self.replica.handle(now, Input::Propose { id: ProposalId(id), command });
+            }
+            Ask::Change(changes, reply) => {
+                self.proposals.insert(id, reply);
+                self.replica.handle(now, Input::ChangeMembers { id: ProposalId(id), changes });
+            }
+            Ask::Read(reply) => {
+                self.reads.insert(id, reply);
+                self.replica.handle(now, Input::Read { id: ReadId(id) });
+            }
+            Ask::Status(reply) => {
+                let _ = reply.send(self.replica.status());
+            }
+            Ask::Stop => {}
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Send { to, bytes, bulk } => {
+                let _ = self.outgoing.send(Outgoing { to, bytes, bulk });
+            }
+            Effect::Answer { id, outcome } => {
+                if let Some(reply) = self.proposals.remove(&id.0) {
+                    // The caller reads its own write: the view goes out before the answer.
+                    self.publish();
+                    let _ = reply.send(outcome);
+                }
+            }
+            Effect::ReadReady { id, .. } => {
+                if let Some(reply) = self.reads.remove(&id.0) {
+                    self.publish();
+                    let _ = reply.send(Ok(()));
+                }
+            }
+            Effect::ReadFailed { id, reason } => {
+                if let Some(reply) = self.reads.remove(&id.0) {
+                    let _ = reply.send(Err(reason.to_string()));
+                }
+            }
+            Effect::RoleChanged { term, role, leader } => {
+                info!(term, ?role, leader = leader.map(|id| id.to_string()), "role");
+                self.leadership.send_modify(|now| *now = Leadership { leader, term, epoch: None });
+            }
+            Effect::EpochBegan { epoch } => {
+                info!(epoch = epoch.0, "leads");
+                self.leadership.send_modify(|now| now.epoch = Some(epoch));
+            }
+            Effect::Applied { view } => {
+                self.views.send_replace(view);
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        let view = self.replica.view();
+        self.views.send_if_modified(|now| {
+            let newer = view.applied() > now.applied();
+            if newer {
+                *now = view;
+            }
+            newer
+        });
+    }
+}

@@ -1,0 +1,44 @@
+//! Every constant of time of the agent, in one table (DESIGN section 5). raft's own are in `raft_store::timing`.
+//!
+//! Decides the numbers; nothing else may spell a duration that another machine can notice.
+
+use std::time::Duration;
+
+const fn ms(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
+
+/// How often a random member is probed by gossip.
+pub const GOSSIP_PROBE_PERIOD: Duration = ms(250);
+/// How long a direct gossip probe may take before others are asked to probe.
+pub const GOSSIP_PROBE_RTT: Duration = ms(100);
+/// How long a suspected member has to refute before gossip calls it down.
+pub const GOSSIP_SUSPECT_TO_DOWN: Duration = ms(2_000);
+/// How often members exchange everything they know over a stream.
+pub const GOSSIP_EXCHANGE: Duration = ms(10_000);
+/// Distance of the direct probes by which a death is decided.
+pub const DEATH_PROBE_INTERVAL: Duration = ms(100);
+/// Silence to direct probes that makes a death.
+pub const DEATH_SILENCE: Duration = ms(800);
+/// Deaths within this window count for the brake.
+pub const BRAKE_WINDOW: Duration = ms(60_000);
+/// With nothing changing for this long the brake lets go.
+pub const BRAKE_RELEASE: Duration = ms(300_000);
+/// How long a request of a client waits for a leader.
+pub const REQUEST_DEADLINE: Duration = ms(3_000);
+/// Wait between two tries of a forwarded command.
+pub const RETRY_PAUSE: Duration = ms(50);
+/// How long a dial to a member may take.
+pub const DIAL_TIMEOUT: Duration = ms(1_000);
+/// A connection without any answer for this long is gone.
+pub const MESH_IDLE: Duration = ms(3_000);
+/// Distance of keep-alives on connections in use.
+pub const MESH_KEEP_ALIVE: Duration = ms(800);
+/// How long one request between members may take.
+pub const MESH_REQUEST: Duration = ms(2_000);
+/// Silence on a watch after which a bookmark is sent.
+pub const BOOKMARK: Duration = ms(60_000);
+/// How long a watch lasts unless the client says otherwise.
+pub const WATCH_TIMEOUT: Duration = ms(1_800_000);
+/// How long a join token can be used.
+pub const TOKEN_LIFETIME: Duration = ms(3_600_000);

@@ -1,0 +1,302 @@
+//! The task of one pod: looks, asks [`plan`], acts, reports; again when something changed.
+//!
+//! Decides only how long to wait after an action failed. It must not act without the plan.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::kinds::Kind;
+use api::{Object, keys};
+use netfabric::LocalPod;
+use runtime::ids::{ContainerName, PodUid};
+use runtime::state::{ContainerStatus, Exit, PodState};
+use serde_json::json;
+use tokio::sync::{Notify, watch};
+use tracing::{info, warn};
+
+use super::plan::{self, ContainerFact, Facts, Step};
+use super::status::{self, Seen, Waiting};
+use super::{pods, spec};
+use crate::clock;
+use crate::cluster::Cluster;
+use crate::events::Report;
+use crate::images::ImageError;
+use crate::objects::{Target, shown};
+use crate::store::Plan;
+
+/// Longest wait between two tries of an action that fails.
+const RETRY_MOST: Duration = Duration::from_secs(10);
+
+/// Drives one pod.
+pub struct PodTask {
+    cluster: Arc<Cluster>,
+    uid: PodUid,
+    pod: watch::Receiver<Option<Object>>,
+    wake: Arc<Notify>,
+    /// The last object seen: a pod whose object is gone still has a name for messages.
+    last: Option<Object>,
+    waiting: BTreeMap<String, Waiting>,
+    earlier: BTreeMap<String, Exit>,
+    failures: u32,
+}
+
+/// An action failed.
+#[derive(Debug, thiserror::Error)]
+enum ActError {
+    #[error("{0}")]
+    Failed(String),
+    #[error("{message}")]
+    Container { name: String, reason: &'static str, message: String },
+}
+
+fn failed(error: impl std::fmt::Display) -> ActError {
+    ActError::Failed(error.to_string())
+}
+
+impl PodTask {
+    pub fn new(cluster: Arc<Cluster>, uid: PodUid, pod: watch::Receiver<Option<Object>>, wake: Arc<Notify>) -> PodTask {
+        PodTask { cluster, uid, pod, wake, last: None, waiting: BTreeMap::new(), earlier: BTreeMap::new(), failures: 0 }
+    }
+
+    pub async fn run(mut self) {
+        loop {
+            let pod = self.pod.borrow_and_update().clone();
+            let gone = pod.is_none();
+            if let Some(pod) = &pod {
+                self.last = Some(pod.clone());
+            }
+            let state = self.cluster.runtime.pod(&self.uid).await;
+            let facts = facts(state.as_ref(), clock::wall().as_millisecond());
+            let step = plan::next(pod.as_ref(), &facts);
+            if let Some(pod) = &pod {
+                self.report(pod, state.as_ref()).await;
+            }
+            match step {
+                Step::Wait { .. } if gone && !facts.known => return,
+                Step::Wait { until } => self.pause(until).await,
+                step => match self.act(&step, pod.as_ref()).await {
+                    Ok(()) => self.failures = 0,
+                    Err(error) => self.cope(error).await,
+                },
+            }
+        }
+    }
+
+    async fn pause(&mut self, until: Option<i64>) {
+        let now = clock::wall().as_millisecond();
+        let wait = until.map_or(Duration::from_secs(3600), |until| Duration::from_millis(u64::try_from(until - now).unwrap_or(0)));
+        self.wait_for_change(wait).await;
+    }
+
+    async fn wait_for_change(&mut self, at_most: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(at_most) => {}
+            () = self.wake.notified() => {}
+            changed = self.pod.changed() => if changed.is_err() {
+                tokio::time::sleep(at_most).await;
+            },
+        }
+    }
+
+    async fn cope(&mut self, error: ActError) {
+        let name = self.last.as_ref().map_or(self.uid.as_str().to_string(), |pod| format!("{}/{}", pod.namespace(), pod.name()));
+        warn!(pod = %name, %error, "a step failed");
+        if let ActError::Container { name, reason, message } = &error {
+            let waiting = Waiting { reason, message: message.clone() };
+            if self.waiting.get(name) != Some(&waiting) {
+                if let Some(pod) = &self.last {
+                    Report::warning(pods(), pod, "Failed", message).send(&self.cluster).await;
+                }
+                self.waiting.insert(name.clone(), waiting);
+            }
+            if let Some(pod) = self.pod.borrow().clone() {
+                let state = self.cluster.runtime.pod(&self.uid).await;
+                self.report(&pod, state.as_ref()).await;
+            }
+        }
+        self.failures = (self.failures + 1).min(8);
+        let wait = Duration::from_millis(100 << self.failures).min(RETRY_MOST);
+        self.wait_for_change(wait).await;
+    }
+
+    async fn act(&mut self, step: &Step, pod: Option<&Object>) -> Result<(), ActError> {
+        let runtime = &self.cluster.runtime;
+        match step {
+            Step::Sandbox => self.sandbox(pod.ok_or_else(|| failed("the pod is gone"))?).await,
+            Step::Start { container, attempt, init } => {
+                let pod = pod.ok_or_else(|| failed("the pod is gone"))?.clone();
+                self.start(&pod, container, *attempt, *init).await
+            }
+            Step::Discard { container } => {
+                let name = ContainerName::new(container.as_str()).map_err(failed)?;
+                runtime.remove_container(&self.uid, &name).await.map_err(failed)
+            }
+            Step::Stop { containers, grace_seconds } => {
+                let grace = Duration::from_secs(u64::try_from(*grace_seconds).unwrap_or(0));
+                if let Some(pod) = pod {
+                    Report::normal(pods(), pod, "Killing", &format!("Stopping container {}", containers.join(", "))).send(&self.cluster).await;
+                }
+                for container in containers {
+                    let name = ContainerName::new(container.as_str()).map_err(failed)?;
+                    runtime.stop_container(&self.uid, &name, grace).await.map_err(failed)?;
+                }
+                Ok(())
+            }
+            Step::Remove => {
+                self.cluster.fabric.detach(self.uid.as_str()).await;
+                runtime.remove_pod(&self.uid).await.map_err(failed)?;
+                self.cluster.addresses.take_back(self.uid.as_str());
+                Ok(())
+            }
+            Step::Forget => self.forget().await,
+            Step::Wait { .. } => Ok(()),
+        }
+    }
+
+    async fn sandbox(&self, pod: &Object) -> Result<(), ActError> {
+        let address = self.cluster.addresses.give(pod.uid()).map_err(failed)?;
+        let spec = spec::sandbox(pod, &address.to_string()).map_err(failed)?;
+        let sandbox = self.cluster.runtime.create_pod(spec).await.map_err(failed)?;
+        match sandbox.network_namespace {
+            None => Ok(()),
+            Some(netns) => {
+                let local = LocalPod { uid: pod.uid().into(), network: netfabric::NetworkId(1), address, netns };
+                self.cluster.fabric.attach(local).await.map_err(failed)
+            }
+        }
+    }
+
+    async fn start(&mut self, pod: &Object, name: &str, attempt: u32, init: bool) -> Result<(), ActError> {
+        let problem = |reason: &'static str, message: String| ActError::Container { name: name.into(), reason, message };
+        let list = if init { "/spec/initContainers" } else { "/spec/containers" };
+        let reference = pod.list(list).iter().find(|container| container["name"] == name).and_then(|container| container["image"].as_str()).unwrap_or("");
+        let image = match self.cluster.images.ensure(&self.cluster, reference).await {
+            Ok(image) => image,
+            Err(error @ ImageError::Unknown { .. }) => return Err(problem("ErrImageNotFound", error.to_string())),
+            Err(error) => return Err(problem("ErrImagePull", error.to_string())),
+        };
+        let view = self.cluster.store.view();
+        let config_map = |name: &str| {
+            let kind = Kind::by_name("ConfigMap")?;
+            shown(view.get(keys::object(kind, pod.namespace(), name).as_bytes())?).ok()
+        };
+        let address = self.cluster.addresses.get(pod.uid()).map(|address| address.to_string()).unwrap_or_default();
+        let around = spec::Surroundings {
+            config_map: &config_map,
+            pod_ip: &address,
+            host_ip: &self.cluster.host_ip(),
+            node: self.cluster.name(),
+        };
+        let spec = spec::container(pod, name, init, attempt, image, &around)
+            .map_err(|error| problem("CreateContainerConfigError", error.to_string()))?;
+        if let Some(state) = self.cluster.runtime.pod(&self.uid).await
+            && let Some(ended) = state.containers.iter().find(|state| state.name.as_str() == name)
+            && let ContainerStatus::Exited(exit) = &ended.status
+        {
+            self.earlier.insert(name.into(), exit.clone());
+        }
+        match self.cluster.runtime.start_container(&self.uid, spec).await {
+            Ok(_) => {
+                self.waiting.remove(name);
+                Report::normal(pods(), pod, "Started", &format!("Started container {name}")).send_later(&self.cluster);
+                Ok(())
+            }
+            // Recorded by the runtime as this attempt's exit: the plan sees it.
+            Err(runtime::StartError::CannotRun(exit)) => {
+                info!(pod = pod.name(), container = name, message = %exit.message, "cannot run");
+                Ok(())
+            }
+            Err(error) => Err(problem("CreateContainerError", error.to_string())),
+        }
+    }
+
+    /// Deletes the object of a pod that has gone from this node, if it is still the same pod.
+    async fn forget(&self) -> Result<(), ActError> {
+        let Some(pod) = &self.last else { return Ok(()) };
+        let target = Target { kind: pods(), namespace: pod.namespace(), name: pod.name() };
+        let view = self.cluster.store.view();
+        let Some(entry) = view.get(target.key().as_bytes()) else { return self.settle().await };
+        let current = shown(entry).map_err(failed)?;
+        if current.uid() != pod.uid() {
+            return self.settle().await;
+        }
+        let plan = Plan::new().expect_revision(&target.key(), entry.mod_revision.0).delete(&target.key());
+        self.cluster.store.transact(plan.build(), None).await.map_err(failed)?;
+        self.settle().await
+    }
+
+    /// Waits until the deletion has come back as a change, so that it is not done twice.
+    async fn settle(&self) -> Result<(), ActError> {
+        let mut pod = self.pod.clone();
+        let _ = tokio::time::timeout(Duration::from_secs(1), pod.wait_for(Option::is_none)).await;
+        Ok(())
+    }
+
+    /// Writes the status when it shows something new.
+    async fn report(&mut self, pod: &Object, state: Option<&PodState>) {
+        if matches!(pod.text("/status/phase"), "Succeeded" | "Failed") {
+            return;
+        }
+        let host_network = pod.0.pointer("/spec/hostNetwork") == Some(&json!(true));
+        let host_ip = self.cluster.host_ip();
+        let address = self.cluster.addresses.get(pod.uid()).map(|address| address.to_string());
+        let sandboxed = state.is_some_and(|state| state.sandboxed);
+        let pod_ip = if host_network { Some(host_ip.clone()) } else { address.filter(|_| sandboxed) };
+        let containers = state.map(|state| state.containers.as_slice()).unwrap_or(&[]);
+        let seen = Seen { containers, waiting: &self.waiting, pod_ip, host_ip: &host_ip, earlier: &self.earlier, now: clock::wall() };
+        let status = status::of(pod, &seen);
+        if pod.0["status"] == status {
+            return;
+        }
+        if let Err(error) = self.write_status(pod, &status).await {
+            warn!(pod = pod.name(), %error, "the pod's status could not be written; tried again at its next change");
+            // Not lost: the next look finds the difference again.
+            self.wake.notify_one();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    async fn write_status(&self, pod: &Object, status: &serde_json::Value) -> Result<(), ActError> {
+        let key = keys::object(pods(), pod.namespace(), pod.name());
+        for _ in 0..8 {
+            let view = self.cluster.store.view();
+            let Some(entry) = view.get(key.as_bytes()) else { return Ok(()) };
+            let mut current = shown(entry).map_err(failed)?.without_resource_version();
+            if current.uid() != pod.uid() || current.0["status"] == *status {
+                return Ok(());
+            }
+            current.0["status"] = status.clone();
+            let plan = Plan::new().expect_revision(&key, entry.mod_revision.0).put(&key, current.to_vec());
+            match self.cluster.store.transact(plan.build(), None).await {
+                Ok(revision) => {
+                    let _ = self.cluster.store.at_least(revision).await;
+                    return Ok(());
+                }
+                Err(crate::store::TransactError::CompareFailed { actual: Some(actual), .. }) => {
+                    let _ = self.cluster.store.at_least(actual).await;
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Err(failed("other writes were faster eight times in a row"))
+    }
+}
+
+fn facts(state: Option<&PodState>, now: i64) -> Facts {
+    let Some(state) = state else { return Facts { now, ..Facts::default() } };
+    let millis = |time: runtime::clock::Timestamp| time.nanos() / 1_000_000;
+    let containers = state.containers.iter().map(|container| ContainerFact {
+        name: container.name.as_str().into(),
+        attempt: container.attempt,
+        state: match &container.status {
+            ContainerStatus::Creating => plan::ContainerState::Stale,
+            ContainerStatus::Running(started) => plan::ContainerState::Running { since: millis(started.started_at) },
+            ContainerStatus::Exited(exit) => {
+                let finished = millis(exit.finished_at);
+                plan::ContainerState::Exited { code: exit.code, started: exit.started_at.map_or(finished, millis), finished }
+            }
+        },
+    });
+    Facts { sandboxed: state.sandboxed, known: true, containers: containers.collect(), now }
+}

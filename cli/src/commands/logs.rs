@@ -1,0 +1,72 @@
+//! `skein logs`.
+
+use std::io::Write;
+
+use clap::Args;
+use http_body_util::BodyExt;
+
+use super::{CommandError, Scope, words};
+use crate::client::{Client, escape};
+
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// The pod, or KIND/NAME of what makes pods.
+    pod: String,
+    #[command(flatten)]
+    scope: Scope,
+    /// Which container, where the pod has several.
+    #[arg(short = 'c', long)]
+    container: Option<String>,
+    /// Go on as output comes.
+    #[arg(short = 'f', long)]
+    follow: bool,
+    /// The container's run before this one.
+    #[arg(short = 'p', long)]
+    previous: bool,
+    /// Only the last lines.
+    #[arg(long)]
+    tail: Option<u64>,
+    /// A time before each line.
+    #[arg(long)]
+    timestamps: bool,
+}
+
+impl Logs {
+    pub async fn run(self, client: &Client) -> Result<(), CommandError> {
+        let pod = self.pod_name(client).await?;
+        let mut query = format!("follow={}&previous={}&timestamps={}", self.follow, self.previous, self.timestamps);
+        if let Some(container) = &self.container {
+            query.push_str(&format!("&container={}", escape(container)));
+        }
+        if let Some(tail) = self.tail {
+            query.push_str(&format!("&tailLines={tail}"));
+        }
+        let path = format!("{}/log?{query}", words::path(words::kind("pods")?, &self.scope.namespace, &pod));
+        let mut body = client.stream(&path, "*/*").await?;
+        let mut out = std::io::stdout();
+        while let Some(Ok(frame)) = body.frame().await {
+            if let Some(bytes) = frame.data_ref()
+                && out.write_all(bytes).and_then(|()| out.flush()).is_err()
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// `deployment/web` and `job/fill` mean one of their pods.
+    async fn pod_name(&self, client: &Client) -> Result<String, CommandError> {
+        let Some((word, name)) = self.pod.split_once('/') else { return Ok(self.pod.clone()) };
+        let kind = words::kind(word)?;
+        if kind.kind == "Pod" {
+            return Ok(name.into());
+        }
+        let object = client.get(&words::path(kind, &self.scope.namespace, name)).await?;
+        let labels = object["spec"]["selector"]["matchLabels"].as_object().cloned().unwrap_or_default();
+        let selector: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or(""))).collect();
+        let path = format!("{}?labelSelector={}", words::kind("pods")?.path(Some(&self.scope.namespace)), escape(&selector.join(",")));
+        let pods = client.get(&path).await?;
+        let first = pods["items"][0]["metadata"]["name"].as_str();
+        first.map(String::from).ok_or_else(|| CommandError::Usage(format!("{} has no pods", self.pod)))
+    }
+}

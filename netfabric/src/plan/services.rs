@@ -1,0 +1,152 @@
+//! Services: which slot holds which endpoint, and which connections must be forgotten.
+//!
+//! Decides the slots so that as few as possible change: a leaving endpoint's slot gets the last one's. Must not decide
+//! which endpoints are good.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Draft;
+use crate::action::{Action, Subject};
+use crate::desired::{Desired, Endpoint, Protocol, Service, ServiceId};
+use crate::observed::{Flow, Frontend, Observed};
+use crate::table::MAX_SLOTS;
+
+/// How many other members' DNS servers stand behind the fallback address.
+const DNS_STAND_INS: usize = 2;
+
+/// The endpoints behind every place where connections arrive.
+pub type Frontends = BTreeMap<Frontend, BTreeSet<Endpoint>>;
+
+/// All frontends; of two services that claim the same, the first by name gets it.
+pub fn frontends(desired: &Desired, draft: &mut Draft) -> Frontends {
+    let mut frontends = Frontends::new();
+    let mut owners: BTreeMap<Frontend, &ServiceId> = BTreeMap::new();
+    for (frontend, endpoints) in dns_fallback(desired) {
+        frontends.insert(frontend, endpoints);
+    }
+    let mut sorted: Vec<&Service> = desired.services.iter().collect();
+    sorted.sort_by(|a, b| a.id.cmp(&b.id));
+    for service in sorted {
+        for (frontend, endpoints) in of_service(service) {
+            if frontends.contains_key(&frontend) {
+                let owner = owners.get(&frontend).map_or("cluster DNS", |id| id.0.as_str());
+                let reason = format!("{frontend} already belongs to {owner}: choose another port or address");
+                draft.refuse(Subject::Service(service.id.clone()), reason);
+                continue;
+            }
+            if endpoints.len() > MAX_SLOTS {
+                let reason = format!(
+                    "{frontend} has {} endpoints: only the first {MAX_SLOTS} get connections",
+                    endpoints.len()
+                );
+                draft.refuse(Subject::Service(service.id.clone()), reason);
+            }
+            owners.insert(frontend, &service.id);
+            frontends.insert(frontend, endpoints.into_iter().take(MAX_SLOTS).collect());
+        }
+    }
+    frontends
+}
+
+fn of_service(service: &Service) -> impl Iterator<Item = (Frontend, BTreeSet<Endpoint>)> {
+    service.ports.iter().flat_map(|entry| {
+        let endpoints: BTreeSet<Endpoint> = entry.endpoints.iter().copied().collect();
+        let protocol = entry.protocol;
+        let vip = Frontend::Vip { address: service.vip, protocol, port: entry.port };
+        let node_port = entry.node_port.map(|port| Frontend::NodePort { protocol, port });
+        std::iter::once(vip).chain(node_port).map(move |frontend| (frontend, endpoints.clone()))
+    })
+}
+
+/// The members after this one in a ring of names, so that the load of a restart is spread.
+fn dns_fallback(desired: &Desired) -> Vec<(Frontend, BTreeSet<Endpoint>)> {
+    let Some(dns) = desired.dns else { return Vec::new() };
+    let Some(network) = desired.networks.first() else { return Vec::new() };
+    let mut ring: Vec<_> = desired
+        .peers
+        .iter()
+        .filter(|peer| peer.serves_dns)
+        .filter_map(|peer| {
+            Some((&peer.name, peer.networks.iter().find(|part| part.id == network.id)?.overlay))
+        })
+        .collect();
+    ring.sort_by_key(|(name, _)| (**name < desired.node.name, *name));
+    let mut chosen: Vec<_> = ring.into_iter().map(|(_, overlay)| overlay).take(DNS_STAND_INS).collect();
+    if chosen.is_empty() {
+        chosen.push(network.overlay);
+    }
+    let endpoints: BTreeSet<_> = chosen.into_iter().map(|address| Endpoint { address, port: 53 }).collect();
+    [Protocol::Udp, Protocol::Tcp]
+        .map(|protocol| (Frontend::Vip { address: dns.fallback, protocol, port: 53 }, endpoints.clone()))
+        .into()
+}
+
+/// Fills slots: whoever has one below the new count keeps it, the others take the holes.
+pub fn assign(current: Option<&BTreeMap<u16, Endpoint>>, wanted: &BTreeSet<Endpoint>) -> Vec<Endpoint> {
+    let none = BTreeMap::new();
+    let current = current.unwrap_or(&none);
+    let mut left = wanted.clone();
+    let mut slots: Vec<Option<Endpoint>> = vec![None; wanted.len()];
+    for (slot, endpoint) in current {
+        if let Some(place) = slots.get_mut(usize::from(*slot))
+            && left.remove(endpoint)
+        {
+            *place = Some(*endpoint);
+        }
+    }
+    let mut left = left.into_iter();
+    slots.into_iter().filter_map(|slot| slot.or_else(|| left.next())).collect()
+}
+
+/// Connections that still lead to endpoints that left.
+pub fn forget(desired: &Desired, frontends: &Frontends, observed: &Observed, draft: &mut Draft) {
+    let current = |flow: &Flow| frontends.get(&flow.frontend).is_some_and(|set| set.contains(&flow.endpoint));
+    let slots = observed.table.iter().flat_map(|table| table.elements.iter());
+    let slots = slots.filter_map(|element| match element {
+        crate::table::Element::Slot(frontend, _, endpoint) => {
+            Some(Flow { frontend: *frontend, endpoint: *endpoint })
+        }
+        _ => None,
+    });
+    let flows: BTreeSet<Flow> =
+        slots.chain(observed.flows.iter().copied()).filter(|flow| !current(flow)).collect();
+    let dead: Vec<_> = desired.dead_blocks.difference(&observed.cut_blocks).copied().collect();
+    if !flows.is_empty() || !dead.is_empty() {
+        draft.push(Subject::Rules, Action::Forget { flows: flows.into_iter().collect(), dead });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(last: u8) -> Endpoint {
+        Endpoint { address: [10, 42, 0, last].into(), port: 80 }
+    }
+
+    fn slots(of: &[u8]) -> BTreeMap<u16, Endpoint> {
+        (0..).zip(of.iter().map(|last| endpoint(*last))).collect()
+    }
+
+    fn set(of: &[u8]) -> BTreeSet<Endpoint> {
+        of.iter().map(|last| endpoint(*last)).collect()
+    }
+
+    #[test]
+    fn a_leaving_endpoints_slot_gets_the_last() {
+        let after = assign(Some(&slots(&[1, 2, 3, 4])), &set(&[1, 3, 4]));
+        assert_eq!(after, [endpoint(1), endpoint(4), endpoint(3)]);
+    }
+
+    #[test]
+    fn a_new_endpoint_comes_behind() {
+        let after = assign(Some(&slots(&[5, 2])), &set(&[1, 2, 5]));
+        assert_eq!(after, [endpoint(5), endpoint(2), endpoint(1)]);
+    }
+
+    #[test]
+    fn duplicate_slots_are_repaired() {
+        let after = assign(Some(&slots(&[1, 1, 2])), &set(&[1, 2, 3]));
+        assert_eq!(after, [endpoint(1), endpoint(3), endpoint(2)]);
+    }
+}

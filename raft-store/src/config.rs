@@ -1,0 +1,38 @@
+//! Decides what a replica may be told from outside. Must not hold anything that replicas have to agree on:
+//! limits that shape the replicated state are constants in `limits`.
+
+use crate::ids::{ClusterId, NodeId};
+
+/// One replica's settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This replica. Not zero.
+    pub id: NodeId,
+    /// The cluster it belongs to; written into every file and message.
+    pub cluster: ClusterId,
+    /// Multiplies the network times of `timing`: 1 normally, 4 on slow links.
+    pub stretch: u32,
+    /// Seeds election timeouts and the salt of log segments. Fresh for each start, fixed in the simulator.
+    pub seed: u64,
+    /// Bytes of log after which a snapshot is written and old segments go.
+    pub snapshot_every_bytes: u64,
+    /// Bytes of entries kept in memory behind a snapshot, for followers that lag a little.
+    pub trailing_bytes: u64,
+    /// Length of a log segment, zero-filled when it is made.
+    pub segment_bytes: u64,
+}
+
+impl Config {
+    /// The settings of a production replica.
+    pub fn new(id: NodeId, cluster: ClusterId, seed: u64) -> Config {
+        Config {
+            id,
+            cluster,
+            stretch: 1,
+            seed,
+            snapshot_every_bytes: 32 << 20,
+            trailing_bytes: 8 << 20,
+            segment_bytes: 8 << 20,
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Decides what the log may ask of a disk: a flat directory of named files, with durability said explicitly.
+//! What is assumed: after `sync` returned, the file's bytes survive a power cut; after `sync_dir` returned, so do
+//! names; a write that was not synced may survive in any part. A failed sync is never tried again.
+//! Must not know what the files hold.
+
+use std::io;
+
+/// A flat directory of files.
+pub trait Disk {
+    /// All file names, in any order.
+    fn list(&self) -> Result<Vec<String>, DiskError>;
+    /// Makes a new file of `zeros` zero bytes, really written, not a hole. Fails if the name exists.
+    fn create(&mut self, name: &str, zeros: u64) -> Result<(), DiskError>;
+    /// The whole file.
+    fn read(&self, name: &str) -> Result<Vec<u8>, DiskError>;
+    /// Writes at an offset within or at the end of the file. Not durable before `sync`.
+    fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), DiskError>;
+    /// Makes the file's bytes and length durable (fdatasync).
+    fn sync(&mut self, name: &str) -> Result<(), DiskError>;
+    /// Cuts the file to a length. Not durable before `sync`.
+    fn truncate(&mut self, name: &str, length: u64) -> Result<(), DiskError>;
+    /// Renames, replacing what stands there. Not durable before `sync_dir`.
+    fn rename(&mut self, from: &str, to: &str) -> Result<(), DiskError>;
+    /// Removes. Not durable before `sync_dir`.
+    fn remove(&mut self, name: &str) -> Result<(), DiskError>;
+    /// Makes names durable.
+    fn sync_dir(&mut self) -> Result<(), DiskError>;
+}
+
+/// A disk operation that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} of {file} failed: {source}{}", hint(source))]
+pub struct DiskError {
+    /// What was tried.
+    pub operation: &'static str,
+    /// On which file.
+    pub file: String,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+impl DiskError {
+    /// Names the operation and file of a failure.
+    pub fn new(operation: &'static str, file: &str, source: io::Error) -> DiskError {
+        DiskError { operation, file: file.to_owned(), source }
+    }
+
+    /// Whether the disk is full (or a quota is used up): the one failure that making room cures.
+    pub fn is_full(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+}
+
+fn hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; free some space and start the agent again"
+        }
+        io::ErrorKind::PermissionDenied => "; run the agent as the owner of its data directory",
+        io::ErrorKind::ReadOnlyFilesystem => "; mount the filesystem writable and start the agent again",
+        _ => "",
+    }
+}

@@ -1,0 +1,34 @@
+//! Decides the sizes that all replicas must agree on, and those that keep a hostile message from costing memory.
+//! Must not change between versions without a cluster version: apply depends on the first group.
+
+/// Answers kept for each session.
+pub const SESSION_WINDOW: usize = 256;
+/// Most changes in the history window.
+pub const HISTORY_CHANGES: usize = 100_000;
+/// Most bytes in the history window.
+pub const HISTORY_BYTES: u64 = 64 << 20;
+
+/// Longest key.
+pub const KEY_BYTES: usize = 4 << 10;
+/// Longest value.
+pub const VALUE_BYTES: usize = 2 << 20;
+/// Most compares plus operations of one transaction.
+pub const TRANSACTION_PARTS: usize = 4_096;
+/// Longest encoded command, and so the longest log entry.
+pub const COMMAND_BYTES: usize = 4 << 20;
+/// Memory that decoding one command may claim: its bytes and the room of its parts.
+pub const COMMAND_CLAIM: usize = 2 * COMMAND_BYTES;
+/// Bytes of proposals that may wait for their commit.
+pub const UNCOMMITTED_BYTES: u64 = 32 << 20;
+/// Bytes of entries in one append message.
+pub const APPEND_BYTES: u64 = 1 << 20;
+/// Append messages on their way to one follower.
+pub const INFLIGHT_APPENDS: usize = 128;
+/// Bytes of committed entries handed to apply in one round.
+pub const APPLY_BYTES: u64 = 16 << 20;
+/// Longest message that is not a snapshot.
+pub const MESSAGE_BYTES: usize = 48 << 20;
+/// Longest snapshot, on disk and on the wire.
+pub const SNAPSHOT_BYTES: usize = 2 << 30;
+/// Read rounds of peers that a leader holds at once.
+pub const PENDING_READS: usize = 4_096;

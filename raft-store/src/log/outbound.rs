@@ -1,0 +1,79 @@
+//! Decides which messages may leave: a message is sent only as `Cleared`, and there are two ways to become that.
+//! `early` takes what raft allows before the sync, and only if term and vote are durable already; `Unsynced` holds
+//! what depends on the sync, and only `Log::persist` opens it. So "send before sync" cannot be written elsewhere.
+//! Must not encode or address anything.
+
+use raft::eraftpb::{Entry, HardState, Message};
+use raft::{LightReady, Ready};
+
+use crate::state::State;
+
+/// A message that may be sent.
+#[derive(Debug)]
+pub(crate) struct Cleared(Message);
+
+impl Cleared {
+    pub(crate) fn into_message(self) -> Message {
+        self.0
+    }
+}
+
+/// What one `Ready` wants durable, with the messages that wait for it.
+pub(crate) struct Unsynced {
+    hard_state: HardState,
+    promises: Promises,
+}
+
+/// What was made durable, and the messages that promise it.
+pub(crate) struct Promises {
+    pub(super) entries: Vec<Entry>,
+    pub(super) install: Option<State>,
+    messages: Vec<Message>,
+}
+
+/// An opened `Promises`.
+pub(crate) struct Durable {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) install: Option<State>,
+    pub(crate) messages: Vec<Cleared>,
+}
+
+/// Takes out of a `Ready` what may be sent at once: a leader's messages, unless this `Ready` also changes term or
+/// vote. (A single voter wins in the very step in which it campaigns: raft-rs then offers its appends to learners
+/// before the new term is durable, and after a crash the same term would be used again for other entries.)
+pub(crate) fn early(ready: &mut Ready, durable: &HardState) -> Vec<Cleared> {
+    let term_is_durable = ready.hs().is_none_or(|hs| hs.term == durable.term && hs.vote == durable.vote);
+    match term_is_durable {
+        true => ready.take_messages().into_iter().map(Cleared).collect(),
+        false => Vec::new(),
+    }
+}
+
+/// Takes the messages that raft made because a `Ready` is durable. Only a leader has some, and `Durable` shows that
+/// the `Ready` was persisted.
+pub(crate) fn afterwards(light: &mut LightReady, _proof: &Durable) -> Vec<Cleared> {
+    light.take_messages().into_iter().map(Cleared).collect()
+}
+
+impl Promises {
+    /// Opens what `Log::persist` gave out.
+    pub(crate) fn open(self) -> Durable {
+        let messages = self.messages.into_iter().map(Cleared).collect();
+        Durable { entries: self.entries, install: self.install, messages }
+    }
+}
+
+impl Unsynced {
+    /// Takes all that must be durable out of a `Ready`: its entries, the hard state as it is now, a snapshot's
+    /// decoded state, and every message left in it.
+    pub(crate) fn take(ready: &mut Ready, hard_state: HardState, install: Option<State>) -> Unsynced {
+        let mut messages = ready.take_messages();
+        messages.extend(ready.take_persisted_messages());
+        Unsynced { hard_state, promises: Promises { entries: ready.take_entries(), install, messages } }
+    }
+
+    /// For `Log::persist` alone.
+    pub(super) fn into_parts(self) -> (HardState, Promises) {
+        (self.hard_state, self.promises)
+    }
+}

@@ -1,0 +1,429 @@
+//! Decides what a log that was found on disk means: which batches count, where a torn tail is cut, and what is
+//! corruption. An incomplete last batch is torn, whatever lies inside it; anything else that is wrong is corruption
+//! and is never repaired here.
+//! Must not write, except to cut and to remove what an interrupted creation left.
+
+use std::collections::VecDeque;
+
+use raft::eraftpb::{Entry, HardState};
+
+use super::batch::{self, Batch, Chain};
+use super::identity::{Identity, Prefix};
+use super::segment::{self, Segment};
+use super::snapfile;
+use crate::disk::{Disk, DiskError};
+use crate::ids::{ClusterId, NodeId};
+use crate::snapshot;
+use crate::state::State;
+
+/// Why a store cannot be opened. Nothing was changed, unless it says otherwise.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The disk said so.
+    #[error("the store cannot be read: {0}")]
+    Disk(#[from] DiskError),
+    /// The log could not be continued after it was read.
+    #[error("the store cannot be written: {0}")]
+    Write(#[from] super::LogError),
+    /// There is no store here.
+    #[error("this directory holds no store; run `skein init` for a new cluster or `skein join` to enter one")]
+    Empty,
+    /// There is a store here already.
+    #[error(
+        "this directory already holds a store ({file}); start the agent with it, or `skein node reset` first"
+    )]
+    NotEmpty {
+        /// A file of it.
+        file: String,
+    },
+    /// The files are another cluster's.
+    #[error(
+        "{file} belongs to cluster {found}, not to {expected}; point --data-dir at this cluster's data, or reset this machine and join again"
+    )]
+    OtherCluster {
+        /// The file.
+        file: String,
+        /// The cluster it names.
+        found: ClusterId,
+        /// The cluster this replica was opened for.
+        expected: ClusterId,
+    },
+    /// The files are another node's, so two machines may have one disk.
+    #[error(
+        "{file} belongs to node {found}, not to {expected}; a copied disk must not run twice: reset this machine and join again"
+    )]
+    OtherNode {
+        /// The file.
+        file: String,
+        /// The node it names.
+        found: NodeId,
+        /// The node this replica was opened as.
+        expected: NodeId,
+    },
+    /// A newer version wrote the files.
+    #[error(
+        "{file} has format version {version}, which this binary does not know; upgrade skein on this machine"
+    )]
+    NewerVersion {
+        /// The file.
+        file: String,
+        /// Its version.
+        version: u32,
+    },
+    /// Bytes that were durable are damaged or missing.
+    #[error(
+        "{file} is damaged at byte {offset}: {what}. Nothing was changed. With other voters alive: `skein node reset` \
+         on this machine and join again. If this is the only voter: restore a backup with `skein cluster restore`, \
+         or save what is left with `skein cluster recover`"
+    )]
+    Corrupt {
+        /// The file.
+        file: String,
+        /// Where in it, in bytes.
+        offset: u64,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// raft refused the configuration or the state.
+    #[error("consensus cannot start from what the store holds: {0}")]
+    Consensus(String),
+    /// The configuration has a zero id.
+    #[error("a node id must not be zero; this is a bug in whoever made the configuration")]
+    ZeroId,
+}
+
+/// What was found, ready to be continued.
+#[derive(Default)]
+pub(crate) struct Found {
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) next_sequence: u64,
+    pub(crate) chain: Chain,
+    pub(crate) boot: u64,
+    pub(crate) last: (u64, u64),
+    pub(crate) base: (u64, u64),
+    pub(crate) entries: VecDeque<Entry>,
+    pub(crate) hard_state: HardState,
+    pub(crate) snapshot_index: u64,
+    pub(crate) log_bytes: u64,
+    pub(crate) state: Option<State>,
+    /// Bytes of a torn tail that were cut.
+    pub(crate) cut: Option<(String, u64)>,
+}
+
+impl Found {
+    /// Nothing yet: the begin of a new log.
+    pub(crate) fn nothing() -> Found {
+        Found { next_sequence: 1, ..Found::default() }
+    }
+}
+
+/// Fails unless the disk holds no store.
+pub(crate) fn expect_empty<D: Disk>(disk: &D) -> Result<(), OpenError> {
+    let ours = |name: &String| segment::ordinal(name).is_some() || snapfile::index(name).is_some();
+    match disk.list()?.into_iter().find(ours) {
+        Some(file) => Err(OpenError::NotEmpty { file }),
+        None => Ok(()),
+    }
+}
+
+/// Reads everything, cuts a torn tail, removes leftovers.
+pub(crate) fn recover<D: Disk>(disk: &mut D, identity: &Identity) -> Result<Found, OpenError> {
+    let names = disk.list()?;
+    let mut ordinals: Vec<u64> = names.iter().filter_map(|name| segment::ordinal(name)).collect();
+    ordinals.sort_unstable();
+    let snapshot = read_snapshot(disk, identity, &names)?;
+    let mut replay = Replay { found: Found::nothing(), identity, trim: None, stale: Vec::new() };
+    let last = ordinals.last().copied();
+    for ordinal in ordinals {
+        replay.segment(disk, ordinal, Some(ordinal) == last)?;
+    }
+    let (trim, mut stale) = (replay.trim.take(), std::mem::take(&mut replay.stale));
+    let found =
+        if replay.found.segments.is_empty() { Err(never_made(&snapshot)) } else { replay.finish(snapshot) };
+    if matches!(&found, Err(error) if !matches!(error, OpenError::Empty)) {
+        return found;
+    }
+    let index = found.as_ref().map_or(0, |found| found.snapshot_index);
+    stale.extend(names.iter().filter(|name| is_leftover(name, index)).cloned());
+    clean(disk, trim, stale)?;
+    found
+}
+
+/// No segment: nothing was here, or creating it was interrupted, or everything but the snapshot is gone.
+fn never_made(snapshot: &Option<(String, u64, State)>) -> OpenError {
+    match snapshot {
+        Some((file, sequence, _)) if *sequence > 0 => {
+            corrupt(file, 0, "the snapshot is here but all log segments are missing")
+        }
+        _ => OpenError::Empty,
+    }
+}
+
+fn clean<D: Disk>(disk: &mut D, trim: Option<(String, u64)>, stale: Vec<String>) -> Result<(), OpenError> {
+    if let Some((name, length)) = trim {
+        disk.truncate(&name, length)?;
+        disk.sync(&name)?;
+    }
+    if stale.is_empty() {
+        return Ok(());
+    }
+    stale.iter().try_for_each(|name| disk.remove(name))?;
+    Ok(disk.sync_dir()?)
+}
+
+fn is_leftover(name: &str, snapshot: u64) -> bool {
+    name == snapfile::TEMPORARY || snapfile::index(name).is_some_and(|index| index != snapshot)
+}
+
+struct Replay<'a> {
+    found: Found,
+    identity: &'a Identity,
+    trim: Option<(String, u64)>,
+    stale: Vec<String>,
+}
+
+impl Replay<'_> {
+    fn segment<D: Disk>(&mut self, disk: &D, ordinal: u64, is_last: bool) -> Result<(), OpenError> {
+        let name = segment::name(ordinal);
+        let bytes = disk.read(&name)?;
+        let Some(header) = Segment::decode_header(&bytes) else {
+            return self.broken_header(&name, &bytes, is_last);
+        };
+        check_owner(self.identity, segment::MAGIC, &name, &bytes)?;
+        self.enter(&name, &header)?;
+        let end = self.batches(&name, &header, &bytes, is_last)?;
+        self.found.log_bytes += end as u64;
+        if is_last && end < bytes.len() {
+            self.trim = Some((name, end as u64));
+        }
+        self.found.segments.push(Segment { length: end as u64, ..header });
+        Ok(())
+    }
+
+    /// Batches are written only after the header was durable: a broken header before nothing but zeros is what an
+    /// interrupted creation leaves.
+    fn broken_header(&mut self, name: &str, bytes: &[u8], is_last: bool) -> Result<(), OpenError> {
+        let body = bytes.get(segment::HEADER_BYTES..).unwrap_or_default();
+        if !is_last || body.iter().any(|byte| *byte != 0) {
+            return Err(corrupt(name, 0, "the segment's header is unreadable"));
+        }
+        self.stale.push(name.to_owned());
+        Ok(())
+    }
+
+    /// Links a segment to what came before it.
+    fn enter(&mut self, name: &str, header: &Segment) -> Result<(), OpenError> {
+        let found = &mut self.found;
+        if found.segments.is_empty() {
+            found.next_sequence = header.first_sequence;
+            found.chain = header.chain;
+            found.base = header.base;
+        } else {
+            let follows = found.segments.last().is_some_and(|last| last.ordinal + 1 == header.ordinal);
+            if !follows || header.first_sequence != found.next_sequence || header.chain != found.chain {
+                return Err(corrupt(name, 0, "it does not follow the segment before it; some are missing"));
+            }
+            if header.base != found.last {
+                // A snapshot from the leader replaced the log here.
+                found.entries.clear();
+                found.base = header.base;
+            }
+        }
+        found.last = header.base;
+        found.boot = found.boot.max(header.boot);
+        Ok(())
+    }
+
+    /// Reads batches to the end of the segment; the offset where they end.
+    fn batches(
+        &mut self,
+        name: &str,
+        header: &Segment,
+        bytes: &[u8],
+        is_last: bool,
+    ) -> Result<usize, OpenError> {
+        let mut at = segment::HEADER_BYTES;
+        while at < bytes.len() {
+            let rest = &bytes[at..];
+            if let Some((span, batch, chain)) = self.next(rest, header.salt) {
+                self.take(name, at, batch, chain)?;
+                at += span;
+                continue;
+            }
+            if is_last && rest.iter().all(|byte| *byte == 0) {
+                return Ok(at);
+            }
+            if !is_last {
+                return Err(corrupt(name, at, "a batch is damaged and later segments follow it"));
+            }
+            judge_tail(name, at, rest, header.salt, self.found.next_sequence)?;
+            self.found.cut = Some((name.to_owned(), at as u64));
+            return Ok(at);
+        }
+        Ok(at)
+    }
+
+    fn next(&self, rest: &[u8], salt: u32) -> Option<(usize, Batch, Chain)> {
+        let header = batch::decode_header(rest, salt)?;
+        if header.sequence != self.found.next_sequence || header.chain_before != self.found.chain {
+            return None;
+        }
+        let (batch, chain) = batch::decode(&header, rest, salt)?;
+        Some((header.span(), batch, chain))
+    }
+
+    fn take(&mut self, name: &str, at: usize, batch: Batch, chain: Chain) -> Result<(), OpenError> {
+        let found = &mut self.found;
+        for entry in batch.entries {
+            if (1..=found.base.0).contains(&entry.index) {
+                // A new leader replaced the tail that the segment begins after. The snapshot covers that place,
+                // else the segments before would still be here.
+                found.entries.clear();
+                found.base = (entry.index - 1, 0);
+                found.last = found.base;
+            }
+            let follows = entry.index > found.base.0 && entry.index <= found.last.0 + 1;
+            if !follows || entry.term < found.base.1 || entry.index <= found.hard_state.commit {
+                return Err(corrupt(name, at, "an entry does not follow the entries before it"));
+            }
+            found.entries.truncate((entry.index - found.base.0 - 1) as usize);
+            found.last = (entry.index, entry.term);
+            found.entries.push_back(entry);
+        }
+        found.hard_state = batch.hard_state;
+        found.next_sequence += 1;
+        found.chain = chain;
+        Ok(())
+    }
+
+    /// Joins log and snapshot.
+    fn finish(self, snapshot: Option<(String, u64, State)>) -> Result<Found, OpenError> {
+        let mut found = self.found;
+        let end = found.segments.last().map(Segment::name).unwrap_or_default();
+        let Some((file, sequence, state)) = snapshot else {
+            return match found.base == (0, 0) && found.entries.is_empty() {
+                true => Ok(found),
+                false => Err(corrupt(&end, 0, "the snapshot that this log continues is missing")),
+            };
+        };
+        if found.next_sequence <= sequence {
+            return Err(corrupt(&end, 0, "batches that were durable before the snapshot are missing"));
+        }
+        let (index, term) = (state.applied_index, state.applied_term);
+        if found.base.0 > index {
+            return Err(corrupt(&file, 0, "it is older than the begin of the log; a newer one is missing"));
+        }
+        match found.term_at(index) == Some(term) {
+            true => found.forget_to(index, term),
+            // The leader's snapshot was in place, and the crash came before the log was begun anew.
+            false => found.restart_at(index, term),
+        }
+        found.hard_state.commit = found.hard_state.commit.max(index);
+        if found.hard_state.term < found.last.1 {
+            // Only an install that the crash interrupted: no vote in that term can have left this node.
+            found.hard_state.term = found.last.1;
+            found.hard_state.vote = 0;
+        }
+        if found.hard_state.commit > found.last.0 {
+            return Err(corrupt(&end, 0, "entries that were committed are missing"));
+        }
+        found.snapshot_index = index;
+        found.state = Some(state);
+        Ok(found)
+    }
+}
+
+impl Found {
+    /// Begins a new log at a state that no log leads to.
+    pub(crate) fn begin_at(&mut self, state: &State) {
+        self.restart_at(state.applied_index, state.applied_term);
+        self.snapshot_index = state.applied_index;
+        self.hard_state = HardState { term: state.applied_term, vote: 0, commit: state.applied_index };
+    }
+
+    fn term_at(&self, index: u64) -> Option<u64> {
+        match index.checked_sub(self.base.0)? {
+            0 => Some(self.base.1),
+            ahead => self.entries.get(ahead as usize - 1).map(|entry| entry.term),
+        }
+    }
+
+    fn forget_to(&mut self, index: u64, term: u64) {
+        self.entries.drain(..(index - self.base.0) as usize);
+        self.base = (index, term);
+    }
+
+    fn restart_at(&mut self, index: u64, term: u64) {
+        self.entries.clear();
+        self.base = (index, term);
+        self.last = (index, term);
+    }
+}
+
+/// A tail that is not whole: torn (`Ok`) or corrupt. `salt` makes sure that what looks like a batch is one.
+fn judge_tail(name: &str, at: usize, rest: &[u8], salt: u32, expected: u64) -> Result<(), OpenError> {
+    if let Some(header) = batch::decode_header(rest, salt) {
+        let beyond = rest.get(header.span()..).unwrap_or_default();
+        return match () {
+            () if header.sequence != expected => {
+                Err(corrupt(name, at, "a batch stands where another should"))
+            }
+            () if batch::decode(&header, rest, salt).is_some() => {
+                Err(corrupt(name, at, "a batch does not continue the chain of those before it"))
+            }
+            () if beyond.iter().any(|byte| *byte != 0) => {
+                Err(corrupt(name, at, "a batch is damaged and later ones follow it"))
+            }
+            () => Ok(()),
+        };
+    }
+    let later = (8..rest.len()).step_by(8).any(|offset| {
+        let tail = &rest[offset..];
+        batch::decode_header(tail, salt).is_some_and(|header| header.sequence > expected)
+    });
+    match later {
+        true => Err(corrupt(name, at, "a batch is damaged and later ones follow it")),
+        false => Ok(()),
+    }
+}
+
+fn read_snapshot<D: Disk>(
+    disk: &D,
+    identity: &Identity,
+    names: &[String],
+) -> Result<Option<(String, u64, State)>, OpenError> {
+    let Some(index) = names.iter().filter_map(|name| snapfile::index(name)).max() else {
+        return Ok(None);
+    };
+    let file = snapfile::name(index);
+    let bytes = disk.read(&file)?;
+    let Some((sequence, body)) = snapfile::split(&bytes) else {
+        return Err(corrupt(&file, 0, "the snapshot's header is unreadable"));
+    };
+    check_owner(identity, snapfile::MAGIC, &file, &bytes)?;
+    match snapshot::decode(body) {
+        Ok(state) if state.applied_index == index => Ok(Some((file, sequence, state))),
+        Ok(_) => Err(corrupt(&file, 0, "the snapshot is not the one its name says")),
+        Err(snapshot::SnapshotError::Codec(crate::codec::CodecError::Version(version))) => {
+            Err(OpenError::NewerVersion { file, version: u32::from(version) })
+        }
+        Err(_) => Err(corrupt(&file, bytes.len() - body.len(), "the snapshot's checksum or body is wrong")),
+    }
+}
+
+fn check_owner(identity: &Identity, magic: &[u8; 8], name: &str, bytes: &[u8]) -> Result<(), OpenError> {
+    let file = name.to_owned();
+    match identity.check_prefix(magic, bytes) {
+        Prefix::Ours => Ok(()),
+        Prefix::NotAFile => Err(corrupt(name, 0, "it does not begin like a file of this store")),
+        Prefix::Newer(version) => Err(OpenError::NewerVersion { file, version }),
+        Prefix::OtherCluster(found) => {
+            Err(OpenError::OtherCluster { file, found, expected: identity.cluster })
+        }
+        Prefix::OtherNode(found) => Err(OpenError::OtherNode { file, found, expected: identity.node }),
+    }
+}
+
+fn corrupt(file: &str, offset: usize, what: &'static str) -> OpenError {
+    OpenError::Corrupt { file: file.to_owned(), offset: offset as u64, what }
+}

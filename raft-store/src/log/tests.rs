@@ -1,0 +1,311 @@
+use super::recover::{OpenError, recover};
+use super::*;
+use crate::ids::{ClusterId, NodeId};
+use crate::sim_disk::MemDisk;
+use proptest::prelude::*;
+
+const OURS: Identity = Identity { cluster: ClusterId([1; 16]), node: NodeId(9) };
+const SEGMENT: u64 = 2 << 10;
+
+fn entry(index: u64, term: u64, size: usize) -> Entry {
+    Entry { index, term, data: vec![index as u8; size], ..Entry::default() }
+}
+
+fn batch(commit: u64, entries: Vec<Entry>) -> Batch {
+    Batch { hard_state: HardState { term: 2, vote: 9, commit }, entries }
+}
+
+/// A log of a first node with entries 2 to `last`, one batch each.
+fn log_with(disk: &MemDisk, last: u64) -> Log<MemDisk> {
+    let mut log = Log::create(disk.clone(), OURS, SEGMENT, 5, Some(&State::first(NodeId(9)))).unwrap();
+    for index in 2..=last {
+        log.append(batch(index - 1, vec![entry(index, 2, 40)])).unwrap();
+    }
+    log
+}
+
+fn reopen(disk: &MemDisk) -> Result<recover::Found, OpenError> {
+    recover(&mut disk.clone(), &OURS)
+}
+
+fn indexes(found: &recover::Found) -> Vec<u64> {
+    found.entries.iter().map(|entry| entry.index).collect()
+}
+
+fn newest_segment(disk: &MemDisk) -> String {
+    disk.list().unwrap().into_iter().filter(|name| segment::ordinal(name).is_some()).max().unwrap()
+}
+
+#[test]
+fn what_was_persisted_is_found_again() {
+    let disk = MemDisk::new();
+    drop(log_with(&disk, 60));
+    disk.crash(1);
+    let found = reopen(&disk).unwrap();
+    assert_eq!(indexes(&found), (2..=60).collect::<Vec<_>>());
+    assert_eq!(found.hard_state, HardState { term: 2, vote: 9, commit: 59 });
+    assert!(found.segments.len() > 2, "several segments");
+    assert_eq!(found.cut, None);
+}
+
+#[test]
+fn a_replaced_tail_is_found_replaced() {
+    let disk = MemDisk::new();
+    let mut log = log_with(&disk, 10);
+    log.append(batch(9, vec![entry(10, 3, 10), entry(11, 3, 10)])).unwrap();
+    drop(log);
+    let found = reopen(&disk).unwrap();
+    assert_eq!(found.last, (11, 3));
+    assert_eq!(found.entries.iter().find(|entry| entry.index == 10).map(|entry| entry.term), Some(3));
+}
+
+#[test]
+fn a_torn_last_batch_is_cut_wherever_it_tears() {
+    for seed in 0..300 {
+        let disk = MemDisk::new();
+        let mut log = log_with(&disk, 5);
+        disk.fail_sync(Some(0));
+        assert!(log.append(batch(5, vec![entry(6, 2, 1_200)])).is_err());
+        disk.fail_sync(None);
+        disk.crash(seed);
+        let found = reopen(&disk).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        assert!(found.last == (5, 2) || found.last == (6, 2), "seed {seed}: {:?}", found.last);
+        // And the cut log can be continued.
+        let mut log = Log::start(disk.clone(), OURS, SEGMENT, 6, found).unwrap();
+        let next = log.last.0 + 1;
+        log.append(batch(5, vec![entry(next, 2, 10)])).unwrap();
+        drop(log);
+        assert_eq!(reopen(&disk).unwrap().last, (next, 2), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_value_that_looks_like_a_batch_does_not_pass_for_one() {
+    let disk = MemDisk::new();
+    let mut log = log_with(&disk, 5);
+    // The best an outsider can do: a batch that is right but for the salt.
+    let (forged, _) = batch(5, vec![entry(7, 2, 10)]).encode(99, &log.chain, 0);
+    let data: Vec<u8> = forged.iter().copied().cycle().take(forged.len() * 8).collect();
+    let (bytes, _) = batch(5, vec![Entry { data, ..entry(6, 2, 0) }]).encode(
+        log.next_sequence,
+        &log.chain,
+        log.current().salt,
+    );
+    let name = newest_segment(&disk);
+    // Only the later pages landed.
+    let mut torn = bytes;
+    torn[..64].fill(0);
+    log.disk.write_at(&name, log.end, &torn).unwrap();
+    drop(log);
+    assert_eq!(reopen(&disk).unwrap().last, (5, 2));
+}
+
+#[test]
+fn damage_before_a_valid_batch_is_corruption_and_changes_nothing() {
+    let disk = MemDisk::new();
+    drop(log_with(&disk, 8));
+    let name = newest_segment(&disk);
+    let before = disk.read(&name).unwrap();
+    let first = segment::HEADER_BYTES;
+    for offset in [first, first + 5, first + 20, first + 30, first + 70, first + 100] {
+        disk.flip(&name, offset, 0x40);
+        let error = reopen(&disk).err().unwrap();
+        assert!(matches!(&error, OpenError::Corrupt { file, .. } if *file == name), "{offset}: {error}");
+        assert!(error.to_string().contains("skein node reset"), "{error}");
+        disk.flip(&name, offset, 0x40);
+        assert_eq!(disk.read(&name).unwrap(), before);
+    }
+}
+
+#[test]
+fn a_missing_segment_is_corruption() {
+    let disk = MemDisk::new();
+    drop(log_with(&disk, 100));
+    let mut names: Vec<String> =
+        disk.list().unwrap().into_iter().filter(|name| segment::ordinal(name).is_some()).collect();
+    names.sort();
+    for name in &names[..names.len() - 1] {
+        let image = disk.image();
+        image.clone().remove(name).unwrap();
+        assert!(matches!(reopen(&image), Err(OpenError::Corrupt { .. })), "without {name}");
+    }
+}
+
+#[test]
+fn a_rotten_snapshot_is_never_used() {
+    let disk = MemDisk::new();
+    drop(log_with(&disk, 5));
+    let name = snapfile::name(1);
+    for offset in 0..disk.read(&name).unwrap().len() {
+        disk.flip(&name, offset, 4);
+        assert!(reopen(&disk).is_err(), "flipped at {offset}");
+        disk.flip(&name, offset, 4);
+    }
+    assert!(reopen(&disk).is_ok());
+}
+
+#[test]
+fn losing_batches_that_a_snapshot_saw_is_corruption() {
+    let disk = MemDisk::new();
+    let mut log = log_with(&disk, 5);
+    let early = disk.image();
+    let state = State { applied_index: 5, applied_term: 2, ..State::first(NodeId(9)) };
+    log.append(batch(5, vec![entry(6, 2, 40)])).unwrap();
+    log.save_snapshot(&state, 5).unwrap();
+    let newer = disk.read(&snapfile::name(5)).unwrap();
+    let mut mixed = early.clone();
+    mixed.create(&snapfile::name(5), 0).unwrap();
+    mixed.write_at(&snapfile::name(5), 0, &newer).unwrap();
+    assert!(matches!(reopen(&mixed), Err(OpenError::Corrupt { .. })));
+}
+
+#[test]
+fn a_crash_at_any_point_of_a_snapshot_loses_nothing() {
+    for seed in 0..100 {
+        for syncs in 0..8 {
+            let disk = MemDisk::new();
+            let mut log = log_with(&disk, 40);
+            let state = State { applied_index: 30, applied_term: 2, ..State::first(NodeId(9)) };
+            disk.fail_sync(Some(syncs));
+            let _ = log.save_snapshot(&state, 40);
+            disk.fail_sync(None);
+            drop(log);
+            disk.crash(seed);
+            let found = reopen(&disk).unwrap_or_else(|error| panic!("seed {seed}, {syncs} syncs: {error}"));
+            assert_eq!(found.last, (40, 2));
+            assert_eq!((found.hard_state.term, found.hard_state.vote), (2, 9));
+        }
+    }
+}
+
+#[test]
+fn a_crash_at_any_point_of_creation_leaves_nothing_or_all() {
+    for seed in 0..100 {
+        for syncs in 0..7 {
+            let disk = MemDisk::new();
+            disk.fail_sync(Some(syncs));
+            let made = Log::create(disk.clone(), OURS, SEGMENT, 5, Some(&State::first(NodeId(9)))).is_ok();
+            disk.fail_sync(None);
+            disk.crash(seed);
+            match reopen(&disk) {
+                Ok(found) => assert_eq!(found.last, (1, 1)),
+                Err(OpenError::Empty) => {
+                    assert!(!made, "seed {seed}: a made store is gone");
+                    recover::expect_empty(&disk).unwrap();
+                }
+                Err(error) => panic!("seed {seed}, {syncs} syncs: {error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn files_of_another_cluster_node_or_version_are_refused_by_name() {
+    let disk = MemDisk::new();
+    drop(log_with(&disk, 5));
+    let other = |identity| recover(&mut disk.clone(), &identity).err().unwrap();
+    let cluster = other(Identity { cluster: ClusterId([2; 16]), ..OURS });
+    assert!(matches!(cluster, OpenError::OtherCluster { .. }), "{cluster}");
+    let node = other(Identity { node: NodeId(8), ..OURS });
+    assert!(matches!(node, OpenError::OtherNode { .. }), "{node}");
+    let name = newest_segment(&disk);
+    let mut header = disk.read(&name).unwrap()[..segment::HEADER_BYTES].to_vec();
+    header[8] = 2;
+    let fields = segment::HEADER_BYTES - header.iter().rev().take_while(|byte| **byte == 0).count();
+    let checksum_at = fields.next_multiple_of(4) - 4;
+    let checksum = crc32c::crc32c(&header[..checksum_at]).to_le_bytes();
+    header[checksum_at..checksum_at + 4].copy_from_slice(&checksum);
+    disk.clone().write_at(&name, 0, &header).unwrap();
+    let error = reopen(&disk).err().unwrap();
+    assert!(matches!(error, OpenError::NewerVersion { version: 2, .. }), "{error}");
+}
+
+#[test]
+fn a_failed_sync_gives_out_no_promise() {
+    let disk = MemDisk::new();
+    let mut log = log_with(&disk, 5);
+    disk.fail_sync(Some(0));
+    let error = log.append(batch(5, vec![entry(6, 2, 40)])).unwrap_err();
+    assert!(matches!(error, LogError::Disk(_)));
+    assert_eq!((log.last, log.hard_state.commit), ((5, 2), 4), "nothing counts as durable");
+}
+
+#[test]
+fn a_full_disk_says_what_helps() {
+    let disk = MemDisk::new();
+    let mut log = log_with(&disk, 5);
+    disk.set_capacity(Some(4 << 10));
+    let error = (6..200).find_map(|index| log.append(batch(5, vec![entry(index, 2, 40)])).err()).unwrap();
+    assert!(error.to_string().contains("free some space"), "{error}");
+}
+
+fn some_batch() -> impl Strategy<Value = Batch> {
+    let entry = (any::<u64>(), any::<u64>(), proptest::collection::vec(any::<u8>(), 0..60), 0..3i32);
+    let entries = proptest::collection::vec(entry, 0..4);
+    (any::<(u64, u64, u64)>(), entries).prop_map(|((term, vote, commit), entries)| Batch {
+        hard_state: HardState { term, vote, commit },
+        entries: entries
+            .into_iter()
+            .map(|(index, term, data, entry_type)| Entry {
+                index,
+                term,
+                data,
+                entry_type,
+                ..Entry::default()
+            })
+            .collect(),
+    })
+}
+
+fn read_batch(bytes: &[u8], salt: u32) -> Option<(Batch, Chain)> {
+    batch::decode(&batch::decode_header(bytes, salt)?, bytes, salt)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_batch_survives_its_encoding(batch in some_batch(), sequence: u64, salt: u32) {
+        let before = Chain([3; 32]);
+        let (bytes, after) = batch.encode(sequence, &before, salt);
+        prop_assert_eq!(bytes.len(), batch.encoded_length());
+        prop_assert_eq!(read_batch(&bytes, salt), Some((batch, after)));
+    }
+
+    #[test]
+    fn no_truncation_and_no_flip_of_a_batch_is_taken(batch in some_batch(), salt: u32, mask in 1..=255u8) {
+        let (bytes, _) = batch.encode(4, &Chain::default(), salt);
+        for length in 0..bytes.len() {
+            prop_assert_eq!(read_batch(&bytes[..length], salt), None);
+        }
+        for at in 0..bytes.len() {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= mask;
+            prop_assert_eq!(read_batch(&flipped, salt), None, "flipped at {}", at);
+        }
+    }
+
+    #[test]
+    fn no_damage_to_a_segment_yields_other_entries(at in 0usize..3_000, mask in 1..=255u8, cut in 0usize..3_000) {
+        let disk = MemDisk::new();
+        drop(log_with(&disk, 25));
+        let names: Vec<String> = disk.list().unwrap();
+        for name in names.iter().filter(|name| segment::ordinal(name).is_some()) {
+            let image = disk.image();
+            image.flip(name, at, mask);
+            check_prefix(&image);
+            let image = disk.image();
+            let length = image.read(name).unwrap().len();
+            image.clone().truncate(name, cut.min(length) as u64).unwrap();
+            check_prefix(&image);
+        }
+    }
+}
+
+/// Either refused, or a prefix of what was written.
+fn check_prefix(disk: &MemDisk) {
+    if let Ok(found) = reopen(disk) {
+        let expected = (2..).take(found.entries.len()).map(|index| entry(index, 2, 40));
+        assert!(found.entries.iter().cloned().eq(expected));
+    }
+}

@@ -1,0 +1,335 @@
+//! Decides when raft is asked what, and in which order its answers take effect: take what may be sent early,
+//! persist, release what depended on it, apply, report. The one owner of log, consensus and state.
+//! Must not do IO but through the log's disk, read no clock, and never panic on what a peer sends.
+
+mod apply;
+mod housekeeping;
+mod membership;
+mod open;
+mod proposals;
+pub(crate) mod reads;
+mod status;
+
+use raft::{RawNode, Ready, SnapshotStatus, StateRole};
+
+use crate::config::Config;
+use crate::disk::Disk;
+use crate::effect::{Effect, Fatal, Input, Role, Status};
+use crate::gate::{self, Verdict};
+use crate::ids::{Millis, NodeId};
+use crate::log::Log;
+use crate::log::outbound::{self, Cleared, Unsynced};
+use crate::state::State;
+use crate::storage::Memory;
+use crate::timing::Timing;
+use crate::view::View;
+use crate::{snapshot, wire};
+
+use housekeeping::Housekeeping;
+use membership::Membership;
+use proposals::Proposals;
+use reads::Reads;
+
+/// One replica of the store. See the crate's page for how a driver runs it.
+pub struct Replica<D: Disk> {
+    config: Config,
+    timing: Timing,
+    log: Log<D>,
+    node: RawNode<Memory>,
+    state: State,
+    view: View,
+    proposals: Proposals,
+    reads: Reads,
+    membership: Membership,
+    housekeeping: Housekeeping,
+    now: Millis,
+    effects: Vec<Effect>,
+    /// A round that `outbox` began and `advance` ends; raft must not be touched in between.
+    held: Option<Ready>,
+    inbox: Vec<Input>,
+    incoming: Option<Box<State>>,
+    reported: (u64, Role, Option<NodeId>),
+    elections: u64,
+    was_candidate: bool,
+    refused: u64,
+    rolled_back: Option<u64>,
+    stopped: bool,
+    started: bool,
+}
+
+impl<D: Disk> Replica<D> {
+    /// Takes one input. Nothing leaves before `advance`; nothing in the input can make it panic.
+    pub fn handle(&mut self, now: Millis, input: Input) {
+        self.now = self.now.max(now);
+        match () {
+            () if self.stopped => {}
+            () if self.held.is_some() => self.inbox.push(input),
+            () => self.take(input),
+        }
+    }
+
+    /// What may be sent before the disk is asked: a leader's appends go out while its own disk writes. Optional;
+    /// call it between the last `handle` and `advance`, send what it gives at once. What it does not give,
+    /// `advance` does.
+    pub fn outbox(&mut self, now: Millis) -> Vec<Effect> {
+        self.now = self.now.max(now);
+        if self.stopped || self.held.is_some() {
+            return Vec::new();
+        }
+        self.ask_raft();
+        if !self.node.has_ready() {
+            return Vec::new();
+        }
+        let mut ready = self.node.ready();
+        let early = outbound::early(&mut ready, self.log.hard_state());
+        self.held = Some(ready);
+        let before = std::mem::take(&mut self.effects);
+        self.send(early);
+        std::mem::replace(&mut self.effects, before)
+    }
+
+    /// Persists what the inputs led to (one write, one sync for all of them), applies what is committed, and gives
+    /// out what is to be done. After an error the replica has stopped: end the process, perform nothing.
+    pub fn advance(&mut self, now: Millis) -> Result<Vec<Effect>, Fatal> {
+        self.now = self.now.max(now);
+        if self.stopped {
+            return Err(Fatal::Stopped);
+        }
+        match self.rounds() {
+            Ok(()) => Ok(std::mem::take(&mut self.effects)),
+            Err(fatal) => {
+                self.stopped = true;
+                Err(fatal)
+            }
+        }
+    }
+
+    /// The newest view.
+    pub fn view(&self) -> View {
+        self.view.clone()
+    }
+
+    /// Term, role, members, progress.
+    pub fn status(&self) -> Status {
+        status::of(self)
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Tick => self.tick(),
+            Input::Message { from, bytes } => self.receive(from, &bytes),
+            Input::Propose { id, command } => self.take_proposal(id, command),
+            Input::Read { id } => self.reads.ask(id, self.now),
+            Input::ChangeMembers { id, changes } => self.take_change(id, &changes),
+            Input::Unreachable { peer } => self.node.report_unreachable(peer.0),
+            Input::SnapshotSent { peer, ok } => self.report_snapshot(peer, ok),
+            Input::TransferLeadership { to } => self.transfer_leadership(to),
+        }
+        self.set_election_timeout();
+    }
+
+    fn tick(&mut self) {
+        self.node.tick();
+        self.reads.tick(self.now, &self.timing, &mut self.effects);
+        for peer in self.housekeeping.overdue_snapshots(self.now) {
+            self.node.report_snapshot(peer.0, SnapshotStatus::Failure);
+        }
+        self.housekeeping.ticked();
+        self.sample_history();
+    }
+
+    fn receive(&mut self, from: NodeId, bytes: &[u8]) {
+        let message = match wire::decode(&self.config.cluster, bytes) {
+            Ok(message) => message,
+            Err(error) => return self.refuse(from, &error.to_string()),
+        };
+        match gate::judge(&self.node, from, &message) {
+            Verdict::Step => {}
+            Verdict::StepSnapshot(state) => self.incoming = Some(state),
+            Verdict::Refuse(reason) => return self.refuse(from, reason),
+            Verdict::RolledBack { promised } => {
+                self.rolled_back = Some(promised);
+                return;
+            }
+        }
+        if let Err(error) = self.node.step(message) {
+            self.refuse(from, &error.to_string());
+        }
+    }
+
+    fn refuse(&mut self, from: NodeId, reason: &str) {
+        self.refused += 1;
+        tracing::debug!(peer = %from, reason, "raft message refused");
+    }
+
+    fn report_snapshot(&mut self, peer: NodeId, ok: bool) {
+        self.housekeeping.snapshot_reported(peer);
+        let status = if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+        self.node.report_snapshot(peer.0, status);
+    }
+
+    fn transfer_leadership(&mut self, to: NodeId) {
+        let elsewhere = to != self.config.id && self.state.members.voters.contains(&to);
+        if self.leads() && elsewhere {
+            self.node.transfer_leader(to.0);
+        }
+    }
+
+    fn rounds(&mut self) -> Result<(), Fatal> {
+        if let Some(promised) = self.rolled_back {
+            return Err(Fatal::RolledBack { last: self.node.raft.raft_log.last_index(), promised });
+        }
+        if let Some(ready) = self.held.take() {
+            self.round(ready)?;
+        }
+        for input in std::mem::take(&mut self.inbox) {
+            self.take(input);
+        }
+        self.rounds_while_ready()?;
+        if !self.started {
+            self.started = true;
+            self.lead_at_once_if_alone()?;
+            self.rounds_while_ready()?;
+        }
+        self.keep_house()?;
+        self.report();
+        Ok(())
+    }
+
+    fn rounds_while_ready(&mut self) -> Result<(), Fatal> {
+        self.ask_raft();
+        while self.node.has_ready() {
+            let ready = self.node.ready();
+            self.round(ready)?;
+            self.ask_raft();
+        }
+        Ok(())
+    }
+
+    /// An only voter has nobody to wait for. Asked once what is known to be committed has applied, so that the
+    /// members are the newest ones.
+    fn lead_at_once_if_alone(&mut self) -> Result<(), Fatal> {
+        let members = &self.state.members;
+        if members.voters != [self.config.id] || members.is_joint() {
+            return Ok(());
+        }
+        self.node.campaign().map_err(|error| Fatal::Consensus(error.to_string()))
+    }
+
+    /// What raft can only be asked outside a round: proposals, reads, the end of a joint state.
+    fn ask_raft(&mut self) {
+        self.step_down_if_removed();
+        self.flush_proposals();
+        self.leave_joint_state();
+        self.reads.begin_rounds(&mut self.node, self.now);
+        self.set_election_timeout();
+    }
+
+    /// One `Ready`, by raft's contract.
+    fn round(&mut self, mut ready: Ready) -> Result<(), Fatal> {
+        let early = outbound::early(&mut ready, self.log.hard_state());
+        self.send(early);
+        self.reads.answered(ready.take_read_states());
+        let install = self.snapshot_of(&ready)?;
+        let unsynced = Unsynced::take(&mut ready, self.node.raft.hard_state(), install);
+        let mut durable = self.log.persist(unsynced)?.open();
+        if let Some(state) = durable.install.take() {
+            self.node.mut_store().restart(state.clone());
+            self.state = state;
+        }
+        self.node.mut_store().append(std::mem::take(&mut durable.entries));
+        let messages = std::mem::take(&mut durable.messages);
+        self.send(messages);
+        let mut committed = ready.take_committed_entries();
+        let mut light = self.node.advance_append(ready);
+        let messages = outbound::afterwards(&mut light, &durable);
+        self.send(messages);
+        committed.extend(light.take_committed_entries());
+        self.apply_all(committed)?;
+        self.node.advance_apply();
+        self.set_election_timeout();
+        Ok(())
+    }
+
+    fn snapshot_of(&mut self, ready: &Ready) -> Result<Option<State>, Fatal> {
+        if ready.snapshot().is_empty() {
+            return Ok(None);
+        }
+        let index = ready.snapshot().get_metadata().index;
+        match self.incoming.take() {
+            Some(state) if state.applied_index == index => Ok(Some(*state)),
+            _ => match snapshot::decode(&ready.snapshot().data) {
+                Ok(state) => Ok(Some(state)),
+                Err(error) => Err(Fatal::Consensus(error.to_string())),
+            },
+        }
+    }
+
+    fn send(&mut self, messages: Vec<Cleared>) {
+        for message in messages {
+            let effect = wire::send(&self.config.cluster, message);
+            if let Effect::Send { to, bulk: true, .. } = &effect {
+                self.housekeeping.snapshot_sent(*to, self.now);
+            }
+            self.effects.push(effect);
+        }
+    }
+
+    fn report(&mut self) {
+        let current = (self.node.raft.term, self.role(), self.leader());
+        if current != self.reported {
+            self.reported = current;
+            self.reads.leader_changed();
+            let (term, role, leader) = current;
+            self.effects.push(Effect::RoleChanged { term, role, leader });
+        }
+        self.lose_what_is_lost();
+        self.reads.release(self.state.applied_index, self.state.revision, &mut self.effects);
+        if self.view.applied().0 != self.state.applied_index {
+            self.view = View::new(&self.state);
+            self.effects.push(Effect::Applied { view: self.view.clone() });
+        }
+    }
+
+    fn leads(&self) -> bool {
+        self.node.raft.state == StateRole::Leader
+    }
+
+    /// Leads, and its own epoch has applied, so that it knows all that was committed before it.
+    fn is_established(&self) -> bool {
+        self.leads() && self.state.epoch.0 == self.node.raft.term
+    }
+
+    fn role(&self) -> Role {
+        match self.node.raft.state {
+            StateRole::Leader => Role::Leader,
+            StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
+            StateRole::Follower => Role::Follower,
+        }
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        Some(NodeId(self.node.raft.leader_id)).filter(|leader| leader.0 != raft::INVALID_ID)
+    }
+
+    /// raft draws election timeouts from the thread's randomness at every change of role. They are replaced after
+    /// each step by a function of seed, term and attempt, so that runs replay.
+    fn set_election_timeout(&mut self) {
+        let is_candidate = self.role() == Role::Candidate;
+        if is_candidate && !self.was_candidate {
+            self.elections += 1;
+        }
+        self.was_candidate = is_candidate;
+        let range = (self.timing.election_max_ticks - self.timing.election_min_ticks) as u64;
+        let draw = mix(self.config.seed ^ mix(self.node.raft.term) ^ mix(self.elections << 32)) % range;
+        self.node.raft.set_randomized_election_timeout(self.timing.election_min_ticks + draw as usize);
+    }
+}
+
+/// A number's bits, well mixed (the finalizer of splitmix64).
+fn mix(number: u64) -> u64 {
+    let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

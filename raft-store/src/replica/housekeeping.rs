@@ -1,0 +1,95 @@
+//! Decides when the replica tidies up by itself: the commit mark after a burst, snapshots of its own, the history's
+//! age, snapshots that were sent and never reported. Must not write anything at rest.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::Replica;
+use crate::command::Command;
+use crate::disk::Disk;
+use crate::effect::Fatal;
+use crate::ids::{Millis, NodeId, Revision};
+use crate::timing;
+
+/// What tidying needs to remember.
+pub(super) struct Housekeeping {
+    ticked: bool,
+    /// Everything applied before the last stop lies at or below this index.
+    applied_before: u64,
+    samples: VecDeque<(Millis, Revision)>,
+    snapshots_out: BTreeMap<NodeId, Millis>,
+}
+
+impl Housekeeping {
+    pub(super) fn new(applied_before: u64) -> Housekeeping {
+        Housekeeping {
+            ticked: false,
+            applied_before,
+            samples: VecDeque::new(),
+            snapshots_out: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn ticked(&mut self) {
+        self.ticked = true;
+    }
+
+    pub(super) fn is_caught_up(&self, applied: u64) -> bool {
+        applied > 0 && applied >= self.applied_before
+    }
+
+    pub(super) fn snapshot_sent(&mut self, peer: NodeId, now: Millis) {
+        self.snapshots_out.insert(peer, now);
+    }
+
+    pub(super) fn snapshot_reported(&mut self, peer: NodeId) {
+        self.snapshots_out.remove(&peer);
+    }
+
+    pub(super) fn overdue_snapshots(&mut self, now: Millis) -> Vec<NodeId> {
+        let is_overdue = |_: &NodeId, sent: &mut Millis| now.since(*sent) >= timing::SNAPSHOT_REPORT_MS;
+        self.snapshots_out.extract_if(.., is_overdue).map(|(peer, _)| peer).collect()
+    }
+
+    /// Notes the revision of now; the newest one that is older than the history may be.
+    fn sample(&mut self, now: Millis, revision: Revision) -> Option<Revision> {
+        if self.samples.back().is_some_and(|(at, _)| now.since(*at) < timing::HISTORY_SAMPLE_MS) {
+            return None;
+        }
+        self.samples.push_back((now, revision));
+        let mut floor = None;
+        while self.samples.front().is_some_and(|(at, _)| now.since(*at) >= timing::HISTORY_MS) {
+            floor = self.samples.pop_front().map(|(_, revision)| revision);
+        }
+        floor
+    }
+}
+
+impl<D: Disk> Replica<D> {
+    pub(super) fn keep_house(&mut self) -> Result<(), Fatal> {
+        let raft_log = &self.node.raft.raft_log;
+        let (commit, last) = (raft_log.committed, raft_log.last_index());
+        // A tail that a new leader replaced by a shorter one was never applied.
+        self.housekeeping.applied_before = self.housekeeping.applied_before.min(last.max(1));
+        if std::mem::take(&mut self.housekeeping.ticked) {
+            self.log.persist_commit(commit)?;
+        }
+        if self.log.bytes_since_snapshot() >= self.config.snapshot_every_bytes {
+            self.log.save_snapshot(&self.state, commit)?;
+            let (index, trailing) = (self.state.applied_index, self.config.trailing_bytes);
+            self.node.mut_store().compact(index, trailing);
+        }
+        Ok(())
+    }
+
+    /// The leader moves the history's floor by age.
+    pub(super) fn sample_history(&mut self) {
+        if !self.is_established() {
+            return self.housekeeping.samples.clear();
+        }
+        let floor = self.housekeeping.sample(self.now, self.state.revision);
+        let moves = |floor: &Revision| self.state.history.oldest().is_some_and(|oldest| oldest <= *floor);
+        if let Some(floor) = floor.filter(moves) {
+            self.propose_own(&Command::Compact { floor, epoch: self.state.epoch });
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Decides when a linearizable read may be served: after a read index that was asked for after the read came in, and
+//! once that index is applied. All reads that wait share a round; every attempt has its own context.
+//! Must not reuse a context (raft would answer with the older index) nor trust a lease.
+
+use raft::{INVALID_ID, RawNode, ReadState};
+
+use crate::effect::{Effect, ReadFailure};
+use crate::ids::{Millis, NodeId, ReadId, Revision};
+use crate::log::identity::array;
+use crate::storage::Memory;
+use crate::timing::Timing;
+
+const CONTEXT_BYTES: usize = 24;
+/// Rounds under way at once; later reads wait for the next.
+const ROUNDS: usize = 32;
+
+/// Names one attempt: who asks, in which start of its log, and a counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ReadContext {
+    pub(crate) asker: NodeId,
+    pub(crate) boot: u64,
+    pub(crate) counter: u64,
+}
+
+impl ReadContext {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        [self.asker.0, self.boot, self.counter].iter().flat_map(|number| number.to_le_bytes()).collect()
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<ReadContext> {
+        let number = |n: usize| u64::from_le_bytes(array(&bytes[8 * n..]));
+        (bytes.len() == CONTEXT_BYTES).then(|| ReadContext {
+            asker: NodeId(number(0)),
+            boot: number(1),
+            counter: number(2),
+        })
+    }
+}
+
+struct Round {
+    context: ReadContext,
+    reads: Vec<(ReadId, Millis)>,
+    begun: Millis,
+    index: Option<u64>,
+}
+
+/// All reads that wait.
+pub(super) struct Reads {
+    next: ReadContext,
+    waiting: Vec<(ReadId, Millis)>,
+    rounds: Vec<Round>,
+}
+
+impl Reads {
+    pub(super) fn new(asker: NodeId, boot: u64) -> Reads {
+        Reads { next: ReadContext { asker, boot, counter: 0 }, waiting: Vec::new(), rounds: Vec::new() }
+    }
+
+    pub(super) fn ask(&mut self, id: ReadId, now: Millis) {
+        self.waiting.push((id, now));
+    }
+
+    /// Begins a round for all that wait, if there is somebody to ask.
+    pub(super) fn begin_rounds(&mut self, node: &mut RawNode<Memory>, now: Millis) {
+        if self.waiting.is_empty() || self.rounds.len() >= ROUNDS || node.raft.leader_id == INVALID_ID {
+            return;
+        }
+        let context = self.next;
+        self.next.counter += 1;
+        node.read_index(context.encode());
+        let reads = std::mem::take(&mut self.waiting);
+        self.rounds.push(Round { context, reads, begun: now, index: None });
+    }
+
+    pub(super) fn answered(&mut self, states: Vec<ReadState>) {
+        for state in states {
+            let context = ReadContext::decode(&state.request_ctx);
+            if let Some(round) = self.rounds.iter_mut().find(|round| Some(round.context) == context) {
+                round.index = Some(state.index);
+            }
+        }
+    }
+
+    /// Gives out the reads whose index is applied.
+    pub(super) fn release(&mut self, applied: u64, revision: Revision, effects: &mut Vec<Effect>) {
+        let is_ready = |round: &mut Round| round.index.is_some_and(|index| index <= applied);
+        for round in self.rounds.extract_if(.., is_ready) {
+            effects.extend(round.reads.into_iter().map(|(id, _)| Effect::ReadReady { id, revision }));
+        }
+    }
+
+    /// Begins unanswered rounds anew and fails what waited too long.
+    pub(super) fn tick(&mut self, now: Millis, timing: &Timing, effects: &mut Vec<Effect>) {
+        self.retry(|round| now.since(round.begun) >= timing.read_retry_ms);
+        let is_late = |read: &mut (ReadId, Millis)| now.since(read.1) >= timing.read_deadline_ms;
+        let late = |reads: &mut Vec<(ReadId, Millis)>| reads.extract_if(.., is_late).collect::<Vec<_>>();
+        let mut failed = late(&mut self.waiting);
+        self.rounds.iter_mut().for_each(|round| failed.extend(late(&mut round.reads)));
+        self.rounds.retain(|round| !round.reads.is_empty());
+        let reason = ReadFailure::Timeout;
+        effects.extend(failed.into_iter().map(|(id, _)| Effect::ReadFailed { id, reason }));
+    }
+
+    /// raft drops what it was asked when the leader changes, and says nothing.
+    pub(super) fn leader_changed(&mut self) {
+        self.retry(|_| true);
+    }
+
+    fn retry(&mut self, due: impl Fn(&Round) -> bool) {
+        let given_up = self.rounds.extract_if(.., |round| round.index.is_none() && due(round));
+        self.waiting.extend(given_up.flat_map(|round| round.reads));
+    }
+}

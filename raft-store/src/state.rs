@@ -1,0 +1,97 @@
+//! Decides what the replicated state is: objects, history window, sessions, epoch, members, and a running hash that
+//! is equal on all replicas at equal applied index. Cloning it is cheap; a `View` is such a clone.
+//! Must not know time, peers or disks: it changes only by log entries (`apply`) and by a whole snapshot.
+
+pub(crate) mod apply;
+pub(crate) mod history;
+pub(crate) mod sessions;
+
+use std::sync::Arc;
+
+use bincode::{Decode, Encode};
+use imbl::OrdMap;
+use sha2::{Digest, Sha256};
+
+use crate::command::{Key, Value};
+use crate::ids::{Epoch, NodeId, Revision, SessionId};
+use crate::members::Members;
+use history::History;
+use sessions::Session;
+
+/// What a key holds.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Entry {
+    /// The bytes.
+    pub value: Value,
+    /// The revision that made the key (again, if it was deleted before).
+    pub create_revision: Revision,
+    /// The revision that changed it last.
+    pub mod_revision: Revision,
+}
+
+/// One key's change at one revision, as watchers see it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Change {
+    /// The transaction's revision; several changes may share it.
+    pub revision: Revision,
+    /// The key.
+    pub key: Key,
+    /// What it held before, `None` if it was made.
+    pub before: Option<Entry>,
+    /// What it holds after, `None` if it was deleted.
+    pub after: Option<Entry>,
+}
+
+/// The whole replicated state at one applied entry.
+#[derive(Clone, Default)]
+pub(crate) struct State {
+    pub(crate) objects: OrdMap<Key, Entry>,
+    pub(crate) history: History,
+    pub(crate) sessions: OrdMap<SessionId, Session>,
+    pub(crate) members: Arc<Members>,
+    pub(crate) revision: Revision,
+    pub(crate) epoch: Epoch,
+    pub(crate) applied_index: u64,
+    pub(crate) applied_term: u64,
+    pub(crate) hash: [u8; 32],
+}
+
+impl State {
+    /// The state every cluster begins with: one voter, as if by an entry at index 1 of term 1. Joining replicas get
+    /// it by snapshot, because no log ever holds entry 1.
+    pub(crate) fn first(id: NodeId) -> State {
+        State { members: Arc::new(Members::only(id)), applied_index: 1, applied_term: 1, ..State::default() }
+    }
+
+    /// Records the members that result from a membership entry.
+    pub(crate) fn set_members(&mut self, members: Members) {
+        self.members = Arc::new(members);
+    }
+
+    /// Marks the entry (index, term) as applied and folds it and what came of it into the hash.
+    pub(crate) fn mark_applied(&mut self, index: u64, term: u64, data: &[u8]) {
+        self.applied_index = index;
+        self.applied_term = term;
+        let mut hasher = Sha256::new();
+        hasher.update(self.hash);
+        let marks = [
+            index,
+            term,
+            self.revision.0,
+            self.history.floor().0,
+            self.history.len() as u64,
+            self.epoch.0,
+            self.objects.len() as u64,
+            self.sessions.len() as u64,
+            data.len() as u64,
+        ];
+        marks.iter().for_each(|mark| hasher.update(mark.to_le_bytes()));
+        self.members
+            .voters
+            .iter()
+            .chain(&self.members.learners)
+            .for_each(|id| hasher.update(id.0.to_le_bytes()));
+        hasher.update(data);
+        self.hash = hasher.finalize().into();
+    }
+}

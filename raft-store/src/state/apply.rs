@@ -1,0 +1,152 @@
+//! Decides what each command does to the state. Deterministic: the same commands in the same order give the same
+//! state, answers and hash on every replica and version.
+//! Must not fail: whatever is wrong with a command becomes its answer.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::sessions::{Seen, Session};
+use super::{Change, Entry, State};
+use crate::command::{Command, Compare, Expect, Key, Op, Outcome, Transaction, Value};
+use crate::ids::{Epoch, Revision, SessionId};
+
+impl State {
+    /// Applies the command of the entry (index, term), whose bytes were `data`.
+    pub(crate) fn apply(&mut self, index: u64, term: u64, command: Command, data: &[u8]) -> Outcome {
+        let outcome = match command {
+            Command::Epoch { term } => self.begin_epoch(term),
+            Command::OpenSession { session } => self.open_session(session),
+            Command::CloseSession { session } => self.close_session(session),
+            Command::Transact { session, sequence, epoch, transaction } => {
+                self.transact_once(session, sequence, epoch, &transaction)
+            }
+            Command::Compact { floor, epoch } => self.compact(floor, epoch),
+        };
+        self.mark_applied(index, term, data);
+        outcome
+    }
+
+    fn begin_epoch(&mut self, term: u64) -> Outcome {
+        self.epoch = self.epoch.max(Epoch(term));
+        self.unchanged()
+    }
+
+    fn open_session(&mut self, session: SessionId) -> Outcome {
+        if !self.sessions.contains_key(&session) {
+            self.sessions.insert(session, Session::default());
+        }
+        self.unchanged()
+    }
+
+    fn close_session(&mut self, session: SessionId) -> Outcome {
+        self.sessions.remove(&session);
+        self.unchanged()
+    }
+
+    fn compact(&mut self, floor: Revision, epoch: Epoch) -> Outcome {
+        if epoch != self.epoch {
+            return Outcome::StaleEpoch { current: self.epoch };
+        }
+        self.history.compact(floor.min(self.revision));
+        self.unchanged()
+    }
+
+    fn transact_once(
+        &mut self,
+        session: SessionId,
+        sequence: u64,
+        epoch: Option<Epoch>,
+        transaction: &Transaction,
+    ) -> Outcome {
+        let seen = match self.sessions.get(&session) {
+            Some(open) => open.seen(sequence),
+            None => return Outcome::UnknownSession,
+        };
+        match seen {
+            Seen::Answered(answer) => return answer,
+            Seen::Forgotten => return Outcome::SequenceBelowWindow,
+            Seen::Never => {}
+        }
+        let answer = match epoch {
+            Some(epoch) if epoch != self.epoch => Outcome::StaleEpoch { current: self.epoch },
+            _ => self.transact(transaction),
+        };
+        if let Some(open) = self.sessions.get_mut(&session) {
+            open.record(sequence, answer.clone());
+        }
+        answer
+    }
+
+    fn transact(&mut self, transaction: &Transaction) -> Outcome {
+        if let Some(failed) = transaction.compares.iter().position(|compare| !self.holds(compare)) {
+            let key = transaction.compares[failed].key.clone();
+            let actual = self.objects.get(&key).map(|entry| entry.mod_revision);
+            return Outcome::CompareFailed { index: failed as u32, key, actual };
+        }
+        let revision = Revision(self.revision.0 + 1);
+        let before = self.history.len();
+        last_of_each_key(&transaction.ops).into_iter().for_each(|op| self.write(op, revision));
+        if self.history.len() == before {
+            return self.unchanged();
+        }
+        self.revision = revision;
+        self.history.trim();
+        Outcome::Applied { revision, changed: true }
+    }
+
+    fn holds(&self, compare: &Compare) -> bool {
+        match (&compare.expect, self.objects.get(&compare.key)) {
+            (Expect::Absent, found) => found.is_none(),
+            (Expect::Present, found) => found.is_some(),
+            (Expect::ModRevision(expected), found) => {
+                found.is_some_and(|entry| entry.mod_revision == *expected)
+            }
+            (Expect::CreateRevision(expected), found) => {
+                found.is_some_and(|entry| entry.create_revision == *expected)
+            }
+        }
+    }
+
+    fn write(&mut self, op: &Op, revision: Revision) {
+        match op {
+            Op::Put { key, value } => self.put(key, value, revision),
+            Op::Delete { key } => self.delete(key, revision),
+        }
+    }
+
+    fn put(&mut self, key: &Key, value: &Value, revision: Revision) {
+        let before = self.objects.get(key).cloned();
+        if before.as_ref().is_some_and(|entry| entry.value == *value) {
+            return;
+        }
+        let create_revision = before.as_ref().map_or(revision, |entry| entry.create_revision);
+        let after = Entry { value: value.clone(), create_revision, mod_revision: revision };
+        self.objects.insert(key.clone(), after.clone());
+        self.history.push(Change { revision, key: key.clone(), before, after: Some(after) });
+    }
+
+    fn delete(&mut self, key: &Key, revision: Revision) {
+        if let Some(before) = self.objects.remove(key) {
+            self.history.push(Change {
+                revision,
+                key: Key(Arc::clone(&key.0)),
+                before: Some(before),
+                after: None,
+            });
+        }
+    }
+
+    fn unchanged(&self) -> Outcome {
+        Outcome::Applied { revision: self.revision, changed: false }
+    }
+}
+
+fn last_of_each_key(ops: &[Op]) -> Vec<&Op> {
+    let mut later = BTreeSet::new();
+    let mut kept: Vec<&Op> = ops.iter().rev().filter(|op| later.insert(op.key())).collect();
+    kept.reverse();
+    kept
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,146 @@
+//! Decides how much of the past can be watched: the window of changes, bounded by count and bytes when it grows and
+//! moved by `Command::Compact`. Part of the replicated state, so every rule here is deterministic.
+//! Must not look at time: the leader does and proposes a floor.
+
+use std::sync::Arc;
+
+use imbl::Vector;
+
+use super::Change;
+use crate::ids::Revision;
+use crate::limits;
+
+/// The watch was asked to resume before the history begins: list anew, then watch from there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the history up to revision {floor} is compacted; list again and watch from the list's revision")]
+pub struct Compacted {
+    /// Watches may resume after this revision and later ones.
+    pub floor: Revision,
+}
+
+/// Changes in revision order, those of one revision in the transaction's order.
+#[derive(Clone, Default)]
+pub(crate) struct History {
+    changes: Vector<Arc<Change>>,
+    bytes: u64,
+    floor: Revision,
+}
+
+impl History {
+    pub(crate) fn from_parts(changes: Vec<Change>, floor: Revision) -> History {
+        let bytes = changes.iter().map(weight).sum();
+        History { changes: changes.into_iter().map(Arc::new).collect(), bytes, floor }
+    }
+
+    pub(crate) fn floor(&self) -> Revision {
+        self.floor
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.changes.len()
+    }
+
+    /// The revision of the oldest change still held.
+    pub(crate) fn oldest(&self) -> Option<Revision> {
+        self.changes.front().map(|change| change.revision)
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Change> {
+        self.changes.iter().map(AsRef::as_ref)
+    }
+
+    /// The changes of revisions after `after`, none for the present or the future.
+    pub(crate) fn after(&self, after: Revision) -> Result<impl Iterator<Item = &Change>, Compacted> {
+        if after < self.floor {
+            return Err(Compacted { floor: self.floor });
+        }
+        let start = self.first_after(after);
+        Ok(self.changes.focus().narrow(start..).into_iter().map(AsRef::as_ref))
+    }
+
+    pub(crate) fn push(&mut self, change: Change) {
+        self.bytes += weight(&change);
+        self.changes.push_back(Arc::new(change));
+    }
+
+    /// Drops whole revisions from the old end until the window is within its bounds.
+    pub(crate) fn trim(&mut self) {
+        while self.changes.len() > limits::HISTORY_CHANGES || self.bytes > limits::HISTORY_BYTES {
+            match self.oldest() {
+                Some(oldest) => self.compact(oldest),
+                None => return,
+            }
+        }
+    }
+
+    /// Drops everything at and below `floor`. Never moves backwards.
+    pub(crate) fn compact(&mut self, floor: Revision) {
+        while self.oldest().is_some_and(|oldest| oldest <= floor) {
+            if let Some(change) = self.changes.pop_front() {
+                self.bytes -= weight(&change);
+            }
+        }
+        self.floor = self.floor.max(floor);
+    }
+
+    fn first_after(&self, after: Revision) -> usize {
+        let (mut low, mut high) = (0, self.changes.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.changes.get(middle) {
+                Some(change) if change.revision <= after => low = middle + 1,
+                _ => high = middle,
+            }
+        }
+        low
+    }
+}
+
+/// What a change counts for in the window. Part of the apply rules.
+fn weight(change: &Change) -> u64 {
+    let value = |entry: &Option<super::Entry>| entry.as_ref().map_or(0, |entry| entry.value.0.len());
+    (change.key.0.len() + value(&change.before) + value(&change.after) + 96) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn history(revisions: &[u64]) -> History {
+        let change = |r: &u64| Change { revision: Revision(*r), key: "k".into(), before: None, after: None };
+        History::from_parts(revisions.iter().map(change).collect(), Revision(0))
+    }
+
+    fn seen(history: &History, after: u64) -> Vec<u64> {
+        history.after(Revision(after)).unwrap().map(|change| change.revision.0).collect()
+    }
+
+    #[test]
+    fn changes_begin_right_after_the_asked_revision() {
+        let history = history(&[1, 2, 2, 2, 5, 6]);
+        assert_eq!(seen(&history, 0), [1, 2, 2, 2, 5, 6]);
+        assert_eq!(seen(&history, 1), [2, 2, 2, 5, 6]);
+        assert_eq!(seen(&history, 4), [5, 6]);
+        assert_eq!(seen(&history, 6), Vec::<u64>::new());
+        assert_eq!(seen(&history, 99), Vec::<u64>::new());
+    }
+
+    #[test]
+    fn compaction_moves_the_floor_and_never_back() {
+        let mut history = history(&[1, 2, 2, 3]);
+        history.compact(Revision(2));
+        history.compact(Revision(1));
+        assert_eq!(history.after(Revision(1)).err(), Some(Compacted { floor: Revision(2) }));
+        assert_eq!(seen(&history, 2), [3]);
+    }
+
+    #[test]
+    fn trimming_drops_whole_revisions() {
+        let revisions: Vec<u64> = (0..limits::HISTORY_CHANGES as u64 + 1).map(|n| n / 10 + 1).collect();
+        let mut history = history(&revisions);
+        history.trim();
+        assert_eq!(history.floor(), Revision(1));
+        assert_eq!(history.oldest(), Some(Revision(2)));
+        assert_eq!(history.len(), limits::HISTORY_CHANGES + 1 - 10);
+    }
+}

@@ -1,0 +1,162 @@
+//! Decides what raft reads: the log's tail in memory, the hard state, and snapshots made on demand from the newest
+//! applied state. Holds only what `Log::persist` has made durable.
+//! Must not do IO. A snapshot that would not name its receiver as a member is withheld: raft would ignore it.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
+use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
+use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
+
+use crate::ids::NodeId;
+use crate::snapshot;
+use crate::state::State;
+
+/// The log as raft sees it.
+pub(crate) struct Memory {
+    base: (u64, u64),
+    entries: VecDeque<Entry>,
+    bytes: u64,
+    hard_state: HardState,
+    state: State,
+    encoded: RefCell<Option<(u64, Vec<u8>)>>,
+}
+
+impl Memory {
+    pub(crate) fn new(
+        base: (u64, u64),
+        entries: VecDeque<Entry>,
+        hard_state: HardState,
+        state: State,
+    ) -> Memory {
+        let bytes = entries.iter().map(weight).sum();
+        Memory { base, entries, bytes, hard_state, state, encoded: RefCell::new(None) }
+    }
+
+    /// Adds durable entries, replacing those from their first index on.
+    pub(crate) fn append(&mut self, entries: Vec<Entry>) {
+        let Some(first) = entries.first() else { return };
+        while self.last() >= first.index {
+            match self.entries.pop_back() {
+                Some(replaced) => self.bytes -= weight(&replaced),
+                None => break,
+            }
+        }
+        self.bytes += entries.iter().map(weight).sum::<u64>();
+        self.entries.extend(entries);
+    }
+
+    /// Begins anew at an installed snapshot.
+    pub(crate) fn restart(&mut self, state: State) {
+        self.base = (state.applied_index, state.applied_term);
+        self.entries.clear();
+        self.bytes = 0;
+        self.set_state(state);
+    }
+
+    /// The newest applied state, from which snapshots are made.
+    pub(crate) fn set_state(&mut self, state: State) {
+        self.state = state;
+    }
+
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Forgets entries at and below `index`, except for the last `trailing` bytes.
+    pub(crate) fn compact(&mut self, index: u64, trailing: u64) {
+        self.encoded.replace(None);
+        while self.bytes > trailing && self.base.0 < index {
+            let Some(entry) = self.entries.pop_front() else { return };
+            self.bytes -= weight(&entry);
+            self.base = (entry.index, entry.term);
+        }
+    }
+
+    fn last(&self) -> u64 {
+        self.base.0 + self.entries.len() as u64
+    }
+
+    fn data(&self) -> Vec<u8> {
+        let mut cached = self.encoded.borrow_mut();
+        match &*cached {
+            Some((index, data)) if *index == self.state.applied_index => data.clone(),
+            _ => {
+                let data = snapshot::encode(&self.state);
+                *cached = Some((self.state.applied_index, data.clone()));
+                data
+            }
+        }
+    }
+}
+
+fn weight(entry: &Entry) -> u64 {
+    entry.data.len() as u64 + 64
+}
+
+impl Storage for Memory {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        let members = &self.state.members;
+        let conf_state = if members.is_empty() { ConfState::default() } else { members.to_raft() };
+        Ok(RaftState::new(self.hard_state.clone(), conf_state))
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        _context: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
+        if low <= self.base.0 {
+            return Err(Error::Store(StorageError::Compacted));
+        }
+        if high > self.last() + 1 {
+            return Err(Error::Store(StorageError::Unavailable));
+        }
+        let limit = max_size.into().unwrap_or(u64::MAX);
+        let (from, to) = ((low - self.base.0 - 1) as usize, (high - self.base.0 - 1) as usize);
+        let mut size = 0;
+        let fits = |entry: &&Entry| {
+            let first = size == 0;
+            size += weight(entry);
+            first || size <= limit
+        };
+        Ok(self.entries.range(from..to).take_while(fits).cloned().collect())
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        match index.checked_sub(self.base.0) {
+            None => Err(Error::Store(StorageError::Compacted)),
+            Some(0) => Ok(self.base.1),
+            Some(ahead) => match self.entries.get(ahead as usize - 1) {
+                Some(entry) => Ok(entry.term),
+                None => Err(Error::Store(StorageError::Unavailable)),
+            },
+        }
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.base.0 + 1)
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.last())
+    }
+
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        let state = &self.state;
+        if state.applied_index == 0
+            || state.applied_index < request_index
+            || !state.members.contains(NodeId(to))
+        {
+            return Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable));
+        }
+        let metadata = SnapshotMetadata {
+            conf_state: Some(state.members.to_raft()),
+            index: state.applied_index,
+            term: state.applied_term,
+        };
+        Ok(Snapshot { data: self.data(), metadata: Some(metadata) })
+    }
+}

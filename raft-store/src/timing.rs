@@ -1,0 +1,55 @@
+//! Decides how long things take: the one table of this crate's times, in milliseconds and in ticks.
+//! Must not read a clock; everything is counted from the `now` that the driver hands in.
+
+/// Length of one tick. The driver gives one `Input::Tick` each time this has passed.
+pub const TICK_MS: u64 = 25;
+/// A leader sends heartbeats this often.
+pub const HEARTBEAT_MS: u64 = 75;
+/// A follower that heard nothing campaigns after a random time from this …
+pub const ELECTION_MIN_MS: u64 = 400;
+/// … to this (exclusive).
+pub const ELECTION_MAX_MS: u64 = 800;
+/// A read round without an answer is begun anew, under a new context, after this.
+pub const READ_RETRY_MS: u64 = 150;
+/// A linearizable read that could not be confirmed fails after this.
+pub const READ_DEADLINE_MS: u64 = 3_000;
+/// A snapshot that was sent and never reported on counts as failed after this.
+pub const SNAPSHOT_REPORT_MS: u64 = 30_000;
+/// Changes older than this leave the history window …
+pub const HISTORY_MS: u64 = 300_000;
+/// … in steps of this.
+pub const HISTORY_SAMPLE_MS: u64 = 30_000;
+
+/// The table in ticks, stretched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Ticks between a leader's heartbeats.
+    pub heartbeat_ticks: usize,
+    /// Least ticks of silence before a follower campaigns; also the check-quorum interval.
+    pub election_min_ticks: usize,
+    /// Ticks of silence after which it surely campaigns (exclusive).
+    pub election_max_ticks: usize,
+    /// Milliseconds until a read round is begun anew.
+    pub read_retry_ms: u64,
+    /// Milliseconds until a read fails.
+    pub read_deadline_ms: u64,
+}
+
+impl Timing {
+    /// The table with every network time multiplied by `stretch` (1 normally, 4 where round trips or the
+    /// machine's own scheduling delay ask for it; 0 counts as 1).
+    pub fn stretched(stretch: u32) -> Timing {
+        let factor = u64::from(stretch.max(1));
+        Timing {
+            heartbeat_ticks: ticks(HEARTBEAT_MS * factor),
+            election_min_ticks: ticks(ELECTION_MIN_MS * factor),
+            election_max_ticks: ticks(ELECTION_MAX_MS * factor),
+            read_retry_ms: READ_RETRY_MS * factor,
+            read_deadline_ms: READ_DEADLINE_MS,
+        }
+    }
+}
+
+fn ticks(milliseconds: u64) -> usize {
+    (milliseconds / TICK_MS) as usize
+}

@@ -1,0 +1,113 @@
+//! Decides how the state is read: an immutable, cheap, shareable picture of it at one applied entry.
+//! Must not show anything that could change, nor decide whether it is fresh enough (`replica::reads` does).
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use crate::command::Key;
+use crate::ids::{Epoch, Revision, SessionId};
+use crate::members::Members;
+pub use crate::state::history::Compacted;
+use crate::state::{Change, Entry, State};
+
+/// A picture of the store. Cloning copies a pointer; it may be read from any thread for as long as one likes.
+#[derive(Clone)]
+pub struct View(Arc<State>);
+
+impl View {
+    pub(crate) fn new(state: &State) -> View {
+        View(Arc::new(state.clone()))
+    }
+
+    /// The newest revision in it.
+    pub fn revision(&self) -> Revision {
+        self.0.revision
+    }
+
+    /// What `key` holds.
+    pub fn get(&self, key: &[u8]) -> Option<&Entry> {
+        self.0.objects.get(key)
+    }
+
+    /// Number of keys.
+    pub fn len(&self) -> usize {
+        self.0.objects.len()
+    }
+
+    /// Whether it holds no key.
+    pub fn is_empty(&self) -> bool {
+        self.0.objects.is_empty()
+    }
+
+    /// The entries with `start <= key < end`, in key order. To page, begin again at the last key followed by a
+    /// zero byte, on this same view.
+    pub fn range<'a>(
+        &'a self,
+        start: &'a [u8],
+        end: &'a [u8],
+    ) -> impl Iterator<Item = (&'a Key, &'a Entry)> + 'a {
+        let bounds: (Bound<&[u8]>, Bound<&[u8]>) = match start < end {
+            true => (Bound::Included(start), Bound::Excluded(end)),
+            false => (Bound::Included(start), Bound::Included(start)),
+        };
+        self.0.objects.range::<_, [u8]>(bounds).filter(move |_| start < end)
+    }
+
+    /// The entries whose key begins with `prefix`, from `from` on if that is later, in key order.
+    pub fn prefix<'a>(
+        &'a self,
+        prefix: &'a [u8],
+        from: Option<&'a [u8]>,
+    ) -> impl Iterator<Item = (&'a Key, &'a Entry)> + 'a {
+        let start = from.map_or(prefix, |from| from.max(prefix));
+        let bounds: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Included(start), Bound::Unbounded);
+        self.0.objects.range::<_, [u8]>(bounds).take_while(move |(key, _)| key.0.starts_with(prefix))
+    }
+
+    /// All changes of revisions after `after`, in order; begins in logarithmic time. None for the present and the
+    /// future. `Compacted` if the history does not reach back so far.
+    pub fn changes(&self, after: Revision) -> Result<impl Iterator<Item = &Change>, Compacted> {
+        self.0.history.after(after)
+    }
+
+    /// Watches may resume after this revision and later ones.
+    pub fn floor(&self) -> Revision {
+        self.0.history.floor()
+    }
+
+    /// Index and term of the last applied log entry.
+    pub fn applied(&self) -> (u64, u64) {
+        (self.0.applied_index, self.0.applied_term)
+    }
+
+    /// The current epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.0.epoch
+    }
+
+    /// The running hash over all that was applied: equal on all replicas at equal applied index.
+    pub fn hash(&self) -> [u8; 32] {
+        self.0.hash
+    }
+
+    /// The members at this point.
+    pub fn members(&self) -> &Members {
+        &self.0.members
+    }
+
+    /// The open sessions.
+    pub fn sessions(&self) -> impl Iterator<Item = SessionId> + '_ {
+        self.0.sessions.keys().copied()
+    }
+
+    /// Whether a session is open.
+    pub fn has_session(&self, session: SessionId) -> bool {
+        self.0.sessions.contains_key(&session)
+    }
+}
+
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "View(revision {}, applied {:?})", self.revision(), self.applied())
+    }
+}

@@ -1,0 +1,373 @@
+//! Named stories, each one fact. Finds of the chaos runs end up here.
+
+use raft_store::*;
+
+use crate::world::World;
+
+const SESSION: SessionId = SessionId(1);
+
+fn world(size: u64, voters: &[u64], learners: &[u64]) -> World {
+    let mut world = World::new(42, size);
+    assert!(world.run_until(2_000, |w| w.leader().is_some()));
+    world.grow(voters, learners);
+    let outcome = propose(&mut world, Command::OpenSession { session: SESSION });
+    assert!(matches!(outcome, Outcome::Applied { .. }));
+    world
+}
+
+/// Proposes at the leader and waits for the answer.
+fn propose(world: &mut World, command: Command) -> Outcome {
+    let leader = world.leader().expect("somebody leads");
+    propose_at(world, leader, command)
+}
+
+fn propose_at(world: &mut World, node: u64, command: Command) -> Outcome {
+    let id = world.clients.fresh_proposal();
+    world.input(node, Input::Propose { id, command });
+    answer(world, id)
+}
+
+fn answer(world: &mut World, id: ProposalId) -> Outcome {
+    world.run_until(3_000, |w| w.answers.iter().any(|(_, answered, _)| *answered == id));
+    let found = world.answers.iter().find(|(_, answered, _)| *answered == id);
+    found.unwrap_or_else(|| panic!("{id:?} is never answered")).2.clone()
+}
+
+fn put(sequence: u64, key: &str, value: &str, epoch: Option<Epoch>) -> Command {
+    let ops = vec![Op::Put { key: key.into(), value: value.into() }];
+    Command::Transact {
+        session: SESSION,
+        sequence,
+        epoch,
+        transaction: Transaction { compares: vec![], ops },
+    }
+}
+
+fn is_applied(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Applied { changed: true, .. })
+}
+
+fn settle(world: &mut World) {
+    let equal = |w: &World| w.nodes.keys().all(|id| w.view(*id).applied() == w.view(1).applied());
+    assert!(world.run_until(10_000, equal), "all apply the same");
+}
+
+#[test]
+fn a_single_voter_leads_at_once_and_after_restart() {
+    let mut world = world(1, &[], &[]);
+    assert!(world.now < 50, "no election timeout is waited for");
+    assert!(is_applied(&propose(&mut world, put(1, "a", "1", None))));
+    world.crash(1);
+    world.restart(1);
+    assert!(world.run_until(50, |w| w.leader().is_some()));
+    assert_eq!(world.view(1).get(b"a").map(|entry| entry.value.clone()), Some("1".into()));
+    assert_eq!(world.epochs.len(), 2, "each election begins an epoch");
+}
+
+#[test]
+fn a_single_voter_sends_nothing_in_a_term_that_is_not_durable() {
+    let mut world = world(2, &[], &[2]);
+    (1..=300).for_each(|n| drop(propose(&mut world, put(n, "k", &format!("{n} {}", "x".repeat(200)), None))));
+    world.crash(1);
+    let config = world.config(1, 9);
+    let mut replica = Replica::open(world.nodes[&1].disk.clone(), config).unwrap();
+    let now = Millis(world.now);
+    (0..40).for_each(|_| replica.handle(now, Input::Tick));
+    assert_eq!(replica.status().role, Role::Leader, "the election timeout has passed");
+    let sends = |effects: &[Effect]| effects.iter().filter(|e| matches!(e, Effect::Send { .. })).count();
+    assert_eq!(sends(&replica.outbox(now)), 0, "it has won, but its term is not on disk");
+    assert!(sends(&replica.advance(now).unwrap()) > 0);
+    replica.handle(now, Input::Propose { id: ProposalId(1), command: put(301, "a", "1", None) });
+    replica.advance(now).unwrap();
+}
+
+#[test]
+fn members_that_applied_are_not_forgotten_by_a_power_cut() {
+    for delay in 0..30 {
+        let mut world = world(2, &[], &[2]);
+        settle(&mut world);
+        world.run_for(delay);
+        let id = world.clients.fresh_proposal();
+        world.input(1, Input::ChangeMembers { id, changes: vec![MemberChange::AddVoter(NodeId(2))] });
+        while world.status(1).unwrap().voters.len() < 2 {
+            world.run_for(1);
+        }
+        world.crash(1);
+        world.isolate(1);
+        let leaders = world.checks.leaders();
+        world.restart(1);
+        world.run_for(3_000);
+        assert_eq!(world.checks.leaders(), leaders, "it led alone again, changed after {delay} ms");
+    }
+}
+
+#[test]
+fn a_new_learner_gets_the_state_by_snapshot_and_can_be_promoted() {
+    let mut world = world(4, &[2, 3], &[]);
+    for n in 1..=600 {
+        propose(&mut world, put(n, &format!("k{}", n % 20), &format!("{n} {}", "x".repeat(200)), None));
+    }
+    let sent = world.bulk_sent;
+    world.grow(&[4], &[]);
+    assert!(world.bulk_sent > sent, "by snapshot");
+    settle(&mut world);
+    assert_eq!(world.status(4).unwrap().voters, [1, 2, 3, 4].map(NodeId));
+    assert_eq!(world.view(4).hash(), world.view(1).hash());
+    let history = world.view(4).changes(Revision(0)).unwrap().count();
+    assert_eq!(history, 600, "the history came along");
+}
+
+#[test]
+fn a_follower_that_fell_behind_catches_up_by_snapshot_without_a_gap_in_its_watch() {
+    let mut world = world(3, &[2, 3], &[]);
+    let behind = (1..=3).find(|id| Some(*id) != world.leader()).unwrap();
+    world.isolate(behind);
+    let before = world.view(behind).revision();
+    (1..=400).for_each(|n| drop(propose(&mut world, put(n, "k", &format!("{n} {}", "x".repeat(200)), None))));
+    let sent = world.bulk_sent;
+    world.cut.clear();
+    settle(&mut world);
+    assert!(world.bulk_sent > sent, "by snapshot");
+    let revisions: Vec<u64> =
+        world.view(behind).changes(before).unwrap().map(|change| change.revision.0).collect();
+    assert_eq!(revisions, (before.0 + 1..=400).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_deposed_leader_answers_lost_and_its_epoch_is_refused() {
+    let mut world = world(3, &[2, 3], &[]);
+    let old = world.leader().unwrap();
+    let epoch = world.view(old).epoch();
+    world.isolate(old);
+    let id = world.clients.fresh_proposal();
+    world.input(old, Input::Propose { id, command: put(1, "a", "old", Some(epoch)) });
+    assert!(world.run_until(5_000, |w| w.leader().is_some_and(|leader| leader != old)));
+    assert_eq!(answer(&mut world, id), Outcome::Lost);
+    world.cut.clear();
+    let current = world.view(world.leader().unwrap()).epoch();
+    assert!(current > epoch);
+    let outcome = propose(&mut world, put(2, "a", "late", Some(epoch)));
+    assert_eq!(outcome, Outcome::StaleEpoch { current });
+    settle(&mut world);
+    assert!(world.view(1).get(b"a").is_none(), "neither took effect");
+}
+
+#[test]
+fn a_retry_after_a_lost_answer_is_applied_once() {
+    let mut world = world(3, &[2, 3], &[]);
+    let first = propose(&mut world, put(1, "a", "1", None));
+    assert!(is_applied(&first));
+    let old = world.leader().unwrap();
+    world.crash(old);
+    assert!(world.run_until(5_000, |w| w.leader().is_some()));
+    propose(&mut world, put(2, "a", "2", None));
+    assert_eq!(propose(&mut world, put(1, "a", "1", None)), first, "the answer of then");
+    let leader = world.leader().unwrap();
+    assert_eq!(world.view(leader).get(b"a").map(|entry| entry.value.clone()), Some("2".into()));
+}
+
+#[test]
+fn followers_refuse_proposals_and_name_the_leader() {
+    let mut world = world(3, &[2, 3], &[]);
+    let leader = world.leader().unwrap();
+    let follower = (1..=3).find(|id| *id != leader).unwrap();
+    let outcome = propose_at(&mut world, follower, put(1, "a", "1", None));
+    assert_eq!(outcome, Outcome::NotLeader { leader: Some(NodeId(leader)) });
+}
+
+#[test]
+fn linearizable_reads_work_at_every_replica_and_fail_without_a_majority() {
+    let mut world = world(5, &[2, 3], &[4, 5]);
+    let Outcome::Applied { revision, .. } = propose(&mut world, put(1, "a", "1", None)) else { panic!() };
+    for node in 1..=5 {
+        world.input(node, Input::Read { id: ReadId(1_000 + node) });
+    }
+    assert!(world.run_until(500, |w| w.reads.len() == 5));
+    assert!(world.reads.iter().all(|(_, _, result)| result.is_ok_and(|seen| seen >= revision)));
+    let lone = world.leader().unwrap();
+    world.isolate(lone);
+    world.input(lone, Input::Read { id: ReadId(2_000) });
+    assert!(world.run_until(4_000, |w| w.reads.len() == 6));
+    assert_eq!(world.reads[5], (lone, ReadId(2_000), Err(ReadFailure::Timeout)));
+}
+
+#[test]
+fn a_read_at_a_cut_off_leader_never_misses_the_other_sides_write() {
+    let mut world = world(3, &[2, 3], &[]);
+    let old = world.leader().unwrap();
+    world.isolate(old);
+    world.input(old, Input::Read { id: ReadId(1) });
+    assert!(world.run_until(5_000, |w| w.leader().is_some_and(|leader| leader != old)));
+    let Outcome::Applied { revision, .. } = propose(&mut world, put(1, "a", "1", None)) else { panic!() };
+    world.input(old, Input::Read { id: ReadId(2) });
+    world.run_for(200);
+    world.cut.clear();
+    assert!(world.run_until(5_000, |w| w.reads.len() == 2));
+    let second = world.reads.iter().find(|(_, id, _)| *id == ReadId(2)).unwrap();
+    assert!(second.2.is_ok_and(|seen| seen >= revision));
+}
+
+#[test]
+fn one_voter_replaces_another_in_one_joint_change() {
+    let mut world = world(4, &[2, 3], &[4]);
+    let leader = world.leader().unwrap();
+    let out = (1..=3).find(|id| *id != leader).unwrap();
+    let id = world.clients.fresh_proposal();
+    let changes = vec![MemberChange::Remove(NodeId(out)), MemberChange::AddVoter(NodeId(4))];
+    world.input(leader, Input::ChangeMembers { id, changes });
+    let voters: Vec<NodeId> = (1..=4).filter(|id| *id != out).map(NodeId).collect();
+    assert_eq!(answer(&mut world, id), Outcome::MembersChanged { voters, learners: vec![] });
+    assert!(!world.status(leader).unwrap().joint);
+}
+
+#[test]
+fn a_new_leader_ends_the_joint_state_that_its_predecessor_began() {
+    for delay in 1..30 {
+        let mut world = world(4, &[2, 3], &[4]);
+        let leader = world.leader().unwrap();
+        let out = (1..=3).find(|id| *id != leader).unwrap();
+        let id = world.clients.fresh_proposal();
+        let changes = vec![MemberChange::AddLearner(NodeId(out)), MemberChange::AddVoter(NodeId(4))];
+        world.input(leader, Input::ChangeMembers { id, changes });
+        world.run_for(delay);
+        world.crash(leader);
+        let ended = |w: &World| w.leader().and_then(|leader| w.status(leader)).is_some_and(|s| !s.joint);
+        assert!(world.run_until(10_000, ended), "crash after {delay} ms");
+    }
+}
+
+#[test]
+fn changes_that_make_no_sense_are_refused() {
+    let mut world = world(3, &[2, 3], &[]);
+    let leader = world.leader().unwrap();
+    let mut refused = |changes: Vec<MemberChange>| {
+        let id = world.clients.fresh_proposal();
+        world.input(leader, Input::ChangeMembers { id, changes });
+        answer(&mut world, id)
+    };
+    let other = NodeId(if leader == 1 { 2 } else { 1 });
+    let refusal = Outcome::Refused;
+    assert_eq!(refused(vec![]), refusal(Refusal::BadChange));
+    assert_eq!(refused(vec![MemberChange::Remove(NodeId(0))]), refusal(Refusal::BadChange));
+    let twice = vec![MemberChange::Remove(other), MemberChange::AddVoter(other)];
+    assert_eq!(refused(twice), refusal(Refusal::BadChange));
+    assert_eq!(refused(vec![MemberChange::Remove(NodeId(leader))]), refusal(Refusal::LeaderWouldLeave));
+    assert_eq!(refused(vec![MemberChange::AddLearner(NodeId(leader))]), refusal(Refusal::LeaderWouldLeave));
+}
+
+#[test]
+fn leadership_is_handed_over_on_request() {
+    let mut world = world(3, &[2, 3], &[]);
+    let leader = world.leader().unwrap();
+    let to = (1..=3).find(|id| *id != leader).unwrap();
+    world.input(leader, Input::TransferLeadership { to: NodeId(to) });
+    assert!(world.run_until(200, |w| w.leader() == Some(to)), "well below an election timeout");
+}
+
+#[test]
+fn a_returning_node_does_not_depose_the_leader() {
+    let mut world = world(3, &[2, 3], &[]);
+    let leader = world.leader().unwrap();
+    let lone = (1..=3).find(|id| *id != leader).unwrap();
+    world.isolate(lone);
+    world.run_for(5_000);
+    let term = world.status(leader).unwrap().term;
+    assert_eq!(world.status(lone).unwrap().term, term, "it only asked beforehand");
+    world.cut.clear();
+    world.run_for(2_000);
+    assert_eq!((world.leader(), world.status(leader).unwrap().term), (Some(leader), term));
+}
+
+#[test]
+fn everything_acknowledged_survives_a_power_cut_of_all() {
+    let mut world = world(3, &[2, 3], &[]);
+    (1..=50).for_each(|n| assert!(is_applied(&propose(&mut world, put(n, &format!("k{n}"), "v", None)))));
+    (1..=3).for_each(|id| world.crash(id));
+    (1..=3).for_each(|id| world.restart(id));
+    assert!(world.run_until(5_000, |w| w.leader().is_some()));
+    assert_eq!(world.view(world.leader().unwrap()).len(), 50);
+}
+
+#[test]
+fn nothing_is_written_at_rest() {
+    let mut world = world(3, &[2, 3], &[]);
+    propose(&mut world, put(1, "a", "1", None));
+    world.run_for(1_000);
+    let syncs = |w: &World| w.nodes.values().map(|node| node.disk.syncs()).sum::<u64>();
+    let before = syncs(&world);
+    world.run_for(60_000);
+    assert_eq!(syncs(&world), before);
+}
+
+#[test]
+fn many_proposals_share_one_sync() {
+    let mut world = world(1, &[], &[]);
+    let before = world.nodes[&1].disk.syncs();
+    let now = Millis(world.now);
+    let replica = world.nodes.get_mut(&1).unwrap().replica.as_mut().unwrap();
+    for n in 1..=64 {
+        replica
+            .handle(now, Input::Propose { id: ProposalId(n), command: put(n, &format!("k{n}"), "v", None) });
+    }
+    let effects = replica.advance(now).unwrap();
+    assert_eq!(
+        effects.iter().filter(|e| matches!(e, Effect::Answer { outcome, .. } if is_applied(outcome))).count(),
+        64
+    );
+    assert!(world.nodes[&1].disk.syncs() - before <= 1 + 3, "one batch, and a new segment at most");
+}
+
+#[test]
+fn a_failed_sync_stops_the_replica_and_acknowledges_nothing() {
+    let mut world = world(1, &[], &[]);
+    world.nodes[&1].disk.fail_sync(Some(0));
+    let replica = world.nodes.get_mut(&1).unwrap().replica.as_mut().unwrap();
+    replica.handle(Millis(9_999), Input::Propose { id: ProposalId(7), command: put(1, "a", "1", None) });
+    assert!(matches!(replica.advance(Millis(9_999)), Err(Fatal::Log(_))));
+    assert!(matches!(replica.advance(Millis(9_999)), Err(Fatal::Stopped)));
+}
+
+#[test]
+fn a_rolled_back_disk_stops_its_replica() {
+    let mut world = world(3, &[2, 3], &[]);
+    let leader = world.leader().unwrap();
+    let victim = (1..=3).find(|id| *id != leader).unwrap();
+    let image = world.nodes[&victim].disk.image();
+    (1..=5).for_each(|n| drop(propose(&mut world, put(n, "a", &n.to_string(), None))));
+    world.run_for(300);
+    let config = world.config(victim, 77);
+    world.nodes.get_mut(&victim).unwrap().replica = None;
+    let mut replica = Replica::open(image, config).unwrap();
+    let status = world.status(leader).unwrap();
+    let leading = world.nodes.get_mut(&leader).unwrap().replica.as_mut().unwrap();
+    let mut stopped = None;
+    for step in 1..60 {
+        let now = Millis(world.now + step * 25);
+        leading.handle(now, Input::Tick);
+        for effect in leading.advance(now).unwrap() {
+            if let Effect::Send { to, bytes, .. } = effect
+                && to.0 == victim
+            {
+                replica.handle(now, Input::Message { from: NodeId(leader), bytes });
+            }
+        }
+        stopped = stopped.or(replica.advance(now).err());
+    }
+    let stopped = stopped.expect("it notices");
+    let noticed = matches!(stopped, Fatal::RolledBack { promised, .. } if promised <= status.last_index);
+    assert!(noticed, "{stopped}");
+}
+
+#[test]
+fn a_leader_forgets_history_after_five_minutes_and_then_rests() {
+    let mut world = world(1, &[], &[]);
+    propose(&mut world, put(1, "a", "1", None));
+    world.run_for(200_000);
+    assert_eq!(world.view(1).floor(), Revision(0));
+    world.run_for(200_000);
+    assert_eq!(world.view(1).floor(), Revision(1));
+    assert!(world.view(1).changes(Revision(0)).is_err());
+    let applied = world.view(1).applied();
+    world.run_for(600_000);
+    assert_eq!(world.view(1).applied(), applied, "zero writes at rest");
+}

@@ -1,0 +1,310 @@
+//! Unpacking one layer's tar into a directory, as an overlayfs lower directory.
+//!
+//! Decides how entries become files: whiteouts become overlay's, device nodes are left out (a root file
+//! system is mounted nodev and /dev comes from the runtime), directories get their modes last. Must not
+//! write outside the directory whatever the entries say: parents are resolved in the root, last
+//! components never followed. A file system that fills or an entry that lies ends the layer.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, BufRead, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fchmod, futimens, mkdirat, mknodat, utimensat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, linkat, mkfifoat, symlinkat, unlinkat};
+use tar::EntryType;
+
+use super::inroot::{make_dirs_in_root, open_in_root};
+use crate::sys;
+
+/// Against archives made to exhaust us; far above honest layers.
+const ENTRIES_MAX: u64 = 2_000_000;
+const BYTES_MAX: u64 = 64 << 30;
+const PATH_MAX: usize = 4096;
+const DEPTH_MAX: usize = 256;
+
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    #[error("the layer is damaged or cut off: {0}")]
+    Damaged(#[source] io::Error),
+    #[error("entry {path:?} of the layer {what}")]
+    Refused { path: PathBuf, what: &'static str },
+    #[error("entry {path:?} of the layer cannot be written: {source}")]
+    Write { path: PathBuf, source: io::Error },
+    #[error("the layer is larger than {BYTES_MAX} bytes or has more than {ENTRIES_MAX} entries")]
+    TooLarge,
+}
+
+/// gzip and zstd are recognised by their first bytes; everything else passes as it is.
+pub(super) fn decompress<'a>(mut reader: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
+    let start = reader.fill_buf()?;
+    Ok(match start {
+        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(reader)),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd::stream::read::Decoder::with_buffer(reader)?),
+        _ => Box::new(reader),
+    })
+}
+
+pub(super) fn unpack(tar: impl Read, root: &Path) -> Result<(), LayerError> {
+    let here = |source| LayerError::Write { path: PathBuf::from("/"), source };
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let root = openat(AT_FDCWD, root, flags, Mode::empty()).map_err(|error| here(error.into()))?;
+    let mut unpack = Unpack { root, parent: None, directories: Vec::new(), bytes: 0 };
+    let mut archive = tar::Archive::new(tar);
+    let mut count = 0;
+    for entry in archive.entries().map_err(LayerError::Damaged)? {
+        count += 1;
+        if count > ENTRIES_MAX {
+            return Err(LayerError::TooLarge);
+        }
+        unpack.entry(entry.map_err(LayerError::Damaged)?)?;
+    }
+    unpack.finish()
+}
+
+struct Unpack {
+    root: OwnedFd,
+    /// The last parent directory: entries come in order, so it is nearly always the next one's too.
+    parent: Option<(PathBuf, OwnedFd)>,
+    directories: Vec<(PathBuf, Meta)>,
+    bytes: u64,
+}
+
+struct Meta {
+    mode: Mode,
+    owner: (Uid, Gid),
+    modified: TimeSpec,
+    xattrs: Vec<(String, Vec<u8>)>,
+}
+
+impl Unpack {
+    fn entry(&mut self, mut entry: tar::Entry<impl Read>) -> Result<(), LayerError> {
+        let path = Path::new(OsStr::from_bytes(&entry.path_bytes())).to_owned();
+        let kind = entry.header().entry_type();
+        if matches!(kind, EntryType::XGlobalHeader) {
+            return Ok(());
+        }
+        let inside = normalise(&path)?;
+        let meta = read_meta(&mut entry)?;
+        let Some(name) = inside.file_name().map(OsStr::to_owned) else {
+            return self.root_entry(kind, meta);
+        };
+        let parent_path = inside.parent().unwrap_or(Path::new("")).to_owned();
+        let at = |source: io::Error| LayerError::Write { path: path.clone(), source };
+        let left = BYTES_MAX - self.bytes;
+        let parent = self.parent(&parent_path).map_err(at)?;
+        if let Some(hidden) = name.as_bytes().strip_prefix(b".wh.") {
+            return whiteout(parent, hidden).map_err(at);
+        }
+        match kind {
+            EntryType::Directory => {
+                make_directory(parent, &name).map_err(at)?;
+                self.directories.push((inside, meta));
+                Ok(())
+            }
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                let written = write_file(parent, &name, &meta, &mut entry, left).map_err(at)?;
+                self.bytes += written;
+                if self.bytes >= BYTES_MAX { Err(LayerError::TooLarge) } else { Ok(()) }
+            }
+            EntryType::Symlink => {
+                let target = link_target(&entry, &path)?;
+                make_symlink(parent, &name, &target, &meta).map_err(at)
+            }
+            EntryType::Link => {
+                let target = normalise(Path::new(&link_target(&entry, &path)?))?;
+                self.hard_link(&parent_path, &name, &target).map_err(at)
+            }
+            EntryType::Fifo => make_fifo(parent, &name, &meta).map_err(at),
+            EntryType::Char | EntryType::Block => Ok(()),
+            _ => Err(LayerError::Refused { path, what: "is of an unknown type" }),
+        }
+    }
+
+    /// The layer's "." may set the root's mode and owner, and be nothing but a directory.
+    fn root_entry(&mut self, kind: EntryType, meta: Meta) -> Result<(), LayerError> {
+        if kind != EntryType::Directory {
+            let what = "replaces the root and is no directory";
+            return Err(LayerError::Refused { path: PathBuf::from("/"), what });
+        }
+        self.directories.push((PathBuf::new(), meta));
+        Ok(())
+    }
+
+    fn parent(&mut self, path: &Path) -> io::Result<&OwnedFd> {
+        let opened = match self.parent.take().filter(|(known, _)| known == path) {
+            Some(parent) => parent,
+            None => (path.to_owned(), make_dirs_in_root(&self.root, path)?),
+        };
+        Ok(&self.parent.insert(opened).1)
+    }
+
+    fn hard_link(&mut self, parent: &Path, name: &OsStr, target: &Path) -> io::Result<()> {
+        let target_name = target.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        let from = open_in_root(&self.root, target.parent().unwrap_or(Path::new("")), flags)?;
+        let parent = self.parent(parent)?;
+        make_room(parent, name)?;
+        Ok(linkat(&from, target_name, parent, name, AtFlags::empty())?)
+    }
+
+    /// Modes and times of directories, deepest first, now that nothing more is written into them.
+    fn finish(mut self) -> Result<(), LayerError> {
+        self.directories.sort_by(|a, b| b.0.cmp(&a.0));
+        for (path, meta) in &self.directories {
+            let apply = || {
+                let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+                match open_in_root(&self.root, path, flags) {
+                    // Replaced by something else later in the archive.
+                    Err(error) if is_replaced(&error) => Ok(()),
+                    Err(error) => Err(error),
+                    Ok(directory) => meta.apply(&directory),
+                }
+            };
+            apply().map_err(|source| LayerError::Write { path: path.clone(), source })?;
+        }
+        Ok(())
+    }
+}
+
+impl Meta {
+    /// The owner first: changing it clears setuid and capabilities.
+    fn apply(&self, file: &OwnedFd) -> io::Result<()> {
+        fchown(file, Some(self.owner.0), Some(self.owner.1))?;
+        fchmod(file, self.mode)?;
+        for (name, value) in &self.xattrs {
+            match sys::set_xattr(file, name, value) {
+                // A file system without this kind of attribute; runc and containerd go on as well.
+                Err(error) if error.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => {}
+                done => done?,
+            }
+        }
+        Ok(futimens(file, &self.modified, &self.modified)?)
+    }
+}
+
+fn read_meta(entry: &mut tar::Entry<impl Read>) -> Result<Meta, LayerError> {
+    let header = entry.header();
+    let read = || -> io::Result<_> {
+        let mode = Mode::from_bits_truncate(header.mode()? & 0o7777);
+        let id = |id: u64| u32::try_from(id).map_err(io::Error::other);
+        let owner = (Uid::from_raw(id(header.uid()?)?), Gid::from_raw(id(header.gid()?)?));
+        let seconds = i64::try_from(header.mtime()?).unwrap_or(0);
+        Ok((mode, owner, TimeSpec::new(seconds, 0)))
+    };
+    let (mode, owner, modified) = read().map_err(LayerError::Damaged)?;
+    let mut xattrs = Vec::new();
+    for extension in entry.pax_extensions().map_err(LayerError::Damaged)?.into_iter().flatten() {
+        let extension = extension.map_err(LayerError::Damaged)?;
+        let key = extension.key().unwrap_or_default();
+        // trusted.* would let a layer speak to overlayfs; anything else is not for images to set.
+        let name = key.strip_prefix("SCHILY.xattr.").filter(|name| is_allowed_xattr(name));
+        if let Some(name) = name {
+            xattrs.push((name.to_owned(), extension.value_bytes().to_vec()));
+        }
+    }
+    Ok(Meta { mode, owner, modified, xattrs })
+}
+
+fn is_allowed_xattr(name: &str) -> bool {
+    name == "security.capability" || (name.starts_with("user.") && !name.starts_with("user.overlay."))
+}
+
+/// A relative path of plain names; `..` is refused, not resolved.
+fn normalise(path: &Path) -> Result<PathBuf, LayerError> {
+    let refused = |what| LayerError::Refused { path: path.to_owned(), what };
+    if path.as_os_str().len() > PATH_MAX || path.as_os_str().as_bytes().contains(&0) {
+        return Err(refused("has a name that no file can have"));
+    }
+    let mut inside = PathBuf::new();
+    for (depth, component) in path.components().enumerate() {
+        match component {
+            _ if depth > DEPTH_MAX => return Err(refused("is nested too deeply")),
+            Component::Normal(name) => inside.push(name),
+            Component::CurDir | Component::RootDir => {}
+            Component::ParentDir | Component::Prefix(_) => return Err(refused("leads out of the layer")),
+        }
+    }
+    Ok(inside)
+}
+
+fn link_target(entry: &tar::Entry<impl Read>, path: &Path) -> Result<OsString, LayerError> {
+    let what = "is a link without a target";
+    let target = entry.link_name_bytes().filter(|target| !target.is_empty());
+    let target = target.ok_or_else(|| LayerError::Refused { path: path.to_owned(), what })?;
+    Ok(OsStr::from_bytes(&target).to_owned())
+}
+
+/// `.wh..wh..opq` hides the lower directory's contents, `.wh.NAME` one name.
+fn whiteout(parent: &OwnedFd, hidden: &[u8]) -> io::Result<()> {
+    if hidden == b".wh..opq" {
+        return sys::set_xattr(parent, "trusted.overlay.opaque", b"y");
+    }
+    if matches!(hidden, b"" | b"." | b"..") || hidden.starts_with(b".wh.") {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a whiteout that means anything"));
+    }
+    let name = OsStr::from_bytes(hidden);
+    make_room(parent, name)?;
+    Ok(mknodat(parent, name, SFlag::S_IFCHR, Mode::empty(), 0)?)
+}
+
+fn make_directory(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    match mkdirat(parent, name, Mode::from_bits_truncate(0o755)) {
+        Ok(()) => return Ok(()),
+        Err(Errno::EEXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    if openat(parent, name, flags, Mode::empty()).is_ok() {
+        return Ok(());
+    }
+    make_room(parent, name)?;
+    Ok(mkdirat(parent, name, Mode::from_bits_truncate(0o755))?)
+}
+
+fn write_file(
+    parent: &OwnedFd,
+    name: &OsStr,
+    meta: &Meta,
+    entry: &mut impl Read,
+    left: u64,
+) -> io::Result<u64> {
+    make_room(parent, name)?;
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut file = File::from(openat(parent, name, flags, Mode::from_bits_truncate(0o600))?);
+    let written = io::copy(&mut entry.take(left), &mut file)?;
+    meta.apply(&OwnedFd::from(file))?;
+    Ok(written)
+}
+
+fn make_symlink(parent: &OwnedFd, name: &OsStr, target: &OsStr, meta: &Meta) -> io::Result<()> {
+    make_room(parent, name)?;
+    symlinkat(target, parent, name)?;
+    fchownat(parent, name, Some(meta.owner.0), Some(meta.owner.1), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    Ok(utimensat(parent, name, &meta.modified, &meta.modified, UtimensatFlags::NoFollowSymlink)?)
+}
+
+fn make_fifo(parent: &OwnedFd, name: &OsStr, meta: &Meta) -> io::Result<()> {
+    make_room(parent, name)?;
+    mkfifoat(parent, name, meta.mode)?;
+    Ok(fchownat(parent, name, Some(meta.owner.0), Some(meta.owner.1), AtFlags::AT_SYMLINK_NOFOLLOW)?)
+}
+
+/// Later entries of a name replace earlier ones; a full directory is not replaced.
+fn make_room(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    match unlinkat(parent, name, UnlinkatFlags::NoRemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(Errno::EISDIR) => Ok(unlinkat(parent, name, UnlinkatFlags::RemoveDir)?),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is_replaced(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw);
+    matches!(code, Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP))
+}

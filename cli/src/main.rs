@@ -13,8 +13,8 @@ use clap::Parser;
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     match args.next().as_deref().and_then(std::ffi::OsStr::to_str) {
-        Some("shim") => return runtime::shim::main(args.collect()),
-        Some("oci") => return runtime::oci::main(args.collect()),
+        Some("shim") => return runtime::shim::main(text(args)),
+        Some("oci") => return runtime::oci::main(text(args)),
         _ => {}
     }
     let command = commands::Skein::parse();
@@ -25,4 +25,9 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Arguments of our own processes are ours and plain text; anything else is refused as an unknown word by those who read it.
+fn text(args: impl Iterator<Item = std::ffi::OsString>) -> impl Iterator<Item = String> {
+    args.map(|arg| arg.to_string_lossy().into_owned())
 }

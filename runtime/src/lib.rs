@@ -24,6 +24,6 @@ pub use bundle::BundleError;
 pub use cgroup::CgroupError;
 pub use logs::{LogError, LogLine, LogOptions, LogReceiver, LogStream};
 pub use node::{
-    Config, Events, ExecError, ExecSession, OciRuntime, OpenError, PrepareError, Runtime, Sandbox,
+    Config, Events, ExecEnd, ExecError, ExecSession, OciRuntime, OpenError, PrepareError, Runtime, Sandbox,
     SandboxError, ShimError, StartError, StopError, VolumeError,
 };

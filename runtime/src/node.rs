@@ -30,7 +30,7 @@ use tokio::sync::mpsc;
 
 pub use client::ShimError;
 pub use container::{StartError, StopError};
-pub use exec::{ExecError, ExecSession};
+pub use exec::{ExecEnd, ExecError, ExecSession};
 pub use prepare::PrepareError;
 pub use sandbox::{Sandbox, SandboxError};
 pub use volumes::VolumeError;

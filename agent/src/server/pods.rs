@@ -214,8 +214,8 @@ async fn start(cluster: &Cluster, uid: &str, container: &str, args: Vec<String>,
 }
 
 /// Between a process and two channels of frames, until the process has ended and its output is out.
-async fn run(mut session: ExecSession, mut input: mpsc::Receiver<ExecFrame>, output: mpsc::Sender<ExecFrame>) {
-    let mut stdin = session.stdin.take();
+async fn run(session: ExecSession, mut input: mpsc::Receiver<ExecFrame>, output: mpsc::Sender<ExecFrame>) {
+    let ExecSession { mut stdin, stdout, stderr, mut end } = session;
     let feeding = spawn(async move {
         while let Some(frame) = input.recv().await {
             match (frame, &mut stdin) {
@@ -228,37 +228,30 @@ async fn run(mut session: ExecSession, mut input: mpsc::Receiver<ExecFrame>, out
                 _ => {}
             }
         }
+        // The client has gone: so does the process, unless it has ended.
+        drop(stdin);
     });
-    let (mut out, mut err) = ([0u8; 16 << 10], [0u8; 16 << 10]);
-    let (mut out_open, mut err_open) = (true, true);
-    let mut code = None;
-    while code.is_none() || out_open || err_open {
-        let sent = tokio::select! {
-            count = session.stdout.read(&mut out), if out_open => match count {
-                Ok(count) if count > 0 => output.send(ExecFrame::Stdout(out[..count].to_vec())).await.is_ok(),
-                _ => { out_open = false; true }
-            },
-            count = session.stderr.read(&mut err), if err_open => match count {
-                Ok(count) if count > 0 => output.send(ExecFrame::Stderr(err[..count].to_vec())).await.is_ok(),
-                _ => { err_open = false; true }
-            },
-            ended = session.wait(), if code.is_none() => {
-                code = Some(ended.map_err(|error| error.to_string()));
-                true
-            }
-            () = tokio::time::sleep(Duration::from_millis(500)), if code.is_some() => break,
-        };
-        if !sent {
-            break;
-        }
+    let pipes = [spawn(pump(stdout, output.clone(), ExecFrame::Stdout)), spawn(pump(stderr, output.clone(), ExecFrame::Stderr))];
+    let ended = tokio::select! {
+        ended = end.wait() => ended,
+        () = output.closed() => return feeding.abort(),
+    };
+    for pipe in pipes {
+        // A process left in the background may hold the pipe for ever; what it says later is not waited for.
+        let _ = tokio::time::timeout(Duration::from_millis(500), pipe).await;
     }
     feeding.abort();
-    let last = match code {
-        Some(Ok(code)) => ExecFrame::Exit(code),
-        Some(Err(why)) => ExecFrame::Failed(why),
-        None => return,
-    };
+    let last = ended.map_or_else(|error| ExecFrame::Failed(error.to_string()), ExecFrame::Exit);
     let _ = output.send(last).await;
+}
+
+async fn pump<R: AsyncRead + Unpin>(mut pipe: R, output: mpsc::Sender<ExecFrame>, frame: fn(Vec<u8>) -> ExecFrame) {
+    let mut buffer = vec![0u8; 16 << 10];
+    while let Ok(count) = pipe.read(&mut buffer).await {
+        if count == 0 || output.send(frame(buffer[..count].to_vec())).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Between a stream of the mesh and two channels of frames.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use raft_store::{Config, Effect, Epoch, FileDisk, Input, Millis, NodeId, OpenError, Outcome, ProposalId, ReadId, Replica, View};
+use raft_store::{Config, Effect, Epoch, FileDisk, Input, Millis, NodeId, OpenError, Outcome, ProposalId, ReadId, Replica, Role, View};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 
@@ -100,6 +100,8 @@ struct Thread {
 
 impl Thread {
     fn run(mut self, asks: &Receiver<Ask>) {
+        // An only voter elects itself in its first round.
+        self.round();
         loop {
             let now = clock::millis();
             let wait = raft_store::timing::TICK_MS.saturating_sub(now.saturating_sub(self.last_tick));
@@ -121,12 +123,20 @@ impl Thread {
                 self.last_tick = now;
                 self.replica.handle(Millis(now), Input::Tick);
             }
-            match self.replica.advance(Millis(clock::millis())) {
-                Ok(effects) => effects.into_iter().for_each(|effect| self.perform(effect)),
-                Err(fatal) => {
-                    error!(%fatal, "the store has failed; this agent ends so that nothing wrong is answered");
-                    std::process::exit(70);
-                }
+            self.round();
+        }
+    }
+
+    fn round(&mut self) {
+        // A leader's appends travel while its own disk writes.
+        for effect in self.replica.outbox(Millis(clock::millis())) {
+            self.perform(effect);
+        }
+        match self.replica.advance(Millis(clock::millis())) {
+            Ok(effects) => effects.into_iter().for_each(|effect| self.perform(effect)),
+            Err(fatal) => {
+                error!(%fatal, "the store has failed; this agent ends so that nothing wrong is answered");
+                std::process::exit(70);
             }
         }
     }
@@ -181,7 +191,11 @@ impl Thread {
             }
             Effect::RoleChanged { term, role, leader } => {
                 info!(term, ?role, leader = leader.map(|id| id.to_string()), "role");
-                self.leadership.send_modify(|now| *now = Leadership { leader, term, epoch: None });
+                // The epoch may have begun in the same round, before this is told.
+                self.leadership.send_modify(|now| {
+                    let epoch = now.epoch.filter(|epoch| role == Role::Leader && epoch.0 == term);
+                    *now = Leadership { leader, term, epoch };
+                });
             }
             Effect::EpochBegan { epoch } => {
                 info!(epoch = epoch.0, "leads");

@@ -54,8 +54,8 @@ impl Addresses {
             return Ok(*address);
         }
         let taken: Vec<u8> = state.given.values().map(|address| address.octets()[3]).collect();
-        let start = u16::from(state.last);
-        let next = (1..=253u16).map(|step| (2 + (start.saturating_sub(2) + step) % 253) as u8).find(|low| !taken.contains(low));
+        let start = u16::from(state.last.max(1) - 1);
+        let next = (0..253u16).map(|step| (2 + (start + step) % 253) as u8).find(|low| !taken.contains(low));
         let low = next.ok_or(AddressError::Exhausted)?;
         let address = Ipv4Addr::new(10, 42, self.block, low);
         let path = self.directory.join(uid);

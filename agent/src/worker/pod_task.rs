@@ -110,7 +110,8 @@ impl PodTask {
                 }
                 self.waiting.insert(name.clone(), waiting);
             }
-            if let Some(pod) = self.pod.borrow().clone() {
+            let pod = self.pod.borrow().clone();
+            if let Some(pod) = pod {
                 let state = self.cluster.runtime.pod(&self.uid).await;
                 self.report(&pod, state.as_ref()).await;
             }

@@ -26,7 +26,7 @@ pub enum SpecError {
 
 /// What a pod's containers may look up.
 pub struct Surroundings<'a> {
-    pub config_map: &'a dyn Fn(&str) -> Option<Object>,
+    pub config_map: &'a (dyn Fn(&str) -> Option<Object> + Sync),
     pub pod_ip: &'a str,
     pub host_ip: &'a str,
     pub node: &'a str,

@@ -44,10 +44,11 @@ pub struct ExecSession {
     pub stdin: Option<pipe::Sender>,
     pub stdout: pipe::Receiver,
     pub stderr: pipe::Receiver,
-    end: End,
+    pub end: ExecEnd,
 }
 
-struct End {
+/// The process itself, apart from its pipes. Dropping it before its end kills the process.
+pub struct ExecEnd {
     shim: Arc<Shim>,
     session: u64,
     code: Option<oneshot::Receiver<i32>>,
@@ -68,7 +69,7 @@ impl Runtime {
         let shim = pod.shim().ok_or(ExecError::NotRunning)?;
         let bundle = pod.paths.container(name, state.attempt).bundle;
         let (session, code) = shim.session();
-        let end = End { shim: Arc::clone(&shim), session, code: Some(code) };
+        let end = ExecEnd { shim: Arc::clone(&shim), session, code: Some(code) };
         let process = bundle.join(format!("exec-{session}.json"));
         let (stdin, write_to) = (exec.stdin, process.clone());
         blocking(move || write_process(&bundle.join("config.json"), &write_to, &exec)).await?;
@@ -95,19 +96,29 @@ impl Runtime {
 impl ExecSession {
     /// The exit code, 128 + signal when a signal ended it.
     pub async fn wait(&mut self) -> Result<i32, ExecError> {
-        let code = self.end.code.as_mut().ok_or(ShimError::Gone)?.await;
-        self.end.code = None;
+        self.end.wait().await
+    }
+
+    pub async fn signal(&self, signal: i32) -> Result<(), ExecError> {
+        self.end.signal(signal).await
+    }
+}
+
+impl ExecEnd {
+    /// The exit code, 128 + signal when a signal ended it. Cancel-safe.
+    pub async fn wait(&mut self) -> Result<i32, ExecError> {
+        let code = self.code.as_mut().ok_or(ShimError::Gone)?.await;
+        self.code = None;
         Ok(code.map_err(|_| ShimError::Gone)?)
     }
 
     pub async fn signal(&self, signal: i32) -> Result<(), ExecError> {
-        let session = self.end.session;
-        self.end.shim.call(Call::SignalSession { session, signal }).await?;
+        self.shim.call(Call::SignalSession { session: self.session, signal }).await?;
         Ok(())
     }
 }
 
-impl Drop for End {
+impl Drop for ExecEnd {
     fn drop(&mut self) {
         if self.code.is_some() {
             self.shim.forget_session(self.session);

@@ -48,7 +48,9 @@ impl Default for Config {
 pub enum ConfigError {
     #[error("this machine has no IPv4 address beside loopback: give one with --address")]
     NoAddress,
-    #[error("the host name \"{0}\" cannot be a node's name: give one with --name (lower case letters, digits, '-' and '.')")]
+    #[error(
+        "the host name \"{0}\" cannot be a node's name: give one with --name (lower case letters, digits, '-' and '.')"
+    )]
     BadName(String),
 }
 
@@ -59,7 +61,8 @@ impl Config {
 
     /// The node's name.
     pub fn node_name(&self) -> Result<String, ConfigError> {
-        let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
+        let host =
+            nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
         let name = self.name.clone().unwrap_or_else(|| host.to_lowercase());
         match api::names::problem(api::names::NameForm::Subdomain, &name) {
             None => Ok(name),
@@ -73,10 +76,12 @@ impl Config {
             return Ok(address);
         }
         let interfaces = nix::ifaddrs::getifaddrs().map_err(|_| ConfigError::NoAddress)?;
-        let found = interfaces.filter(|i| !i.interface_name.starts_with("skein") && i.interface_name != "lo").find_map(|interface| {
-            let address = interface.address?.as_sockaddr_in()?.ip();
-            (!address.is_loopback() && !address.is_link_local()).then_some(IpAddr::V4(address))
-        });
+        let found = interfaces
+            .filter(|i| !i.interface_name.starts_with("skein") && i.interface_name != "lo")
+            .find_map(|interface| {
+                let address = interface.address?.as_sockaddr_in()?.ip();
+                (!address.is_loopback() && !address.is_link_local()).then_some(IpAddr::V4(address))
+            });
         found.ok_or(ConfigError::NoAddress)
     }
 }

@@ -19,11 +19,17 @@ use crate::timing;
 /// A machine is not let in.
 #[derive(Debug, thiserror::Error)]
 pub enum EnrolError {
-    #[error("the token is not known here or has expired: print a new one with 'skein token create' on a member")]
+    #[error(
+        "the token is not known here or has expired: print a new one with 'skein token create' on a member"
+    )]
     Token,
-    #[error("the name \"{0}\" is taken by another member: choose another with --name, or remove that member first")]
+    #[error(
+        "the name \"{0}\" is taken by another member: choose another with --name, or remove that member first"
+    )]
     Name(String),
-    #[error("the address {0} is taken by member \"{1}\": choose another with --address, or remove that member first")]
+    #[error(
+        "the address {0} is taken by member \"{1}\": choose another with --address, or remove that member first"
+    )]
     Address(std::net::SocketAddr, String),
     #[error("\"{0}\" cannot be a node's name: lower case letters, digits, '-' and '.' only")]
     BadName(String),
@@ -43,7 +49,10 @@ pub async fn create_token(cluster: &Cluster, no_voter: bool) -> Result<Token, En
     clock::fill_random(&mut bytes);
     let authority = pki::certificate_der(&cluster.identity.ca_certificate)?;
     let token = Token { ca_hash: sha(&authority), secret: pki::hex(&bytes) };
-    let record = TokenRecord { expires: clock::wall().as_second() + timing::TOKEN_LIFETIME.as_secs() as i64, no_voter };
+    let record = TokenRecord {
+        expires: clock::wall().as_second() + timing::TOKEN_LIFETIME.as_secs() as i64,
+        no_voter,
+    };
     let key = format!("{TOKENS}{}", token.secret_hash());
     let value = serde_json::to_vec(&record).unwrap_or_default();
     cluster.store.transact(Plan::new().put(&key, value).build(), None).await?;
@@ -70,7 +79,10 @@ async fn enrol(cluster: &Cluster, request: &JoinRequest) -> Result<JoinAnswer, E
     let token = Token { ca_hash: [0; 32], secret: request.secret.clone() };
     let view = cluster.store.linearizable().await.ok_or(TransactError::NoLeader)?;
     let token_key = format!("{TOKENS}{}", token.secret_hash());
-    let record: TokenRecord = view.get(token_key.as_bytes()).and_then(|entry| serde_json::from_slice(&entry.value.0).ok()).ok_or(EnrolError::Token)?;
+    let record: TokenRecord = view
+        .get(token_key.as_bytes())
+        .and_then(|entry| serde_json::from_slice(&entry.value.0).ok())
+        .ok_or(EnrolError::Token)?;
     if record.expires < clock::wall().as_second() {
         return Err(EnrolError::Token);
     }
@@ -87,7 +99,8 @@ async fn enrol(cluster: &Cluster, request: &JoinRequest) -> Result<JoinAnswer, E
     }
     tracing::info!(name = %member.name, address = %member.address, "joined");
     // The first three may sign: one of them is there after any two deaths.
-    let signs = members.iter().filter(|other| !other.no_voter && other.block < member.block).count() < members::VOTERS;
+    let signs = members.iter().filter(|other| !other.no_voter && other.block < member.block).count()
+        < members::VOTERS;
     Ok(JoinAnswer::Welcome {
         cluster: cluster.identity.cluster.clone(),
         certificate,
@@ -102,10 +115,15 @@ async fn sign(cluster: &Cluster, request: &JoinRequest) -> Result<String, EnrolE
     if let Some(authority) = cluster.identity.authority() {
         return Ok(sign_here(&authority, request)?);
     }
-    let wish = Request::SignMember { signing_request: request.signing_request.clone(), name: request.name.clone(), address: request.address.ip().to_string() };
+    let wish = Request::SignMember {
+        signing_request: request.signing_request.clone(),
+        name: request.name.clone(),
+        address: request.address.ip().to_string(),
+    };
     for member in cluster.roster.all() {
         if member.node_id() != cluster.me()
-            && let Ok(Response::Certificate(certificate)) = cluster.mesh.request(member.node_id(), wish.clone()).await
+            && let Ok(Response::Certificate(certificate)) =
+                cluster.mesh.request(member.node_id(), wish.clone()).await
         {
             return Ok(certificate);
         }
@@ -115,24 +133,39 @@ async fn sign(cluster: &Cluster, request: &JoinRequest) -> Result<String, EnrolE
 
 /// Signs a member's request with the CA's key.
 pub fn sign_here(authority: &Authority, request: &JoinRequest) -> Result<String, pki::PkiError> {
-    let mut addresses = vec![request.address.ip(), std::net::Ipv4Addr::LOCALHOST.into(), std::net::Ipv4Addr::new(10, 43, 0, 1).into()];
+    let mut addresses = vec![
+        request.address.ip(),
+        std::net::Ipv4Addr::LOCALHOST.into(),
+        std::net::Ipv4Addr::new(10, 43, 0, 1).into(),
+    ];
     addresses.dedup();
     authority.sign_member(&request.signing_request, &request.name, &addresses, clock::wall())
 }
 
 /// Writes the member's record, its block and its Node object in one transaction.
-async fn add(cluster: &Cluster, request: &JoinRequest, hash: [u8; 32], no_voter: bool) -> Result<Member, EnrolError> {
+async fn add(
+    cluster: &Cluster,
+    request: &JoinRequest,
+    hash: [u8; 32],
+    no_voter: bool,
+) -> Result<Member, EnrolError> {
     for _ in 0..8 {
         let view = cluster.store.linearizable().await.ok_or(TransactError::NoLeader)?;
         let listed = in_view(&view);
         if let Some(known) = listed.iter().find(|member| member.name == request.name) {
             // The same machine asking again (its answer was lost) is let in as it is.
-            return if known.key == pki::hex(&hash) { Ok(known.clone()) } else { Err(EnrolError::Name(request.name.clone())) };
+            return if known.key == pki::hex(&hash) {
+                Ok(known.clone())
+            } else {
+                Err(EnrolError::Name(request.name.clone()))
+            };
         }
         if let Some(other) = listed.iter().find(|member| member.address == request.address) {
             return Err(EnrolError::Address(request.address, other.name.clone()));
         }
-        let block = (0..=253u8).find(|block| listed.iter().all(|member| member.block != *block)).ok_or(EnrolError::Blocks)?;
+        let block = (0..=253u8)
+            .find(|block| listed.iter().all(|member| member.block != *block))
+            .ok_or(EnrolError::Blocks)?;
         let member = Member {
             name: request.name.clone(),
             id: members::id_of_key(&hash),
@@ -160,7 +193,10 @@ pub fn enrolment(member: &Member, view: &View) -> raft_store::Transaction {
     let block_key = format!("a/block/{}", member.block);
     let node_kind = Kind::by_name("Node").expect("Node is a row of the table of kinds");
     let node_key = keys::object(node_kind, "", &member.name);
-    let known = view.get(node_key.as_bytes()).and_then(|entry| shown(entry).ok()).map(Object::without_resource_version);
+    let known = view
+        .get(node_key.as_bytes())
+        .and_then(|entry| shown(entry).ok())
+        .map(Object::without_resource_version);
     let node = known.unwrap_or_else(|| new_node(member));
     Plan::new()
         .expect_absent(&member_key)

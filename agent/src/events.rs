@@ -42,7 +42,14 @@ impl Report {
         // The same thing said again is the same event, counted.
         let digest = Sha256::digest(format!("{involved}{reason}{message}"));
         let name = format!("{}.{}", object.name(), crate::pki::hex(&digest[..8]));
-        Report { involved, namespace: namespace.into(), name, reason: reason.into(), message: message.into(), warning }
+        Report {
+            involved,
+            namespace: namespace.into(),
+            name,
+            reason: reason.into(),
+            message: message.into(),
+            warning,
+        }
     }
 
     /// Writes it now.
@@ -62,10 +69,13 @@ impl Report {
         let now = duration::rfc3339(clock::wall());
         let view = store.view();
         let old = view.get(key.as_bytes());
-        let (mut event, plan) = match old.and_then(|entry| shown(entry).ok().map(|event| (event, entry.mod_revision))) {
-            Some((event, revision)) => (event.without_resource_version(), Plan::new().expect_revision(&key, revision.0)),
-            None => (self.fresh(&now, source), Plan::new().expect_absent(&key)),
-        };
+        let (mut event, plan) =
+            match old.and_then(|entry| shown(entry).ok().map(|event| (event, entry.mod_revision))) {
+                Some((event, revision)) => {
+                    (event.without_resource_version(), Plan::new().expect_revision(&key, revision.0))
+                }
+                None => (self.fresh(&now, source), Plan::new().expect_absent(&key)),
+            };
         let count = event.int("/count") + 1;
         event.0["count"] = json!(count);
         event.0["lastTimestamp"] = json!(now);

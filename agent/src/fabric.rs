@@ -11,8 +11,8 @@ use std::time::Duration;
 use api::kinds::Kind;
 use api::{Object, keys};
 use netfabric::{
-    Desired, DnsAddresses, Endpoint, Fabric, Ipv4Net, LocalNode, LocalPod, Network, NetworkId, Peer, PeerNetwork, Protocol, Service,
-    ServicePort,
+    Desired, DnsAddresses, Endpoint, Fabric, Ipv4Net, LocalNode, LocalPod, Network, NetworkId, Peer,
+    PeerNetwork, Protocol, Service, ServicePort,
 };
 use raft_store::{NodeId, View};
 use serde_json::Value;
@@ -28,7 +28,8 @@ pub const DEFAULT_NETWORK: NetworkId = NetworkId(1);
 /// Its VXLAN id.
 pub const DEFAULT_VNI: u32 = 4200;
 /// Where the cluster's DNS servers are.
-pub const DNS: DnsAddresses = DnsAddresses { local: Ipv4Addr::new(10, 43, 0, 10), fallback: Ipv4Addr::new(10, 43, 0, 11) };
+pub const DNS: DnsAddresses =
+    DnsAddresses { local: Ipv4Addr::new(10, 43, 0, 10), fallback: Ipv4Addr::new(10, 43, 0, 11) };
 
 /// Attaching a pod failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -150,7 +151,11 @@ impl Driver {
     /// Answers what failed, by pod.
     async fn reconcile(&mut self, desired: Desired, full: bool) -> BTreeMap<String, String> {
         let desired = Arc::new(desired);
-        let report = if full { self.fabric.reconcile_full(desired).await } else { self.fabric.reconcile(desired).await };
+        let report = if full {
+            self.fabric.reconcile_full(desired).await
+        } else {
+            self.fabric.reconcile(desired).await
+        };
         debug!(changes = report.changes, failures = report.failures.len(), "network reconciled");
         let mut by_pod = BTreeMap::new();
         for failure in &report.failures {
@@ -165,15 +170,31 @@ impl Driver {
     fn desired(&mut self) -> Desired {
         let view = self.sources.views.borrow_and_update().clone();
         let suspects = self.sources.suspects.borrow_and_update().clone();
-        desired(&self.sources.me, &self.sources.roster, &view, &suspects, self.pods.values().cloned().collect())
+        desired(
+            &self.sources.me,
+            &self.sources.roster,
+            &view,
+            &suspects,
+            self.pods.values().cloned().collect(),
+        )
     }
 }
 
 /// The mapping, pure.
-pub fn desired(me: &Member, roster: &Roster, view: &View, suspects: &BTreeSet<NodeId>, pods: Vec<LocalPod>) -> Desired {
+pub fn desired(
+    me: &Member,
+    roster: &Roster,
+    view: &View,
+    suspects: &BTreeSet<NodeId>,
+    pods: Vec<LocalPod>,
+) -> Desired {
     let listed = in_view(view);
     let members = if listed.is_empty() { roster.all() } else { listed };
-    let suspected: BTreeSet<&str> = members.iter().filter(|member| suspects.contains(&member.node_id())).map(|member| member.name.as_str()).collect();
+    let suspected: BTreeSet<&str> = members
+        .iter()
+        .filter(|member| suspects.contains(&member.node_id()))
+        .map(|member| member.name.as_str())
+        .collect();
     let dead = dead_nodes(view);
     Desired {
         node: LocalNode { name: me.name.as_str().into(), underlay: me.address.ip() },
@@ -185,7 +206,11 @@ pub fn desired(me: &Member, roster: &Roster, view: &View, suspects: &BTreeSet<No
             block: block(me),
             overlay: me.overlay(),
         }],
-        peers: members.iter().filter(|member| member.id != me.id).map(|member| peer(member, !suspected.contains(member.name.as_str()))).collect(),
+        peers: members
+            .iter()
+            .filter(|member| member.id != me.id)
+            .map(|member| peer(member, !suspected.contains(member.name.as_str())))
+            .collect(),
         pods,
         services: services(view, &suspected, &dead),
         service_cidr: net(Ipv4Addr::new(10, 43, 0, 0), 16),
@@ -223,12 +248,15 @@ pub fn dead_nodes(view: &View) -> BTreeSet<String> {
 
 /// Whether a Node object says that the machine is dead: the leader has set its Ready condition to Unknown.
 pub fn is_dead(node: &Object) -> bool {
-    node.list("/status/conditions").iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "Unknown")
+    node.list("/status/conditions")
+        .iter()
+        .any(|condition| condition["type"] == "Ready" && condition["status"] == "Unknown")
 }
 
 fn objects(view: &View, kind: &str) -> impl Iterator<Item = Object> {
     let prefix = Kind::by_name(kind).map(|kind| keys::prefix(kind, None)).unwrap_or_default();
-    let found: Vec<Object> = view.prefix(prefix.as_bytes(), None).filter_map(|(_, entry)| shown(entry).ok()).collect();
+    let found: Vec<Object> =
+        view.prefix(prefix.as_bytes(), None).filter_map(|(_, entry)| shown(entry).ok()).collect();
     found.into_iter()
 }
 
@@ -244,13 +272,22 @@ fn services(view: &View, suspected: &BTreeSet<&str>, dead: &BTreeSet<String>) ->
         let Ok(vip) = service.text("/spec/clusterIP").parse::<Ipv4Addr>() else { continue };
         let id = format!("{}/{}", service.namespace(), service.name());
         let own = slices.get(&id).map(Vec::as_slice).unwrap_or(&[]);
-        let ports = service.list("/spec/ports").iter().filter_map(|port| service_port(port, own, suspected, dead)).collect();
+        let ports = service
+            .list("/spec/ports")
+            .iter()
+            .filter_map(|port| service_port(port, own, suspected, dead))
+            .collect();
         found.push(Service { id: id.as_str().into(), vip, ports });
     }
     found
 }
 
-fn service_port(port: &Value, slices: &[Object], suspected: &BTreeSet<&str>, dead: &BTreeSet<String>) -> Option<ServicePort> {
+fn service_port(
+    port: &Value,
+    slices: &[Object],
+    suspected: &BTreeSet<&str>,
+    dead: &BTreeSet<String>,
+) -> Option<ServicePort> {
     let protocol = match port["protocol"].as_str() {
         Some("UDP") => Protocol::Udp,
         Some("TCP") | None => Protocol::Tcp,
@@ -260,11 +297,21 @@ fn service_port(port: &Value, slices: &[Object], suspected: &BTreeSet<&str>, dea
     let name = port["name"].as_str().unwrap_or("");
     let (mut trusted, mut doubtful) = (BTreeSet::new(), BTreeSet::new());
     for slice in slices {
-        let target = slice.list("/ports").iter().find(|found| found["name"].as_str().unwrap_or("") == name).and_then(|found| number(&found["port"]));
+        let target = slice
+            .list("/ports")
+            .iter()
+            .find(|found| found["name"].as_str().unwrap_or("") == name)
+            .and_then(|found| number(&found["port"]));
         let Some(target) = target else { continue };
-        for endpoint in slice.list("/endpoints").iter().filter(|endpoint| endpoint.pointer("/conditions/ready") != Some(&Value::Bool(false))) {
+        for endpoint in slice
+            .list("/endpoints")
+            .iter()
+            .filter(|endpoint| endpoint.pointer("/conditions/ready") != Some(&Value::Bool(false)))
+        {
             let node = endpoint["nodeName"].as_str().unwrap_or("");
-            let Some(address) = endpoint["addresses"][0].as_str().and_then(|text| text.parse().ok()) else { continue };
+            let Some(address) = endpoint["addresses"][0].as_str().and_then(|text| text.parse().ok()) else {
+                continue;
+            };
             match () {
                 () if dead.contains(node) => {}
                 () if suspected.contains(node) => {
@@ -278,5 +325,10 @@ fn service_port(port: &Value, slices: &[Object], suspected: &BTreeSet<&str>, dea
     }
     // Suspicion alone does not leave a service without anyone.
     let endpoints = if trusted.is_empty() { doubtful } else { trusted };
-    Some(ServicePort { protocol, port: number(&port["port"])?, node_port: number(&port["nodePort"]), endpoints: endpoints.into_iter().collect() })
+    Some(ServicePort {
+        protocol,
+        port: number(&port["port"])?,
+        node_port: number(&port["nodePort"]),
+        endpoints: endpoints.into_iter().collect(),
+    })
 }

@@ -23,7 +23,11 @@ pub enum Ask {
 }
 
 /// Starts the driver. Answers where to send and whom this machine suspects.
-pub fn start(mut core: Membership, mesh: Mesh, roster: Roster) -> (mpsc::UnboundedSender<Ask>, watch::Receiver<BTreeSet<NodeId>>) {
+pub fn start(
+    mut core: Membership,
+    mesh: Mesh,
+    roster: Roster,
+) -> (mpsc::UnboundedSender<Ask>, watch::Receiver<BTreeSet<NodeId>>) {
     let (asks, mut receiver) = mpsc::unbounded_channel();
     let (suspects, watching) = watch::channel(BTreeSet::new());
     let back = asks.clone();
@@ -70,7 +74,8 @@ fn wake(back: mpsc::UnboundedSender<Ask>, after: Duration, timer: crate::members
 
 /// Sends all that is known to a member chosen at random and takes what it knows.
 fn exchange_with_one(core: &Membership, mesh: &Mesh, roster: &Roster, back: &mpsc::UnboundedSender<Ask>) {
-    let others: Vec<NodeId> = roster.all().iter().map(|member| member.node_id()).filter(|id| *id != mesh.me()).collect();
+    let others: Vec<NodeId> =
+        roster.all().iter().map(|member| member.node_id()).filter(|id| *id != mesh.me()).collect();
     if others.is_empty() {
         return;
     }

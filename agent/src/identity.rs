@@ -50,7 +50,11 @@ impl Identity {
     pub fn cluster_id(&self) -> raft_store::ClusterId {
         let mut bytes = [0u8; 16];
         for (index, byte) in bytes.iter_mut().enumerate() {
-            *byte = self.cluster.get(index * 2..index * 2 + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok()).unwrap_or(0);
+            *byte = self
+                .cluster
+                .get(index * 2..index * 2 + 2)
+                .and_then(|pair| u8::from_str_radix(pair, 16).ok())
+                .unwrap_or(0);
         }
         raft_store::ClusterId(bytes)
     }
@@ -64,8 +68,8 @@ impl Identity {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(cause) => return Err(IdentityError::File { path, cause }),
         };
-        let mut identity: Identity =
-            serde_json::from_slice(&text).map_err(|cause| IdentityError::Damaged { path: path.clone(), cause })?;
+        let mut identity: Identity = serde_json::from_slice(&text)
+            .map_err(|cause| IdentityError::Damaged { path: path.clone(), cause })?;
         let read = |name: &str| {
             let path = directory.join(name);
             fs::read_to_string(&path).map_err(|cause| IdentityError::File { path, cause })
@@ -88,7 +92,8 @@ impl Identity {
             write_durably(&directory.join("ca.key"), key.as_bytes())?;
         }
         let path = directory.join("identity.json");
-        let text = serde_json::to_vec_pretty(self).map_err(|cause| IdentityError::Damaged { path: path.clone(), cause })?;
+        let text = serde_json::to_vec_pretty(self)
+            .map_err(|cause| IdentityError::Damaged { path: path.clone(), cause })?;
         write_durably(&path, &text)
     }
 }
@@ -111,7 +116,13 @@ pub fn make_private_directory(path: &Path) -> Result<(), IdentityError> {
 pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
     let failed = |cause| IdentityError::File { path: path.to_path_buf(), cause };
     let aside = path.with_extension("new");
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&aside).map_err(failed)?;
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&aside)
+        .map_err(failed)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
     fs::rename(&aside, path).map_err(failed)?;
     let directory = path.parent().unwrap_or(Path::new("/"));

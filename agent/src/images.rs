@@ -28,9 +28,13 @@ pub const COPIES: usize = 2;
 /// An image could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    #[error("image {reference} is not in this cluster: load it with 'skein image load FILE', 'skein image ls' shows what is there")]
+    #[error(
+        "image {reference} is not in this cluster: load it with 'skein image load FILE', 'skein image ls' shows what is there"
+    )]
     Unknown { reference: String },
-    #[error("blob {digest} of the image is on no machine that answers (holders: {holders}); load the image again")]
+    #[error(
+        "blob {digest} of the image is on no machine that answers (holders: {holders}); load the image again"
+    )]
     NoHolder { digest: String, holders: String },
     #[error("the image's record is damaged: {0}; remove it with 'skein image rm' and load it again")]
     Damaged(String),
@@ -51,9 +55,12 @@ pub fn images() -> &'static Kind {
 
 /// The full form of a reference: `nginx` is `docker.io/library/nginx:latest`.
 pub fn full_reference(reference: &str) -> String {
-    let (name, digest) = reference.split_once('@').map_or((reference, None), |(name, digest)| (name, Some(digest)));
+    let (name, digest) =
+        reference.split_once('@').map_or((reference, None), |(name, digest)| (name, Some(digest)));
     let (host, rest) = match name.split_once('/') {
-        Some((host, rest)) if host.contains(['.', ':']) || host == "localhost" => (host.to_string(), rest.to_string()),
+        Some((host, rest)) if host.contains(['.', ':']) || host == "localhost" => {
+            (host.to_string(), rest.to_string())
+        }
         Some(_) => ("docker.io".into(), name.to_string()),
         None => ("docker.io".into(), format!("library/{name}")),
     };
@@ -68,8 +75,13 @@ pub fn full_reference(reference: &str) -> String {
 /// The name of the Image object of a reference: readable, with a hash that keeps different references apart.
 pub fn object_name(reference: &str) -> String {
     let full = full_reference(reference);
-    let short = full.strip_prefix("docker.io/library/").or_else(|| full.strip_prefix("docker.io/")).unwrap_or(&full);
-    let plain: String = short.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).take(60).collect();
+    let short =
+        full.strip_prefix("docker.io/library/").or_else(|| full.strip_prefix("docker.io/")).unwrap_or(&full);
+    let plain: String = short
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+        .take(60)
+        .collect();
     format!("{plain}-{}", crate::pki::hex(&Sha256::digest(full.as_bytes())[..4]))
 }
 
@@ -108,7 +120,8 @@ impl Images {
     /// The manifest digest of a reference, with all blobs on this machine.
     pub async fn ensure(&self, cluster: &Cluster, reference: &str) -> Result<Digest, ImageError> {
         let view = cluster.store.view();
-        let image = find(&view, reference).ok_or_else(|| ImageError::Unknown { reference: reference.into() })?;
+        let image =
+            find(&view, reference).ok_or_else(|| ImageError::Unknown { reference: reference.into() })?;
         let manifest = parse_digest(image.text("/spec/digest"))?;
         let blobs = blobs_of(&image)?;
         if blobs.iter().all(|(digest, _)| self.store.has(digest)) {
@@ -124,11 +137,18 @@ impl Images {
         Ok(manifest)
     }
 
-    async fn fetch_from_any(&self, cluster: &Cluster, holders: &[String], digest: &Digest, size: u64) -> Result<(), ImageError> {
+    async fn fetch_from_any(
+        &self,
+        cluster: &Cluster,
+        holders: &[String],
+        digest: &Digest,
+        size: u64,
+    ) -> Result<(), ImageError> {
         let suspects = cluster.suspects();
         // Holders first, then everyone: a machine that pulled the image to run it has its blobs as well.
         let named = holders.iter().filter_map(|name| cluster.roster.by_name(name));
-        let mut candidates: Vec<_> = named.chain(cluster.roster.all()).filter(|member| member.node_id() != cluster.me()).collect();
+        let mut candidates: Vec<_> =
+            named.chain(cluster.roster.all()).filter(|member| member.node_id() != cluster.me()).collect();
         candidates.sort_by_key(|member| suspects.contains(&member.node_id()));
         let mut tried = BTreeSet::new();
         for member in candidates {
@@ -140,11 +160,21 @@ impl Images {
     }
 
     /// Fetches one blob from one member, verifies and syncs it.
-    pub async fn fetch(&self, cluster: &Cluster, from: NodeId, digest: &Digest, size: u64) -> Result<(), ImageError> {
+    pub async fn fetch(
+        &self,
+        cluster: &Cluster,
+        from: NodeId,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<(), ImageError> {
         let name = cluster.roster.get(from).map_or_else(|| from.to_string(), |member| member.name);
         let failed = |why: String| ImageError::Fetch { from: name.clone(), why };
         let request = Request::FetchBlob(digest.to_string());
-        let (_send, mut receive) = cluster.mesh.open(from, Class::Bulk, &request).await.map_err(|error: MeshError| failed(error.to_string()))?;
+        let (_send, mut receive) = cluster
+            .mesh
+            .open(from, Class::Bulk, &request)
+            .await
+            .map_err(|error: MeshError| failed(error.to_string()))?;
         match wire::read_frame::<Response>(&mut receive).await {
             Ok(Response::Blob { size: has }) if has == size => {}
             Ok(Response::Refused(why)) => return Err(failed(why)),
@@ -170,7 +200,12 @@ impl Images {
     }
 
     /// Loads an archive that lies in a file, gives its images to a second machine, then records them.
-    pub async fn load(&self, cluster: &Arc<Cluster>, file: PathBuf, name: Option<String>) -> Result<Vec<Object>, ImageError> {
+    pub async fn load(
+        &self,
+        cluster: &Arc<Cluster>,
+        file: PathBuf,
+        name: Option<String>,
+    ) -> Result<Vec<Object>, ImageError> {
         let store = self.store.clone();
         let loading = tokio::task::spawn_blocking(move || store.load_archive_file(&file, name.as_deref()));
         let loaded = loading.await.map_err(|error| ImageError::Archive(error.to_string()))?;
@@ -193,7 +228,12 @@ fn holders(image: &Object) -> Vec<String> {
 async fn spread(cluster: &Cluster, blobs: &[(Digest, u64)], have: &[String]) -> Vec<String> {
     let suspects = cluster.suspects();
     let key = blobs.first().map(|(digest, _)| digest.hex()).unwrap_or_default();
-    let mut candidates: Vec<_> = cluster.roster.all().into_iter().filter(|member| !have.contains(&member.name) && !suspects.contains(&member.node_id())).collect();
+    let mut candidates: Vec<_> = cluster
+        .roster
+        .all()
+        .into_iter()
+        .filter(|member| !have.contains(&member.name) && !suspects.contains(&member.node_id()))
+        .collect();
     candidates.sort_by_key(|member| Sha256::digest(format!("{}{key}", member.name)).to_vec());
     let mut holders = have.to_vec();
     for member in candidates {
@@ -218,11 +258,20 @@ async fn keep(cluster: &Cluster, member: NodeId, blobs: &[(Digest, u64)]) -> Res
     Ok(())
 }
 
-async fn record(cluster: &Cluster, reference: &str, image: &Loaded, holders: Vec<String>) -> Result<Object, ImageError> {
+async fn record(
+    cluster: &Cluster,
+    reference: &str,
+    image: &Loaded,
+    holders: Vec<String>,
+) -> Result<Object, ImageError> {
     let name = object_name(reference);
     let key = keys::object(images(), "", &name);
     let size: u64 = image.blobs.iter().map(|(_, size)| size).sum();
-    let blobs: Vec<Value> = image.blobs.iter().map(|(digest, size)| json!({"digest": digest.to_string(), "size": size})).collect();
+    let blobs: Vec<Value> = image
+        .blobs
+        .iter()
+        .map(|(digest, size)| json!({"digest": digest.to_string(), "size": size}))
+        .collect();
     let object = Object(json!({
         "apiVersion": images().api_version(), "kind": "Image",
         "metadata": {"name": name, "uid": clock::uuid(), "creationTimestamp": duration::rfc3339(clock::wall())},
@@ -241,8 +290,15 @@ pub async fn repair(cluster: &Arc<Cluster>) {
     for (key, entry) in view.prefix(keys::prefix(images(), None).as_bytes(), None) {
         let Ok(image) = shown(entry) else { continue };
         let all = holders(&image);
-        let live: Vec<String> = all.iter().filter(|name| cluster.roster.by_name(name).is_some_and(|member| !suspects.contains(&member.node_id()))).cloned().collect();
-        let members = cluster.roster.all().into_iter().filter(|member| !suspects.contains(&member.node_id())).count();
+        let live: Vec<String> = all
+            .iter()
+            .filter(|name| {
+                cluster.roster.by_name(name).is_some_and(|member| !suspects.contains(&member.node_id()))
+            })
+            .cloned()
+            .collect();
+        let members =
+            cluster.roster.all().into_iter().filter(|member| !suspects.contains(&member.node_id())).count();
         if live.len() >= COPIES.min(members) || live.is_empty() {
             continue;
         }
@@ -257,7 +313,10 @@ pub async fn repair(cluster: &Arc<Cluster>) {
         }
         let now = spread(cluster, &blobs, &have).await;
         let mut new = image.clone().without_resource_version();
-        let kept: Vec<String> = all.into_iter().filter(|name| !now.contains(name) && cluster.roster.by_name(name).is_some()).collect();
+        let kept: Vec<String> = all
+            .into_iter()
+            .filter(|name| !now.contains(name) && cluster.roster.by_name(name).is_some())
+            .collect();
         new.set(&["status", "holders"], json!(now.into_iter().chain(kept).collect::<Vec<_>>()));
         let key = String::from_utf8_lossy(&key.0).into_owned();
         let plan = Plan::new().expect_revision(&key, entry.mod_revision.0).put(&key, new.to_vec());

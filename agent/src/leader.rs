@@ -71,10 +71,15 @@ async fn lead(cluster: &Arc<Cluster>, epoch: Epoch) {
         };
         for effect in core.handle(clock::millis(), input) {
             match effect {
-                Effect::Ask { inquiry, voter, node } => ask(cluster.clone(), inquiry, voter, node, reports.clone()),
+                Effect::Ask { inquiry, voter, node } => {
+                    ask(cluster.clone(), inquiry, voter, node, reports.clone())
+                }
                 Effect::Dead(node) => declare_dead(cluster, epoch, node).await,
                 Effect::Brake(on) => {
-                    warn!(on, "brake on replacing pods after too many deaths at once; 'skein node confirm-dead' releases it");
+                    warn!(
+                        on,
+                        "brake on replacing pods after too many deaths at once; 'skein node confirm-dead' releases it"
+                    );
                     cluster.brake.send_replace(on);
                 }
             }
@@ -87,13 +92,23 @@ fn members_input(cluster: &Cluster) -> Input {
     let members = in_view(&view);
     let dead_names = crate::fabric::dead_nodes(&view);
     Input::Members {
-        dead: members.iter().filter(|member| dead_names.contains(&member.name)).map(Member::node_id).collect(),
+        dead: members
+            .iter()
+            .filter(|member| dead_names.contains(&member.name))
+            .map(Member::node_id)
+            .collect(),
         members: members.iter().map(Member::node_id).collect(),
         voters: view.members().voters.iter().copied().collect(),
     }
 }
 
-fn ask(cluster: Arc<Cluster>, inquiry: u64, voter: NodeId, node: NodeId, reports: mpsc::UnboundedSender<Input>) {
+fn ask(
+    cluster: Arc<Cluster>,
+    inquiry: u64,
+    voter: NodeId,
+    node: NodeId,
+    reports: mpsc::UnboundedSender<Input>,
+) {
     spawn(async move {
         let reached = if voter == cluster.me() {
             Some(cluster.pings.reach(&cluster.mesh, node).await)
@@ -142,7 +157,9 @@ fn marked_dead(node: &Object) -> Object {
     let mut taints: Vec<Value> = new.list("/spec/taints").to_vec();
     taints.retain(|taint| taint["key"] != UNREACHABLE);
     for effect in ["NoSchedule", "NoExecute"] {
-        taints.push(json!({"key": UNREACHABLE, "effect": effect, "timeAdded": duration::rfc3339(clock::wall())}));
+        taints.push(
+            json!({"key": UNREACHABLE, "effect": effect, "timeAdded": duration::rfc3339(clock::wall())}),
+        );
     }
     new.set(&["spec", "taints"], json!(taints));
     new
@@ -152,7 +169,10 @@ fn marked_dead(node: &Object) -> Object {
 pub fn set_ready(node: &mut Object, status: &str, reason: &str, message: &str) {
     let mut conditions: Vec<Value> = node.list("/status/conditions").to_vec();
     let now = duration::rfc3339(clock::wall());
-    let since = conditions.iter().find(|c| c["type"] == "Ready" && c["status"] == status).map(|c| c["lastTransitionTime"].clone());
+    let since = conditions
+        .iter()
+        .find(|c| c["type"] == "Ready" && c["status"] == status)
+        .map(|c| c["lastTransitionTime"].clone());
     conditions.retain(|condition| condition["type"] != "Ready");
     conditions.push(json!({
         "type": "Ready", "status": status, "reason": reason, "message": message,
@@ -184,7 +204,12 @@ pub fn voters(members: &[Member], status: &Status) -> Vec<MemberChange> {
         return Vec::new();
     }
     let known: BTreeSet<NodeId> = status.voters.iter().chain(&status.learners).copied().collect();
-    let new: Vec<MemberChange> = members.iter().map(Member::node_id).filter(|id| !known.contains(id)).map(MemberChange::AddLearner).collect();
+    let new: Vec<MemberChange> = members
+        .iter()
+        .map(Member::node_id)
+        .filter(|id| !known.contains(id))
+        .map(MemberChange::AddLearner)
+        .collect();
     if let Some(first) = new.into_iter().next() {
         return vec![first];
     }
@@ -197,9 +222,23 @@ pub fn voters(members: &[Member], status: &Status) -> Vec<MemberChange> {
     if eligible.len() < VOTERS {
         return Vec::new();
     }
-    let wanted: Vec<NodeId> = eligible.iter().take(VOTERS).map(|member| member.node_id()).filter(|id| !status.voters.contains(id)).collect();
-    let caught_up = |id: &NodeId| status.peers.iter().any(|peer| peer.id == *id && peer.recent_active && peer.matched + 64 >= status.last_index);
-    if wanted.iter().all(caught_up) { wanted.into_iter().map(MemberChange::AddVoter).collect() } else { Vec::new() }
+    let wanted: Vec<NodeId> = eligible
+        .iter()
+        .take(VOTERS)
+        .map(|member| member.node_id())
+        .filter(|id| !status.voters.contains(id))
+        .collect();
+    let caught_up = |id: &NodeId| {
+        status
+            .peers
+            .iter()
+            .any(|peer| peer.id == *id && peer.recent_active && peer.matched + 64 >= status.last_index)
+    };
+    if wanted.iter().all(caught_up) {
+        wanted.into_iter().map(MemberChange::AddVoter).collect()
+    } else {
+        Vec::new()
+    }
 }
 
 /// Makes new copies of images when a holder is gone.

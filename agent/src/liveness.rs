@@ -15,9 +15,17 @@ pub enum Input {
     /// Whom this machine suspects now.
     Suspects(BTreeSet<NodeId>),
     /// The members that count, the voters among them, and those already written down as dead.
-    Members { members: BTreeSet<NodeId>, voters: BTreeSet<NodeId>, dead: BTreeSet<NodeId> },
+    Members {
+        members: BTreeSet<NodeId>,
+        voters: BTreeSet<NodeId>,
+        dead: BTreeSet<NodeId>,
+    },
     /// A voter's answer to an inquiry: `None` when the voter itself did not answer.
-    Report { inquiry: u64, voter: NodeId, reached: Option<bool> },
+    Report {
+        inquiry: u64,
+        voter: NodeId,
+        reached: Option<bool>,
+    },
     /// An operator says that replacing may go on.
     ConfirmDead,
     Tick,
@@ -70,8 +78,12 @@ impl Liveness {
         let mut effects = Vec::new();
         match input {
             Input::Suspects(suspects) => self.suspects = suspects,
-            Input::Members { members, voters, dead } => self.take_members(now, members, voters, dead, &mut effects),
-            Input::Report { inquiry, voter, reached } => self.take_report(now, inquiry, voter, reached, &mut effects),
+            Input::Members { members, voters, dead } => {
+                self.take_members(now, members, voters, dead, &mut effects)
+            }
+            Input::Report { inquiry, voter, reached } => {
+                self.take_report(now, inquiry, voter, reached, &mut effects)
+            }
             Input::ConfirmDead => self.release(&mut effects),
             Input::Tick => self.check_release(now, &mut effects),
         }
@@ -83,7 +95,14 @@ impl Liveness {
         self.braked_since.is_some()
     }
 
-    fn take_members(&mut self, now: u64, members: BTreeSet<NodeId>, voters: BTreeSet<NodeId>, dead: BTreeSet<NodeId>, effects: &mut Vec<Effect>) {
+    fn take_members(
+        &mut self,
+        now: u64,
+        members: BTreeSet<NodeId>,
+        voters: BTreeSet<NodeId>,
+        dead: BTreeSet<NodeId>,
+        effects: &mut Vec<Effect>,
+    ) {
         let returned = self.dead.difference(&dead).count();
         self.members = members;
         self.voters = voters;
@@ -97,8 +116,17 @@ impl Liveness {
         }
     }
 
-    fn take_report(&mut self, now: u64, number: u64, voter: NodeId, reached: Option<bool>, effects: &mut Vec<Effect>) {
-        let Some((node, inquiry)) = self.open.iter_mut().find(|(_, inquiry)| inquiry.number == number) else { return };
+    fn take_report(
+        &mut self,
+        now: u64,
+        number: u64,
+        voter: NodeId,
+        reached: Option<bool>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some((node, inquiry)) = self.open.iter_mut().find(|(_, inquiry)| inquiry.number == number) else {
+            return;
+        };
         let node = *node;
         if !inquiry.waiting.remove(&voter) {
             return;
@@ -163,13 +191,16 @@ impl Liveness {
         let open: Vec<NodeId> = self
             .suspects
             .iter()
-            .filter(|node| self.members.contains(node) && !self.dead.contains(node) && !self.open.contains_key(node))
+            .filter(|node| {
+                self.members.contains(node) && !self.dead.contains(node) && !self.open.contains_key(node)
+            })
             .copied()
             .collect();
         for node in open {
             let number = self.next;
             self.next += 1;
-            let waiting: BTreeSet<NodeId> = self.voters.iter().filter(|voter| **voter != node).copied().collect();
+            let waiting: BTreeSet<NodeId> =
+                self.voters.iter().filter(|voter| **voter != node).copied().collect();
             effects.extend(waiting.iter().map(|voter| Effect::Ask { inquiry: number, voter: *voter, node }));
             self.open.insert(node, Inquiry { number, waiting, unreached: BTreeSet::new() });
         }
@@ -192,13 +223,19 @@ mod tests {
 
     fn cluster(members: u64, voters: u64) -> Liveness {
         let mut core = Liveness::new();
-        core.handle(0, Input::Members { members: ids(1..=members), voters: ids(1..=voters), dead: BTreeSet::new() });
+        core.handle(
+            0,
+            Input::Members { members: ids(1..=members), voters: ids(1..=voters), dead: BTreeSet::new() },
+        );
         core
     }
 
     fn suspect(core: &mut Liveness, now: u64, node: u64) -> u64 {
         let effects = core.handle(now, Input::Suspects([NodeId(node)].into()));
-        effects.iter().find_map(|e| if let Effect::Ask { inquiry, .. } = e { Some(*inquiry) } else { None }).unwrap()
+        effects
+            .iter()
+            .find_map(|e| if let Effect::Ask { inquiry, .. } = e { Some(*inquiry) } else { None })
+            .unwrap()
     }
 
     fn report(core: &mut Liveness, now: u64, inquiry: u64, voter: u64, reached: Option<bool>) -> Vec<Effect> {
@@ -233,7 +270,10 @@ mod tests {
         }
         let effects = report(&mut core, 900, inquiry, 4, None);
         assert!(!effects.iter().any(|effect| matches!(effect, Effect::Dead(_))), "{effects:?}");
-        assert!(effects.iter().any(|effect| matches!(effect, Effect::Ask { .. })), "asked again while suspected");
+        assert!(
+            effects.iter().any(|effect| matches!(effect, Effect::Ask { .. })),
+            "asked again while suspected"
+        );
     }
 
     #[test]
@@ -256,7 +296,8 @@ mod tests {
         }
         assert_eq!(effects.iter().filter(|effect| matches!(effect, Effect::Dead(_))).count(), 4);
         assert!(effects.contains(&Effect::Brake(true)) && core.braked());
-        let back = core.handle(3_000, Input::Members { members: ids(1..=9), voters: ids(1..=3), dead: ids(7..=8) });
+        let back =
+            core.handle(3_000, Input::Members { members: ids(1..=9), voters: ids(1..=3), dead: ids(7..=8) });
         assert!(back.contains(&Effect::Brake(false)), "{back:?}");
     }
 

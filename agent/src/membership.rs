@@ -7,7 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::Duration;
 
-use foca::{AccumulatingRuntime, Config, Foca, Member as Known, NoCustomBroadcast, PeriodicParams, PostcardCodec, State};
+use foca::{
+    AccumulatingRuntime, Config, Foca, Member as Known, NoCustomBroadcast, PeriodicParams, PostcardCodec,
+    State,
+};
 use raft_store::NodeId;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -55,8 +58,14 @@ pub enum Input {
 /// What the core wants done.
 #[derive(Debug, PartialEq)]
 pub enum Effect {
-    Send { to: NodeId, bytes: Vec<u8> },
-    Wake { after: Duration, timer: Timer },
+    Send {
+        to: NodeId,
+        bytes: Vec<u8>,
+    },
+    Wake {
+        after: Duration,
+        timer: Timer,
+    },
     /// The set of suspected members changed.
     Suspects(BTreeSet<NodeId>),
 }

@@ -34,11 +34,25 @@ pub enum Class {
 
 /// What comes in from members, with the proven sender.
 pub enum Incoming {
-    Datagram { from: NodeId, datagram: Datagram },
-    Raft { from: NodeId, bytes: Vec<u8> },
-    Request { from: NodeId, request: Request, send: SendStream, receive: RecvStream },
+    Datagram {
+        from: NodeId,
+        datagram: Datagram,
+    },
+    Raft {
+        from: NodeId,
+        bytes: Vec<u8>,
+    },
+    Request {
+        from: NodeId,
+        request: Request,
+        send: SendStream,
+        receive: RecvStream,
+    },
     /// A machine that is not a member yet; it has seen our certificate, we know nothing of it.
-    Join { request: wire::JoinRequest, send: SendStream },
+    Join {
+        request: wire::JoinRequest,
+        send: SendStream,
+    },
 }
 
 /// Talking to a member failed.
@@ -56,13 +70,16 @@ pub enum MeshError {
     Tls(String),
 }
 
+/// Raft messages on their way, a queue for each peer and connection.
+type Queues = HashMap<(NodeId, Class), mpsc::Sender<Vec<u8>>>;
+
 struct Inner {
     endpoint: Endpoint,
     roster: Roster,
     me: NodeId,
     client: HashMap<Class, quinn::ClientConfig>,
     open: Mutex<HashMap<(NodeId, Class), Connection>>,
-    raft: Mutex<HashMap<(NodeId, Class), mpsc::Sender<Vec<u8>>>>,
+    raft: Mutex<Queues>,
     incoming: mpsc::Sender<Incoming>,
 }
 
@@ -72,10 +89,15 @@ pub struct Mesh(Arc<Inner>);
 
 impl Mesh {
     /// Listens and accepts. What comes in goes to `incoming`.
-    pub fn start(identity: &Identity, roster: Roster, incoming: mpsc::Sender<Incoming>) -> Result<Mesh, MeshError> {
+    pub fn start(
+        identity: &Identity,
+        roster: Roster,
+        incoming: mpsc::Sender<Incoming>,
+    ) -> Result<Mesh, MeshError> {
         let address = SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), identity.member.address.port());
         let server = tls::server(identity, roster.clone())?;
-        let endpoint = Endpoint::server(server, address).map_err(|cause| MeshError::Listen { address, cause })?;
+        let endpoint =
+            Endpoint::server(server, address).map_err(|cause| MeshError::Listen { address, cause })?;
         let mut client = HashMap::new();
         for class in [Class::Control, Class::Bulk] {
             client.insert(class, tls::client(identity, roster.clone(), class)?);
@@ -142,7 +164,12 @@ impl Mesh {
     }
 
     /// Opens a stream with a request at its head; what follows is the caller's.
-    pub async fn open(&self, to: NodeId, class: Class, request: &Request) -> Result<(SendStream, RecvStream), MeshError> {
+    pub async fn open(
+        &self,
+        to: NodeId,
+        class: Class,
+        request: &Request,
+    ) -> Result<(SendStream, RecvStream), MeshError> {
         let connection = self.connection(to, class).await?;
         let broken = |why: String| self.broken(to, why);
         let (mut send, receive) = connection.open_bi().await.map_err(|error| broken(error.to_string()))?;

@@ -6,10 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use api::Object;
-use api::kinds::Kind;
 use api::keys;
+use api::kinds::Kind;
 use netfabric::Protocol;
-use netfabric::dns::{DnsServer, NamedEndpoint, NamedPod, NamedPort, NamedService, Records, ServeError, ServiceAddresses};
+use netfabric::dns::{
+    DnsServer, NamedEndpoint, NamedPod, NamedPort, NamedService, Records, ServeError, ServiceAddresses,
+};
 use raft_store::View;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -23,7 +25,8 @@ use crate::objects::shown;
 pub async fn run(cluster: Arc<Cluster>) {
     let mut views = cluster.store.views();
     let (sender, records) = watch::channel(Arc::new(records(&views.borrow_and_update().clone())));
-    let addresses = [crate::fabric::DNS.local, cluster.identity.member.overlay()].map(|ip| SocketAddr::new(ip.into(), 53));
+    let addresses = [crate::fabric::DNS.local, cluster.identity.member.overlay()]
+        .map(|ip| SocketAddr::new(ip.into(), 53));
     spawn(serve(cluster.clone(), addresses, records));
     while views.changed().await.is_ok() {
         let new = Arc::new(self::records(&views.borrow_and_update().clone()));
@@ -47,7 +50,9 @@ async fn serve(cluster: Arc<Cluster>, addresses: [SocketAddr; 2], records: watch
                 std::mem::forget(server);
                 return;
             }
-            Err(error @ ServeError::Bind { .. }) if attempt % 50 == 49 => warn!(%error, "DNS does not listen yet"),
+            Err(error @ ServeError::Bind { .. }) if attempt % 50 == 49 => {
+                warn!(%error, "DNS does not listen yet")
+            }
             Err(_) => {}
         }
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
@@ -69,7 +74,8 @@ fn upstreams(configured: &[IpAddr]) -> Vec<SocketAddr> {
 /// The records of a state, pure.
 pub fn records(view: &View) -> Records {
     let slices: Vec<Object> = all(view, "EndpointSlice");
-    let services: Vec<NamedService> = all(view, "Service").iter().filter_map(|service| named(service, &slices)).collect();
+    let services: Vec<NamedService> =
+        all(view, "Service").iter().filter_map(|service| named(service, &slices)).collect();
     let pods: Vec<NamedPod> = all(view, "Pod").iter().filter_map(named_pod).collect();
     Records::build(&services, &pods)
 }
@@ -91,12 +97,22 @@ fn named(service: &Object, slices: &[Object]) -> Option<NamedService> {
             port: u16::try_from(port["port"].as_u64()?).ok()?,
         })
     });
-    Some(NamedService { name: service.name().into(), namespace: service.namespace().into(), addresses, ports: ports.collect() })
+    Some(NamedService {
+        name: service.name().into(),
+        namespace: service.namespace().into(),
+        addresses,
+        ports: ports.collect(),
+    })
 }
 
 fn endpoints(service: &Object, slices: &[Object]) -> Vec<NamedEndpoint> {
-    let own = slices.iter().filter(|slice| slice.namespace() == service.namespace() && slice.label("kubernetes.io/service-name") == Some(service.name()));
-    let ready = own.flat_map(|slice| slice.list("/endpoints")).filter(|endpoint| endpoint.pointer("/conditions/ready") != Some(&Value::Bool(false)));
+    let own = slices.iter().filter(|slice| {
+        slice.namespace() == service.namespace()
+            && slice.label("kubernetes.io/service-name") == Some(service.name())
+    });
+    let ready = own
+        .flat_map(|slice| slice.list("/endpoints"))
+        .filter(|endpoint| endpoint.pointer("/conditions/ready") != Some(&Value::Bool(false)));
     ready
         .filter_map(|endpoint| {
             let address: Ipv4Addr = endpoint["addresses"][0].as_str()?.parse().ok()?;

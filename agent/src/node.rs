@@ -50,11 +50,15 @@ pub async fn run(cluster: Arc<Cluster>) {
 
 fn true_state(cluster: &Cluster, node: &Object) -> Object {
     let mut new = node.clone();
-    let ready = node.list("/status/conditions").iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
+    let ready = node
+        .list("/status/conditions")
+        .iter()
+        .any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
     if !ready {
         set_ready(&mut new, "True", "AgentReady", "the agent runs");
     }
-    let taints: Vec<Value> = node.list("/spec/taints").iter().filter(|taint| taint["key"] != UNREACHABLE).cloned().collect();
+    let taints: Vec<Value> =
+        node.list("/spec/taints").iter().filter(|taint| taint["key"] != UNREACHABLE).cloned().collect();
     if taints.is_empty() {
         if let Some(spec) = new.0["spec"].as_object_mut() {
             spec.remove("taints");
@@ -67,22 +71,35 @@ fn true_state(cluster: &Cluster, node: &Object) -> Object {
     new.set(&["status", "allocatable"], capacity);
     new.set(&["status", "nodeInfo"], info());
     let address = cluster.identity.member.address.ip().to_string();
-    new.set(&["status", "addresses"], json!([{"type": "InternalIP", "address": address}, {"type": "Hostname", "address": cluster.name()}]));
+    new.set(
+        &["status", "addresses"],
+        json!([{"type": "InternalIP", "address": address}, {"type": "Hostname", "address": cluster.name()}]),
+    );
     new
 }
 
 fn capacity() -> Value {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kilobytes: u64 = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.trim().parse().ok()).unwrap_or(0);
+    let kilobytes: u64 = memory
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.trim().parse().ok())
+        .unwrap_or(0);
     json!({"cpu": cpus.to_string(), "memory": format!("{kilobytes}Ki"), "pods": PODS.to_string()})
 }
 
 fn info() -> Value {
     let uname = nix::sys::utsname::uname().ok();
-    let text = |field: Option<&std::ffi::OsStr>| field.map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
+    let text = |field: Option<&std::ffi::OsStr>| {
+        field.map(|text| text.to_string_lossy().into_owned()).unwrap_or_default()
+    };
     let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let name = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux").trim_matches('"').to_string();
+    let name = release
+        .lines()
+        .find_map(|line| line.strip_prefix("PRETTY_NAME="))
+        .unwrap_or("Linux")
+        .trim_matches('"')
+        .to_string();
     let machine_id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().to_string();
     let version = env!("CARGO_PKG_VERSION");
     json!({

@@ -76,7 +76,9 @@ impl Target<'_> {
     }
 
     fn conflict(&self) -> ApiError {
-        self.conflict_because("the object has been modified; please apply your changes to the latest version and try again")
+        self.conflict_because(
+            "the object has been modified; please apply your changes to the latest version and try again",
+        )
     }
 
     fn conflict_because(&self, why: &str) -> ApiError {
@@ -111,13 +113,20 @@ impl Objects {
         shown(entry)
     }
 
-    pub async fn create(&self, kind: &'static Kind, namespace: &str, body: Value, options: WriteOptions) -> Result<Written, ApiError> {
+    pub async fn create(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        body: Value,
+        options: WriteOptions,
+    ) -> Result<Written, ApiError> {
         let (mut object, warnings) = decoded(kind, body, options.field_validation)?;
         check_identity(kind, namespace, None, &object)?;
         let generated = object.text("/metadata/generateName").to_string();
         for _ in 0..TRIES {
             if object.name().is_empty() && !generated.is_empty() {
-                object.set(&["metadata", "name"], json!(api::names::generate(&generated, clock::random_u64())));
+                object
+                    .set(&["metadata", "name"], json!(api::names::generate(&generated, clock::random_u64())));
             }
             let view = self.store.view();
             let mut new = object.clone();
@@ -135,10 +144,17 @@ impl Objects {
                 plan = plan.expect_present(&keys::object(admission::namespaces(), "", namespace));
             }
             match self.store.transact(plan.build(), None).await {
-                Ok(revision) => return Ok(Written { object: new.with_resource_version(revision.0), warnings }),
-                Err(TransactError::CompareFailed { key: failed, .. }) if failed.0.as_ref() == key.as_bytes() => {
+                Ok(revision) => {
+                    return Ok(Written { object: new.with_resource_version(revision.0), warnings });
+                }
+                Err(TransactError::CompareFailed { key: failed, .. })
+                    if failed.0.as_ref() == key.as_bytes() =>
+                {
                     if generated.is_empty() {
-                        return Err(ApiError::AlreadyExists { resource: kind.resource(), name: new.name().into() });
+                        return Err(ApiError::AlreadyExists {
+                            resource: kind.resource(),
+                            name: new.name().into(),
+                        });
                     }
                     object.metadata_mut().remove("name");
                 }
@@ -156,14 +172,25 @@ impl Objects {
     }
 
     /// PUT: replaces the object, or its status. A `resourceVersion` in the body must be the current one.
-    pub async fn update(&self, target: Target<'_>, body: Value, options: WriteOptions) -> Result<Written, ApiError> {
+    pub async fn update(
+        &self,
+        target: Target<'_>,
+        body: Value,
+        options: WriteOptions,
+    ) -> Result<Written, ApiError> {
         let (object, warnings) = decoded(target.kind, body, options.field_validation)?;
         check_identity(target.kind, target.namespace, Some(target.name), &object)?;
         let written = self.change(target, options, |_| Ok(object.clone())).await?;
         Ok(Written { object: written, warnings })
     }
 
-    pub async fn patch(&self, target: Target<'_>, format: PatchFormat, patch: &[u8], options: WriteOptions) -> Result<Written, ApiError> {
+    pub async fn patch(
+        &self,
+        target: Target<'_>,
+        format: PatchFormat,
+        patch: &[u8],
+        options: WriteOptions,
+    ) -> Result<Written, ApiError> {
         let mut warnings = Vec::new();
         let object = self
             .change(target, options, |current| {
@@ -187,7 +214,8 @@ impl Objects {
         mut make: impl FnMut(&Object) -> Result<Object, ApiError>,
     ) -> Result<Object, ApiError> {
         for attempt in 0..TRIES {
-            let view = if attempt == 0 { self.store.view() } else { self.view(Freshness::Linearizable).await? };
+            let view =
+                if attempt == 0 { self.store.view() } else { self.view(Freshness::Linearizable).await? };
             let Some(entry) = view.get(target.key().as_bytes()) else {
                 if attempt == 0 {
                     continue;
@@ -213,9 +241,14 @@ impl Objects {
             if new == old.clone().without_resource_version() || options.dry_run {
                 return Ok(new.with_resource_version(entry.mod_revision.0));
             }
-            let finished = new.is_deleting() && new.finalizers().is_empty() && delete::ends_with_finalizers(target.kind);
+            let finished =
+                new.is_deleting() && new.finalizers().is_empty() && delete::ends_with_finalizers(target.kind);
             let plan = extra.expect_revision(&target.key(), entry.mod_revision.0);
-            let plan = if finished { delete::release(target, &new, plan) } else { plan.put(&target.key(), new.to_vec()) };
+            let plan = if finished {
+                delete::release(target, &new, plan)
+            } else {
+                plan.put(&target.key(), new.to_vec())
+            };
             match self.store.transact(plan.build(), None).await {
                 Ok(revision) => return Ok(new.with_resource_version(revision.0)),
                 Err(TransactError::CompareFailed { .. }) => {}
@@ -251,7 +284,8 @@ fn decoded(kind: &Kind, body: Value, validation: FieldValidation) -> Result<(Obj
     body["apiVersion"] = json!(kind.api_version());
     body["kind"] = json!(kind.kind);
     let found = decode::decode(kind.type_name, &mut body);
-    let subject = || format!("{} in version \"{}\" cannot be handled as a {}", kind.kind, kind.version, kind.kind);
+    let subject =
+        || format!("{} in version \"{}\" cannot be handled as a {}", kind.kind, kind.version, kind.kind);
     if !found.mistyped.is_empty() {
         return Err(ApiError::BadRequest(format!("{}: {}", subject(), found.mistyped.join(", "))));
     }
@@ -273,10 +307,9 @@ fn check_identity(kind: &Kind, namespace: &str, name: Option<&str>, object: &Obj
         )));
     }
     match name {
-        Some(name) if !object.name().is_empty() && object.name() != name => Err(ApiError::BadRequest(format!(
-            "the name of the object ({}) does not match the name on the URL ({name})",
-            object.name()
-        ))),
+        Some(name) if !object.name().is_empty() && object.name() != name => Err(ApiError::BadRequest(
+            format!("the name of the object ({}) does not match the name on the URL ({name})", object.name()),
+        )),
         _ => Ok(()),
     }
 }
@@ -293,7 +326,9 @@ pub fn write_error(error: TransactError) -> ApiError {
         TransactError::NoLeader | TransactError::StaleEpoch(_) => ApiError::Unavailable(error.to_string()),
         TransactError::Unknown => ApiError::OutcomeUnknown(error.to_string()),
         TransactError::Refused(why) => ApiError::Unavailable(why),
-        TransactError::CompareFailed { .. } => ApiError::Unavailable("another write was faster; try again".into()),
+        TransactError::CompareFailed { .. } => {
+            ApiError::Unavailable("another write was faster; try again".into())
+        }
     }
 }
 

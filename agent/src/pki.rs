@@ -5,8 +5,8 @@
 use std::net::IpAddr;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -45,14 +45,21 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, format!("skein {cluster}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+        params.key_usages =
+            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
         valid(&mut params, now, 3650);
         let certificate = params.self_signed(&key)?.pem();
         Ok(Authority { certificate, key: key.serialize_pem() })
     }
 
     /// Signs a member's request: its name and addresses are ours to say, only the key is the member's.
-    pub fn sign_member(&self, request: &str, name: &str, addresses: &[IpAddr], now: jiff::Timestamp) -> Result<String, PkiError> {
+    pub fn sign_member(
+        &self,
+        request: &str,
+        name: &str,
+        addresses: &[IpAddr],
+        now: jiff::Timestamp,
+    ) -> Result<String, PkiError> {
         let mut asked = CertificateSigningRequestParams::from_pem(request)?;
         let mut params = CertificateParams::new(server_names(name))?;
         params.distinguished_name.push(DnType::CommonName, format!("system:node:{name}"));
@@ -61,14 +68,20 @@ impl Authority {
             params.subject_alt_names.push(SanType::IpAddress(*address));
         }
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         valid(&mut params, now, 365);
         asked.params = params;
         Ok(asked.signed_by(&self.issuer()?)?.pem())
     }
 
     /// A client certificate: `user` is its CN, `groups` its Os.
-    pub fn sign_client(&self, user: &str, groups: &[&str], now: jiff::Timestamp) -> Result<Credential, PkiError> {
+    pub fn sign_client(
+        &self,
+        user: &str,
+        groups: &[&str],
+        now: jiff::Timestamp,
+    ) -> Result<Credential, PkiError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, user);
@@ -88,9 +101,17 @@ impl Authority {
 }
 
 fn server_names(name: &str) -> Vec<String> {
-    [SERVER_NAME, name, "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
-        .map(String::from)
-        .to_vec()
+    [
+        SERVER_NAME,
+        name,
+        "localhost",
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+    ]
+    .map(String::from)
+    .to_vec()
 }
 
 fn valid(params: &mut CertificateParams, now: jiff::Timestamp, days: i64) {
@@ -117,14 +138,18 @@ pub fn certificate_der(pem: &str) -> Result<CertificateDer<'static>, PkiError> {
 
 /// SHA-256 of a certificate's public key (SubjectPublicKeyInfo): what the member list knows a member by.
 pub fn key_hash(certificate: &CertificateDer<'_>) -> Result<[u8; 32], PkiError> {
-    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|error| PkiError::Read(error.to_string()))?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
+        .map_err(|error| PkiError::Read(error.to_string()))?;
     Ok(Sha256::digest(parsed.public_key().raw).into())
 }
 
 /// Subject of a verified client certificate: CN and every O.
 pub fn subject(certificate: &CertificateDer<'_>) -> Result<(String, Vec<String>), PkiError> {
-    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|error| PkiError::Read(error.to_string()))?;
-    let text = |value: &x509_parser::x509::AttributeTypeAndValue<'_>| value.as_str().map(String::from).unwrap_or_default();
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
+        .map_err(|error| PkiError::Read(error.to_string()))?;
+    let text = |value: &x509_parser::x509::AttributeTypeAndValue<'_>| {
+        value.as_str().map(String::from).unwrap_or_default()
+    };
     let name = parsed.subject().iter_common_name().next().map(text).unwrap_or_default();
     let groups = parsed.subject().iter_organization().map(text).collect();
     Ok((name, groups))
@@ -139,13 +164,17 @@ pub struct Token {
 
 /// The text is not a join token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("this is not a join token: it should read skein1.<64 hex digits>.<secret>; print a new one with 'skein token create' on a member")]
+#[error(
+    "this is not a join token: it should read skein1.<64 hex digits>.<secret>; print a new one with 'skein token create' on a member"
+)]
 pub struct TokenError;
 
 impl Token {
     pub fn parse(text: &str) -> Result<Token, TokenError> {
         let mut parts = text.trim().split('.');
-        let (Some("skein1"), Some(hash), Some(secret), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        let (Some("skein1"), Some(hash), Some(secret), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
             return Err(TokenError);
         };
         let ca_hash = from_hex(hash).and_then(|bytes| <[u8; 32]>::try_from(bytes).ok()).ok_or(TokenError)?;
@@ -192,7 +221,10 @@ mod tests {
         assert_ne!(hash(&first), hash(&ca.certificate));
         assert!(key.contains("PRIVATE KEY"));
         let (name, groups) = subject(&certificate_der(&first).unwrap()).unwrap();
-        assert_eq!((name.as_str(), groups.as_slice()), ("system:node:host1", &["system:nodes".to_string()][..]));
+        assert_eq!(
+            (name.as_str(), groups.as_slice()),
+            ("system:node:host1", &["system:nodes".to_string()][..])
+        );
     }
 
     #[test]

@@ -37,7 +37,10 @@ impl Pings {
         let mut reached = false;
         for _ in 0..tries {
             mesh.send_datagram(node, &Datagram::Ping(number));
-            if tokio::time::timeout(timing::DEATH_PROBE_INTERVAL, &mut answer).await.is_ok_and(|answer| answer.is_ok()) {
+            if tokio::time::timeout(timing::DEATH_PROBE_INTERVAL, &mut answer)
+                .await
+                .is_ok_and(|answer| answer.is_ok())
+            {
                 reached = true;
                 break;
             }

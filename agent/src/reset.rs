@@ -31,7 +31,10 @@ pub async fn reset(config: &Config) -> Result<(), ResetError> {
     let (runtime, _events) = Runtime::open(settings).await?;
     for pod in runtime.pods().await {
         let uid = pod.spec.uid;
-        runtime.remove_pod(&uid).await.map_err(|error| ResetError::Pod { uid: uid.as_str().into(), why: error.to_string() })?;
+        runtime
+            .remove_pod(&uid)
+            .await
+            .map_err(|error| ResetError::Pod { uid: uid.as_str().into(), why: error.to_string() })?;
     }
     drop(runtime);
     Fabric::reset(FabricConfig::default()).await?;
@@ -45,7 +48,9 @@ pub async fn reset(config: &Config) -> Result<(), ResetError> {
 
 fn remove(path: &std::path::Path) -> Result<(), ResetError> {
     match std::fs::remove_dir_all(path) {
-        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(ResetError::File { path: path.into(), cause }),
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+            Err(ResetError::File { path: path.into(), cause })
+        }
         _ => Ok(()),
     }
 }

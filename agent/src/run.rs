@@ -33,7 +33,7 @@ use crate::server::http::{self, Answer};
 use crate::server::listen::{self, Handler};
 use crate::store::{self, Birth, Plan, Store};
 use crate::worker::addresses::Addresses;
-use crate::{control, names, enrol, gossip, leader, node, requests, server, worker};
+use crate::{control, enrol, gossip, leader, names, node, requests, server, worker};
 
 /// The agent cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -124,7 +124,11 @@ fn handler(state: State, orders: mpsc::Sender<Order>) -> Handler {
 }
 
 /// Answers of a machine that belongs to no cluster: it can be told to init or to join, nothing else.
-async fn outside(orders: mpsc::Sender<Order>, user: Option<server::User>, request: Request<hyper::body::Incoming>) -> Answer {
+async fn outside(
+    orders: mpsc::Sender<Order>,
+    user: Option<server::User>,
+    request: Request<hyper::body::Incoming>,
+) -> Answer {
     if user.is_none() {
         return http::status(&ApiError::Unauthorized);
     }
@@ -134,7 +138,10 @@ async fn outside(orders: mpsc::Sender<Order>, user: Option<server::User>, reques
     }
 }
 
-async fn tell(orders: mpsc::Sender<Order>, request: Request<hyper::body::Incoming>) -> Result<Value, ApiError> {
+async fn tell(
+    orders: mpsc::Sender<Order>,
+    request: Request<hyper::body::Incoming>,
+) -> Result<Value, ApiError> {
     let (method, path) = (request.method().clone(), request.uri().path().to_string());
     let body = http::body(request).await?;
     let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
@@ -151,8 +158,12 @@ async fn tell(orders: mpsc::Sender<Order>, request: Request<hyper::body::Incomin
         _ => return Err(ApiError::Unavailable("this machine is not a member of a cluster: run 'skein init' or 'skein join ADDRESS --token TOKEN'".into())),
     };
     let (reply, answer) = oneshot::channel();
-    orders.try_send((told, reply)).map_err(|_| ApiError::Unavailable("this machine is joining already; wait for it".into()))?;
-    let result = answer.await.map_err(|_| ApiError::Internal("the agent ended while it joined; see its log".into()))?;
+    orders
+        .try_send((told, reply))
+        .map_err(|_| ApiError::Unavailable("this machine is joining already; wait for it".into()))?;
+    let result = answer
+        .await
+        .map_err(|_| ApiError::Internal("the agent ended while it joined; see its log".into()))?;
     result.map_err(ApiError::BadRequest)
 }
 
@@ -198,7 +209,13 @@ async fn init(config: &Config, name: Option<String>) -> Result<(Arc<Cluster>, Va
     let cluster_id = pki::hex(&id);
     let authority = Authority::create(&cluster_id[..8], clock::wall())?;
     let (key, signing_request) = pki::member_request()?;
-    let request = JoinRequest { secret: String::new(), name: name.clone(), address: SocketAddr::new(address, config.mesh_port), api_port: config.api_port, signing_request };
+    let request = JoinRequest {
+        secret: String::new(),
+        name: name.clone(),
+        address: SocketAddr::new(address, config.mesh_port),
+        api_port: config.api_port,
+        signing_request,
+    };
     let certificate = enrol::sign_here(&authority, &request)?;
     let hash = pki::key_hash(&pki::certificate_der(&certificate)?)?;
     let member = Member {
@@ -222,7 +239,8 @@ async fn init(config: &Config, name: Option<String>) -> Result<(Arc<Cluster>, Va
     identity.save(&config.data)?;
     let cluster = start(config, identity, Birth::First).await?;
     write_first_objects(&cluster).await?;
-    let token = enrol::create_token(&cluster, false).await.map_err(|error| RunError::Answer(error.to_string()))?;
+    let token =
+        enrol::create_token(&cluster, false).await.map_err(|error| RunError::Answer(error.to_string()))?;
     let answer = json!({"cluster": cluster.identity.cluster, "name": cluster.name(), "address": cluster.identity.member.address.to_string(), "token": token.to_string()});
     Ok((cluster, answer))
 }
@@ -246,14 +264,25 @@ async fn write_first_objects(cluster: &Arc<Cluster>) -> Result<(), RunError> {
     Ok(())
 }
 
-async fn join_cluster(config: &Config, address: SocketAddr, token: &Token, name: Option<String>) -> Result<(Arc<Cluster>, Value), RunError> {
+async fn join_cluster(
+    config: &Config,
+    address: SocketAddr,
+    token: &Token,
+    name: Option<String>,
+) -> Result<(Arc<Cluster>, Value), RunError> {
     let name = own_name(config, name)?;
     let own = match config.address {
         Some(own) => own,
         None => towards(address).map_or_else(|| config.own_address(), Ok)?,
     };
     let (key, signing_request) = pki::member_request()?;
-    let request = JoinRequest { secret: token.secret.clone(), name, address: SocketAddr::new(own, config.mesh_port), api_port: config.api_port, signing_request };
+    let request = JoinRequest {
+        secret: token.secret.clone(),
+        name,
+        address: SocketAddr::new(own, config.mesh_port),
+        api_port: config.api_port,
+        signing_request,
+    };
     let answer = join::ask(address, token, &request).await?;
     let JoinAnswer::Welcome { cluster, certificate, ca_certificate, ca_key, member, members } = answer else {
         return Err(RunError::Answer("refused".into()));
@@ -328,7 +357,11 @@ async fn start(config: &Config, identity: Identity, birth: Birth) -> Result<Arc<
     Ok(cluster)
 }
 
-fn send_raft(mesh: Mesh, mut outgoing: mpsc::UnboundedReceiver<store::Outgoing>, asks: std::sync::mpsc::Sender<store::Ask>) {
+fn send_raft(
+    mesh: Mesh,
+    mut outgoing: mpsc::UnboundedReceiver<store::Outgoing>,
+    asks: std::sync::mpsc::Sender<store::Ask>,
+) {
     spawn(async move {
         while let Some(message) = outgoing.recv().await {
             mesh.send_raft(message.to, message.bytes, message.bulk);
@@ -382,9 +415,20 @@ async fn open_fabric(
     let local = known.iter().filter(|pod| pod.sandboxed && !pod.spec.host_network).filter_map(|pod| {
         let uid = pod.spec.uid.as_str();
         let netns = config.run.join("netns").join(uid);
-        Some(LocalPod { uid: uid.into(), network: fabric::DEFAULT_NETWORK, address: addresses.get(uid)?, netns })
+        Some(LocalPod {
+            uid: uid.into(),
+            network: fabric::DEFAULT_NETWORK,
+            address: addresses.get(uid)?,
+            netns,
+        })
     });
-    let sources = Sources { me: me.clone(), roster: roster.clone(), views: store.views(), suspects: suspects.clone(), pods: local.collect() };
+    let sources = Sources {
+        me: me.clone(),
+        roster: roster.clone(),
+        views: store.views(),
+        suspects: suspects.clone(),
+        pods: local.collect(),
+    };
     Ok(fabric::start(Fabric::open(FabricConfig::default()).await?, sources))
 }
 

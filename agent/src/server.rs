@@ -66,18 +66,22 @@ async fn route(cluster: &Arc<Cluster>, user: Option<User>, request: Request<Inco
         Route::Groups if accept.aggregated => Ok(http::discovery(&discovery::aggregated(false))),
         Route::Core => Ok(http::json(200, &discovery::versions())),
         Route::Groups => Ok(http::json(200, &discovery::group_list())),
-        Route::Group(name) => discovery::group(&name).map(|body| http::json(200, &body)).ok_or(ApiError::NoSuchPath),
-        Route::GroupVersion(group, version) => {
-            discovery::resource_list(&group, &version).map(|body| http::json(200, &body)).ok_or(ApiError::NoSuchPath)
+        Route::Group(name) => {
+            discovery::group(&name).map(|body| http::json(200, &body)).ok_or(ApiError::NoSuchPath)
         }
+        Route::GroupVersion(group, version) => discovery::resource_list(&group, &version)
+            .map(|body| http::json(200, &body))
+            .ok_or(ApiError::NoSuchPath),
         Route::OpenApiIndex => Ok(http::json(200, &discovery::openapi_index())),
-        Route::OpenApi(path) => discovery::openapi(&path).map(|body| http::json(200, &body)).ok_or(ApiError::NoSuchPath),
+        Route::OpenApi(path) => {
+            discovery::openapi(&path).map(|body| http::json(200, &body)).ok_or(ApiError::NoSuchPath)
+        }
         Route::Own(rest) => own::answer(cluster, &rest, request).await,
         Route::Resource(resource) => match (request.method().clone(), resource.subresource.as_deref()) {
             (Method::GET, Some("log")) => pods::log(cluster, &resource, &request).await,
-            (Method::GET | Method::POST, Some("exec")) => {
-                Err(ApiError::BadRequest("exec over this path comes with a later release; use 'skein exec'".into()))
-            }
+            (Method::GET | Method::POST, Some("exec")) => Err(ApiError::BadRequest(
+                "exec over this path comes with a later release; use 'skein exec'".into(),
+            )),
             _ => resources::answer(cluster, resource, accept, request).await,
         },
     }

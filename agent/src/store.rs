@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use raft_store::{Command, Compare, Epoch, Expect, Input, Key, MemberChange, NodeId, Op, Outcome, Revision, SessionId, Status, Transaction, View};
+use raft_store::{
+    Command, Compare, Epoch, Expect, Input, Key, MemberChange, NodeId, Op, Outcome, Revision, SessionId,
+    Status, Transaction, View,
+};
 use tokio::sync::{OnceCell, Semaphore, mpsc, oneshot, watch};
 
 use crate::clock;
@@ -35,9 +38,13 @@ pub enum TransactError {
     CompareFailed { index: u32, key: Key, actual: Option<Revision> },
     #[error("the leader that planned this has been replaced (epoch {0:?} counts now)")]
     StaleEpoch(Epoch),
-    #[error("no leader answered within 3 s: this machine may be cut off from the majority; see 'skein cluster status'. Nothing was written")]
+    #[error(
+        "no leader answered within 3 s: this machine may be cut off from the majority; see 'skein cluster status'. Nothing was written"
+    )]
     NoLeader,
-    #[error("the leader was lost while the write was under way: it may or may not have happened; look before you repeat it")]
+    #[error(
+        "the leader was lost while the write was under way: it may or may not have happened; look before you repeat it"
+    )]
     Unknown,
     #[error("refused: {0}")]
     Refused(String),
@@ -61,7 +68,13 @@ struct Inner {
 
 impl Store {
     /// Joins the thread's channels with the mesh.
-    pub fn new(me: NodeId, asks: std::sync::mpsc::Sender<Ask>, views: watch::Receiver<View>, leadership: watch::Receiver<Leadership>, mesh: Mesh) -> Store {
+    pub fn new(
+        me: NodeId,
+        asks: std::sync::mpsc::Sender<Ask>,
+        views: watch::Receiver<View>,
+        leadership: watch::Receiver<Leadership>,
+        mesh: Mesh,
+    ) -> Store {
         Store(Arc::new(Inner {
             me,
             asks,
@@ -116,7 +129,8 @@ impl Store {
     /// The local state once it is at `revision` or later; `None` when it is not within the deadline.
     pub async fn at_least(&self, revision: Revision) -> Option<View> {
         let mut views = self.views();
-        let reached = async { views.wait_for(|view| view.revision() >= revision).await.map(|view| view.clone()).ok() };
+        let reached =
+            async { views.wait_for(|view| view.revision() >= revision).await.map(|view| view.clone()).ok() };
         tokio::time::timeout(timing::REQUEST_DEADLINE, reached).await.ok().flatten()
     }
 
@@ -127,7 +141,11 @@ impl Store {
     }
 
     /// Does a transaction exactly once, at whichever machine leads, repeating it until the deadline.
-    pub async fn transact(&self, transaction: Transaction, epoch: Option<Epoch>) -> Result<Revision, TransactError> {
+    pub async fn transact(
+        &self,
+        transaction: Transaction,
+        epoch: Option<Epoch>,
+    ) -> Result<Revision, TransactError> {
         let _permit = self.0.in_flight.acquire().await.map_err(|_| TransactError::NoLeader)?;
         let deadline = clock::millis() + timing::REQUEST_DEADLINE.as_millis() as u64;
         let session = *self.0.session.get_or_try_init(|| self.open_session(deadline)).await?;
@@ -137,7 +155,9 @@ impl Store {
         let lost = || if uncertain { TransactError::Unknown } else { TransactError::NoLeader };
         match outcome.ok_or_else(lost)? {
             Outcome::Applied { revision, .. } => Ok(revision),
-            Outcome::CompareFailed { index, key, actual } => Err(TransactError::CompareFailed { index, key, actual }),
+            Outcome::CompareFailed { index, key, actual } => {
+                Err(TransactError::CompareFailed { index, key, actual })
+            }
             Outcome::StaleEpoch { current } => Err(TransactError::StaleEpoch(current)),
             Outcome::Refused(why) => Err(TransactError::Refused(why.to_string())),
             _ => Err(lost()),
@@ -175,12 +195,18 @@ impl Store {
                 Some(outcome) => Tried::Answered(outcome),
                 None => Tried::NoAnswer,
             },
-            Some(leader) => match self.0.mesh.request(leader, Request::Propose(wire::encode(command))).await {
-                Ok(Response::Outcome(bytes)) => wire::decode(&bytes).map_or(Tried::NoAnswer, Tried::Answered),
-                Ok(_) => Tried::NotSent,
-                Err(crate::mesh::MeshError::Unreachable { .. } | crate::mesh::MeshError::NotAMember(_)) => Tried::NotSent,
-                Err(_) => Tried::NoAnswer,
-            },
+            Some(leader) => {
+                match self.0.mesh.request(leader, Request::Propose(wire::encode(command))).await {
+                    Ok(Response::Outcome(bytes)) => {
+                        wire::decode(&bytes).map_or(Tried::NoAnswer, Tried::Answered)
+                    }
+                    Ok(_) => Tried::NotSent,
+                    Err(
+                        crate::mesh::MeshError::Unreachable { .. } | crate::mesh::MeshError::NotAMember(_),
+                    ) => Tried::NotSent,
+                    Err(_) => Tried::NoAnswer,
+                }
+            }
         }
     }
 

@@ -14,9 +14,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use api::kinds::Kind;
 use api::{Object, keys};
 use raft_store::{Revision, View};
+use runtime::Events;
 use runtime::ids::PodUid;
 use runtime::state::Event;
-use runtime::Events;
 use tokio::sync::{Notify, watch};
 use tracing::info;
 
@@ -123,10 +123,12 @@ impl Worker {
         let mut touched: Vec<(Option<Object>, Option<Object>)> = Vec::new();
         for change in changes {
             if change.key.0.starts_with(prefix.as_bytes()) {
-                let object = |entry: &Option<raft_store::Entry>| entry.as_ref().and_then(|entry| shown(entry).ok());
+                let object =
+                    |entry: &Option<raft_store::Entry>| entry.as_ref().and_then(|entry| shown(entry).ok());
                 touched.push((object(&change.before), object(&change.after)));
             }
-            images_changed |= change.key.0.starts_with(images.as_bytes()) || change.key.0.starts_with(config_maps.as_bytes());
+            images_changed |= change.key.0.starts_with(images.as_bytes())
+                || change.key.0.starts_with(config_maps.as_bytes());
         }
         for (before, after) in touched {
             self.apply(before, after);

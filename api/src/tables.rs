@@ -170,8 +170,8 @@ pub fn node(object: &Object, now: Timestamp) -> Vec<Value> {
     let ready = object.list("/status/conditions").iter().find(|condition| condition["type"] == "Ready");
     let mut status = match ready.and_then(|condition| condition["status"].as_str()) {
         Some("True") => "Ready".to_string(),
-        Some("False") => "NotReady".to_string(),
-        _ => "Unknown".to_string(),
+        Some(_) => "NotReady".to_string(),
+        None => "Unknown".to_string(),
     };
     if object.0.pointer("/spec/unschedulable") == Some(&json!(true)) {
         status.push_str(",SchedulingDisabled");

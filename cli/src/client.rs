@@ -51,9 +51,12 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
 impl Client {
     /// Sends a request; the answer's body is still to be read. Errors of the API are errors here.
     pub async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, ClientError> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|cause| ClientError::NoAgent { path: self.socket.clone(), cause })?;
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|cause| ClientError::NoAgent { path: self.socket.clone(), cause })?;
         let broken = |error: hyper::Error| ClientError::Broken(error.to_string());
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         start(async move {
             let _ = connection.with_upgrades().await;
         });
@@ -64,22 +67,47 @@ impl Client {
         }
         let body = response.into_body().collect().await.map_err(broken)?.to_bytes();
         let status: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
-        let message = status["message"].as_str().map(String::from).unwrap_or_else(|| String::from_utf8_lossy(&body).trim().to_string());
+        let message = status["message"]
+            .as_str()
+            .map(String::from)
+            .unwrap_or_else(|| String::from_utf8_lossy(&body).trim().to_string());
         Err(ClientError::Api { code, message })
     }
 
     /// A request with a JSON answer.
-    pub async fn ask(&self, method: Method, path: &str, content_type: &str, body: Vec<u8>) -> Result<Answer, ClientError> {
+    pub async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Vec<u8>,
+    ) -> Result<Answer, ClientError> {
         self.ask_as(method, path, content_type, body, "application/json").await
     }
 
-    pub async fn ask_as(&self, method: Method, path: &str, content_type: &str, body: Vec<u8>, accept: &str) -> Result<Answer, ClientError> {
-        let request = build(method, path).header(CONTENT_TYPE, content_type).header(ACCEPT, accept).body(full(body));
+    pub async fn ask_as(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Vec<u8>,
+        accept: &str,
+    ) -> Result<Answer, ClientError> {
+        let request =
+            build(method, path).header(CONTENT_TYPE, content_type).header(ACCEPT, accept).body(full(body));
         let response = self.send(request.map_err(|error| ClientError::Broken(error.to_string()))?).await?;
         let warnings = response.headers().get_all("warning").iter().filter_map(|value| value.to_str().ok());
-        let warnings = warnings.map(|text| text.trim_start_matches("299 - ").trim_matches('"').replace("\\\"", "\"")).collect();
-        let body = response.into_body().collect().await.map_err(|error| ClientError::Broken(error.to_string()))?.to_bytes();
-        let value = serde_json::from_slice(&body).map_err(|error| ClientError::Nonsense(error.to_string()))?;
+        let warnings = warnings
+            .map(|text| text.trim_start_matches("299 - ").trim_matches('"').replace("\\\"", "\""))
+            .collect();
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(|error| ClientError::Broken(error.to_string()))?
+            .to_bytes();
+        let value =
+            serde_json::from_slice(&body).map_err(|error| ClientError::Nonsense(error.to_string()))?;
         Ok(Answer { value, warnings })
     }
 

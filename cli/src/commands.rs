@@ -119,7 +119,9 @@ async fn ask(client: Client, command: Command) -> Result<ExitCode, CommandError>
         Command::Token(token) => token.run(&client).await?,
         Command::Cluster(cluster) => cluster.run(&client).await?,
         Command::Node(node) => node.run(&client).await?,
-        Command::Kubeconfig => crate::output::print(&crate::output::yaml(&client.get("/skein/v1/kubeconfig").await?)),
+        Command::Kubeconfig => {
+            crate::output::print(&crate::output::yaml(&client.get("/skein/v1/kubeconfig").await?))
+        }
         Command::Apply(apply) => apply.run(&client).await?,
         Command::Delete(delete) => delete.run(&client).await?,
         Command::Get(get) => get.run(&client).await?,
@@ -130,7 +132,9 @@ async fn ask(client: Client, command: Command) -> Result<ExitCode, CommandError>
         Command::Scale(scale) => scale.run(&client).await?,
         Command::Rollout(rollout) => rollout.run(&client).await?,
         Command::Image(image) => image.run(&client).await?,
-        Command::Version => println!("skein {} (Kubernetes API {})", env!("CARGO_PKG_VERSION"), api::KUBERNETES_VERSION),
+        Command::Version => {
+            println!("skein {} (Kubernetes API {})", env!("CARGO_PKG_VERSION"), api::KUBERNETES_VERSION)
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

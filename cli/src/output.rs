@@ -35,7 +35,8 @@ pub fn layout(headers: &[String], rows: &[Vec<String>]) -> String {
         }
     }
     let line = |cells: &[String]| {
-        let padded: Vec<String> = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let padded: Vec<String> =
+            cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         format!("{}\n", padded.join("   ").trim_end())
     };
     let mut text = if headers.is_empty() { String::new() } else { line(headers) };
@@ -104,7 +105,10 @@ mod tests {
             "columnDefinitions": [{"name": "Name", "priority": 0}, {"name": "Ready", "priority": 0}, {"name": "IP", "priority": 1}],
             "rows": [{"cells": ["a-long-name", "1/1", "10.42.0.2"]}, {"cells": ["b", "0/1", null]}],
         });
-        assert_eq!(table(&document, false, false), "NAME          READY\na-long-name   1/1\nb             0/1\n");
+        assert_eq!(
+            table(&document, false, false),
+            "NAME          READY\na-long-name   1/1\nb             0/1\n"
+        );
         assert!(table(&document, true, false).contains("10.42.0.2"));
     }
 }

@@ -10,7 +10,11 @@ struct World {
 
 impl World {
     fn new(count: usize) -> World {
-        let mut world = World { cores: (0..count).map(|n| Some(Membership::new(NodeId(n as u64 + 1), 1, n as u64))).collect(), queue: Vec::new(), now: 0 };
+        let mut world = World {
+            cores: (0..count).map(|n| Some(Membership::new(NodeId(n as u64 + 1), 1, n as u64))).collect(),
+            queue: Vec::new(),
+            now: 0,
+        };
         let ids: Vec<u64> = (1..=count as u64).collect();
         for at in 0..count {
             world.give(at, Input::Members(ids.clone()));
@@ -22,8 +26,12 @@ impl World {
         let Some(core) = &mut self.cores[at] else { return };
         for effect in core.handle(input) {
             match effect {
-                Effect::Send { to, bytes } => self.queue.push((self.now + 1, to.0 as usize - 1, Input::Datagram(bytes))),
-                Effect::Wake { after, timer } => self.queue.push((self.now + after.as_millis() as u64, at, Input::Timer(timer))),
+                Effect::Send { to, bytes } => {
+                    self.queue.push((self.now + 1, to.0 as usize - 1, Input::Datagram(bytes)))
+                }
+                Effect::Wake { after, timer } => {
+                    self.queue.push((self.now + after.as_millis() as u64, at, Input::Timer(timer)))
+                }
                 Effect::Suspects(_) => {}
             }
         }
@@ -45,7 +53,10 @@ impl World {
     }
 
     fn suspects(&self, at: usize) -> Vec<u64> {
-        self.cores[at].as_ref().map(|core| core.suspects().iter().map(|id| id.0).collect()).unwrap_or_default()
+        self.cores[at]
+            .as_ref()
+            .map(|core| core.suspects().iter().map(|id| id.0).collect())
+            .unwrap_or_default()
     }
 }
 

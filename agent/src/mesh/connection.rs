@@ -46,8 +46,10 @@ async fn admit(mesh: Mesh, connection: Connection, class: Class) {
 /// Dials a member and starts reading from it.
 pub async fn dial(mesh: &Mesh, to: NodeId, class: Class) -> Result<Connection, MeshError> {
     let member = mesh.0.roster.get(to).ok_or(MeshError::NotAMember(to))?;
-    let unreachable = |why: String| MeshError::Unreachable { name: member.name.clone(), address: member.address, why };
-    let config = mesh.0.client.get(&class).cloned().ok_or_else(|| unreachable("no client configuration".into()))?;
+    let unreachable =
+        |why: String| MeshError::Unreachable { name: member.name.clone(), address: member.address, why };
+    let config =
+        mesh.0.client.get(&class).cloned().ok_or_else(|| unreachable("no client configuration".into()))?;
     let dialling = mesh
         .0
         .endpoint

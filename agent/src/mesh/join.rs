@@ -29,7 +29,9 @@ pub async fn ask(address: SocketAddr, token: &Token, request: &JoinRequest) -> R
     let config = tls::joining(token.ca_hash).map_err(|error| broken(error.to_string()))?;
     let any = SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), 0);
     let endpoint = Endpoint::client(any).map_err(|error| broken(error.to_string()))?;
-    let dialling = endpoint.connect_with(config, address, pki::SERVER_NAME).map_err(|error| broken(error.to_string()))?;
+    let dialling = endpoint
+        .connect_with(config, address, pki::SERVER_NAME)
+        .map_err(|error| broken(error.to_string()))?;
     let connection = match tokio::time::timeout(std::time::Duration::from_secs(5), dialling).await {
         Err(_) | Ok(Err(quinn::ConnectionError::TimedOut)) => return Err(JoinError::Unreachable { address }),
         Ok(Err(error)) => return Err(JoinError::Untrusted { address, why: error.to_string() }),

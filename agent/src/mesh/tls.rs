@@ -93,7 +93,10 @@ fn transport() -> Arc<quinn::TransportConfig> {
 }
 
 fn own(identity: &Identity) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), MeshError> {
-    let chain = vec![pki::certificate_der(&identity.certificate).map_err(failed)?, pki::certificate_der(&identity.ca_certificate).map_err(failed)?];
+    let chain = vec![
+        pki::certificate_der(&identity.certificate).map_err(failed)?,
+        pki::certificate_der(&identity.ca_certificate).map_err(failed)?,
+    ];
     let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).map_err(failed)?;
     Ok((chain, key))
 }
@@ -112,7 +115,8 @@ impl std::fmt::Debug for MemberVerifier {
 
 impl MemberVerifier {
     fn check(&self, certificate: &CertificateDer<'_>) -> Result<(), rustls::Error> {
-        let hash = pki::key_hash(certificate).map_err(|_| rustls::Error::InvalidCertificate(rustls::CertificateError::BadEncoding))?;
+        let hash = pki::key_hash(certificate)
+            .map_err(|_| rustls::Error::InvalidCertificate(rustls::CertificateError::BadEncoding))?;
         match self.roster.by_key(&hash) {
             Some(_) => Ok(()),
             None => Err(rustls::Error::General("this key belongs to no member of the cluster".into())),
@@ -132,11 +136,21 @@ impl ServerCertVerifier for MemberVerifier {
         self.check(end_entity).map(|()| ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         verify_tls12_signature(message, cert, dss, &provider().signature_verification_algorithms)
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         verify_tls13_signature(message, cert, dss, &provider().signature_verification_algorithms)
     }
 
@@ -155,15 +169,30 @@ impl ClientCertVerifier for MemberVerifier {
         false
     }
 
-    fn verify_client_cert(&self, end_entity: &CertificateDer<'_>, _intermediates: &[CertificateDer<'_>], _now: UnixTime) -> Result<ClientCertVerified, rustls::Error> {
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
         self.check(end_entity).map(|()| ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         ServerCertVerifier::verify_tls12_signature(self, message, cert, dss)
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         ServerCertVerifier::verify_tls13_signature(self, message, cert, dss)
     }
 
@@ -187,8 +216,15 @@ impl ServerCertVerifier for PinnedAuthority {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let wrong = || rustls::Error::General("the machine at this address belongs to another cluster than the token".into());
-        let authority = intermediates.iter().find(|found| <[u8; 32]>::from(Sha256::digest(found)) == self.ca_hash).ok_or_else(wrong)?;
+        let wrong = || {
+            rustls::Error::General(
+                "the machine at this address belongs to another cluster than the token".into(),
+            )
+        };
+        let authority = intermediates
+            .iter()
+            .find(|found| <[u8; 32]>::from(Sha256::digest(found)) == self.ca_hash)
+            .ok_or_else(wrong)?;
         let mut roots = RootCertStore::empty();
         roots.add(authority.clone().into_owned())?;
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
@@ -197,11 +233,21 @@ impl ServerCertVerifier for PinnedAuthority {
         verifier.verify_server_cert(end_entity, &[], server_name, ocsp_response, now)
     }
 
-    fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         verify_tls12_signature(message, cert, dss, &provider().signature_verification_algorithms)
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         verify_tls13_signature(message, cert, dss, &provider().signature_verification_algorithms)
     }
 

@@ -80,8 +80,13 @@ pub enum Response {
     Exchanged(Vec<u8>),
     Reached(bool),
     Blobs(Vec<bool>),
-    Blob { size: u64 },
-    Signed { certificate: String, key: String },
+    Blob {
+        size: u64,
+    },
+    Signed {
+        certificate: String,
+        key: String,
+    },
     Certificate(String),
     Refused(String),
 }
@@ -133,7 +138,8 @@ pub fn encode<T: Encode>(message: &T) -> Vec<u8> {
 /// A message from bytes, all of which it must use, with the limit of a frame.
 pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, FrameError> {
     let config = bincode::config::standard().with_limit::<FRAME_LIMIT>();
-    let (message, used) = bincode::decode_from_slice(bytes, config).map_err(|error| FrameError::Nonsense(error.to_string()))?;
+    let (message, used) =
+        bincode::decode_from_slice(bytes, config).map_err(|error| FrameError::Nonsense(error.to_string()))?;
     if used == bytes.len() { Ok(message) } else { Err(FrameError::Nonsense("bytes left over".into())) }
 }
 

@@ -28,7 +28,14 @@ pub fn namespaces() -> &'static Kind {
 pub fn prepare_create(kind: &Kind, namespace: &str, object: &mut Object, now: Timestamp, uid: &str) {
     let counts = kind.counts_generation;
     let metadata = object.metadata_mut();
-    for field in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "managedFields", "generation"] {
+    for field in [
+        "resourceVersion",
+        "selfLink",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "managedFields",
+        "generation",
+    ] {
         metadata.remove(field);
     }
     metadata.insert("uid".into(), json!(uid));
@@ -59,7 +66,9 @@ pub fn prepare_create(kind: &Kind, namespace: &str, object: &mut Object, now: Ti
 
 /// A job selects its pods by its own uid unless it was told otherwise.
 fn name_job_pods(object: &mut Object) {
-    if object.0.pointer("/spec/manualSelector") == Some(&json!(true)) || object.0.pointer("/spec/selector").is_some() {
+    if object.0.pointer("/spec/manualSelector") == Some(&json!(true))
+        || object.0.pointer("/spec/selector").is_some()
+    {
         return;
     }
     let (uid, name) = (object.uid().to_string(), object.name().to_string());
@@ -78,7 +87,9 @@ fn name_job_pods(object: &mut Object) {
 fn quality(object: &Object) -> &'static str {
     let containers = object.list("/spec/containers");
     let any = containers.iter().any(|container| {
-        ["requests", "limits"].iter().any(|section| container["resources"][section].as_object().is_some_and(|map| !map.is_empty()))
+        ["requests", "limits"]
+            .iter()
+            .any(|section| container["resources"][section].as_object().is_some_and(|map| !map.is_empty()))
     });
     let full = containers.iter().all(|container| {
         ["cpu", "memory"].iter().all(|name| {
@@ -117,7 +128,15 @@ pub fn prepare_update(kind: &Kind, part: Part, old: &Object, new: &mut Object) {
         }
     }
     let old_metadata = &old.0["metadata"];
-    for field in ["name", "namespace", "uid", "creationTimestamp", "generation", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+    for field in [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "generation",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+    ] {
         match old_metadata.get(field) {
             Some(value) => new.metadata_mut().insert(field.into(), value.clone()),
             None => new.metadata_mut().remove(field),
@@ -138,15 +157,19 @@ fn keep_addresses(old: &Object, new: &mut Object) {
         return;
     }
     for field in ["clusterIP", "clusterIPs"] {
-        let absent = matches!(new.0["spec"].get(field), None | Some(Value::Null)) || new.0["spec"][field] == "";
+        let absent =
+            matches!(new.0["spec"].get(field), None | Some(Value::Null)) || new.0["spec"][field] == "";
         if let (true, Some(value)) = (absent, old.0["spec"].get(field)) {
             new.0["spec"][field] = value.clone();
         }
     }
     let old_ports = old.list("/spec/ports").to_vec();
     for port in new.0["spec"]["ports"].as_array_mut().into_iter().flatten() {
-        let same = old_ports.iter().find(|old| old["port"] == port["port"] && old["protocol"] == port["protocol"]);
-        if let (true, Some(node_port)) = (port["nodePort"].is_null(), same.and_then(|old| old.get("nodePort"))) {
+        let same =
+            old_ports.iter().find(|old| old["port"] == port["port"] && old["protocol"] == port["protocol"]);
+        if let (true, Some(node_port)) =
+            (port["nodePort"].is_null(), same.and_then(|old| old.get("nodePort")))
+        {
             port["nodePort"] = node_port.clone();
         }
     }
@@ -180,7 +203,8 @@ pub fn allocate(
     }
     let owner = format!("{}/{}", object.namespace(), object.name());
     let mut plan = Plan::new();
-    let wants_address = object.text("/spec/type") != "ExternalName" && object.text("/spec/clusterIP") != "None";
+    let wants_address =
+        object.text("/spec/type") != "ExternalName" && object.text("/spec/clusterIP") != "None";
     if wants_address && old.is_none_or(|old| old.text("/spec/clusterIP").is_empty()) {
         let address = choose_address(object, view, &random)?;
         object.set(&["spec", "clusterIP"], json!(address));
@@ -208,22 +232,48 @@ pub fn allocate(
 
 /// The node ports that a service holds.
 pub fn node_ports(service: &Object) -> Vec<i64> {
-    service.list("/spec/ports").iter().filter_map(|port| port["nodePort"].as_i64()).filter(|port| *port > 0).collect()
+    service
+        .list("/spec/ports")
+        .iter()
+        .filter_map(|port| port["nodePort"].as_i64())
+        .filter(|port| *port > 0)
+        .collect()
 }
 
 fn refused(object: &Object, cause: Cause) -> ApiError {
-    ApiError::Invalid { kind: "Service".into(), group: String::new(), name: object.name().into(), causes: vec![cause] }
+    ApiError::Invalid {
+        kind: "Service".into(),
+        group: String::new(),
+        name: object.name().into(),
+        causes: vec![cause],
+    }
 }
 
 fn choose_address(object: &Object, view: &View, random: &impl Fn() -> u64) -> Result<String, ApiError> {
     let free = |address: &str| view.get(format!("{ADDRESSES}{address}").as_bytes()).is_none();
     let asked = object.text("/spec/clusterIP");
     if !asked.is_empty() {
-        let fits = asked.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| ip.octets()[..2] == [10, 43] && usable(ip.octets()));
+        let fits = asked
+            .parse::<std::net::Ipv4Addr>()
+            .is_ok_and(|ip| ip.octets()[..2] == [10, 43] && usable(ip.octets()));
         return match (fits, free(asked)) {
             (true, true) => Ok(asked.into()),
-            (true, false) => Err(refused(object, Cause::invalid("spec.clusterIPs", &json!([asked]), "failed to allocate IP: provided IP is already allocated"))),
-            _ => Err(refused(object, Cause::invalid("spec.clusterIPs", &json!([asked]), "the provided IP is not in the service range 10.43.0.0/16 or is reserved"))),
+            (true, false) => Err(refused(
+                object,
+                Cause::invalid(
+                    "spec.clusterIPs",
+                    &json!([asked]),
+                    "failed to allocate IP: provided IP is already allocated",
+                ),
+            )),
+            _ => Err(refused(
+                object,
+                Cause::invalid(
+                    "spec.clusterIPs",
+                    &json!([asked]),
+                    "the provided IP is not in the service range 10.43.0.0/16 or is reserved",
+                ),
+            )),
         };
     }
     let start = random();
@@ -241,7 +291,14 @@ fn usable(octets: [u8; 4]) -> bool {
     octets[2] > 0 && octets[3] != 0 && octets[3] != 255
 }
 
-fn choose_ports(object: &mut Object, before: &[i64], view: &View, random: &impl Fn() -> u64, owner: &str, plan: Plan) -> Result<Plan, ApiError> {
+fn choose_ports(
+    object: &mut Object,
+    before: &[i64],
+    view: &View,
+    random: &impl Fn() -> u64,
+    owner: &str,
+    plan: Plan,
+) -> Result<Plan, ApiError> {
     let mut plan = plan;
     let mut taken = node_ports(object);
     let span = NODE_PORTS.end() - NODE_PORTS.start() + 1;
@@ -254,11 +311,16 @@ fn choose_ports(object: &mut Object, before: &[i64], view: &View, random: &impl 
             Some(number) if free(number) => number,
             Some(number) => {
                 let field = format!("spec.ports[{index}].nodePort");
-                return Err(refused(object, Cause::invalid(&field, &json!(number), "provided port is already allocated")));
+                return Err(refused(
+                    object,
+                    Cause::invalid(&field, &json!(number), "provided port is already allocated"),
+                ));
             }
             None => {
                 let start = (random() % span as u64) as i64;
-                let found = (0..span).map(|step| NODE_PORTS.start() + (start + step) % span).find(|n| !taken.contains(n) && free(*n));
+                let found = (0..span)
+                    .map(|step| NODE_PORTS.start() + (start + step) % span)
+                    .find(|n| !taken.contains(n) && free(*n));
                 found.ok_or_else(|| ApiError::Internal("all node ports 30000-32767 are taken".into()))?
             }
         };

@@ -96,7 +96,9 @@ fn pod_grace(pod: &Object, options: &DeleteOptions) -> i64 {
     if pod.text("/spec/nodeName").is_empty() {
         return 0;
     }
-    let asked = options.grace_period_seconds.or_else(|| pod.0.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64));
+    let asked = options
+        .grace_period_seconds
+        .or_else(|| pod.0.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64));
     let grace = asked.unwrap_or(30).max(0);
     // What has ended needs no time to stop, but its node still has to clean up: the shortest grace that is not none.
     if ended && grace > 0 { 1 } else { grace }
@@ -121,7 +123,8 @@ impl Objects {
     /// Deletes one object. Answers the `Status` of a finished deletion, or the object that is on its way.
     pub async fn delete(&self, target: Target<'_>, options: &DeleteOptions) -> Result<Value, ApiError> {
         for attempt in 0..TRIES {
-            let view = if attempt == 0 { self.store.view() } else { self.view(Freshness::Linearizable).await? };
+            let view =
+                if attempt == 0 { self.store.view() } else { self.view(Freshness::Linearizable).await? };
             let Some(entry) = view.get(target.key().as_bytes()) else {
                 if attempt == 0 {
                     continue;
@@ -130,7 +133,8 @@ impl Objects {
             };
             let object = shown(entry)?;
             check_preconditions(target, &object, options)?;
-            let verdict = decide(target.kind, &object.clone().without_resource_version(), options, clock::wall());
+            let verdict =
+                decide(target.kind, &object.clone().without_resource_version(), options, clock::wall());
             let done = deleted_status(target.kind.plural, target.kind.group, target.name, object.uid());
             if options.dry_run {
                 return Ok(if verdict == Verdict::Remove { done } else { object.0 });
@@ -141,7 +145,9 @@ impl Objects {
                 Verdict::Keep(kept) => (plan.put(&target.key(), kept.to_vec()), Some(kept)),
             };
             match self.store.transact(plan.build(), None).await {
-                Ok(revision) => return Ok(answer.map_or(done, |kept| kept.with_resource_version(revision.0).0)),
+                Ok(revision) => {
+                    return Ok(answer.map_or(done, |kept| kept.with_resource_version(revision.0).0));
+                }
                 Err(TransactError::CompareFailed { .. }) => {}
                 Err(error) => return Err(write_error(error)),
             }
@@ -154,7 +160,8 @@ fn check_preconditions(target: Target<'_>, object: &Object, options: &DeleteOpti
     if let Some(uid) = &options.uid
         && uid != object.uid()
     {
-        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", object.uid());
+        let why =
+            format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", object.uid());
         return Err(target.conflict_because(&why));
     }
     if let Some(wanted) = &options.resource_version
@@ -170,7 +177,9 @@ mod tests {
     use super::*;
 
     fn pod(node: &str, phase: &str) -> Object {
-        Object(json!({"metadata": {"name": "p", "generation": 1}, "spec": {"nodeName": node, "terminationGracePeriodSeconds": 30}, "status": {"phase": phase}}))
+        Object(
+            json!({"metadata": {"name": "p", "generation": 1}, "spec": {"nodeName": node, "terminationGracePeriodSeconds": 30}, "status": {"phase": phase}}),
+        )
     }
 
     fn verdict(object: &Object, options: DeleteOptions) -> Verdict {
@@ -180,7 +189,9 @@ mod tests {
     #[test]
     fn a_pod_without_a_node_goes_at_once_and_a_running_one_after_its_grace() {
         assert_eq!(verdict(&pod("", "Pending"), DeleteOptions::default()), Verdict::Remove);
-        let Verdict::Keep(kept) = verdict(&pod("a", "Running"), DeleteOptions::default()) else { unreachable!() };
+        let Verdict::Keep(kept) = verdict(&pod("a", "Running"), DeleteOptions::default()) else {
+            unreachable!()
+        };
         assert_eq!(kept.text("/metadata/deletionTimestamp"), "1970-01-01T00:02:10Z");
         assert_eq!(kept.generation(), 2);
     }
@@ -189,7 +200,9 @@ mod tests {
     fn force_removes_and_a_second_delete_only_shortens() {
         let force = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
         assert_eq!(verdict(&pod("a", "Running"), force), Verdict::Remove);
-        let Verdict::Keep(first) = verdict(&pod("a", "Running"), DeleteOptions::default()) else { unreachable!() };
+        let Verdict::Keep(first) = verdict(&pod("a", "Running"), DeleteOptions::default()) else {
+            unreachable!()
+        };
         let longer = DeleteOptions { grace_period_seconds: Some(60), ..DeleteOptions::default() };
         assert_eq!(verdict(&first, longer), Verdict::Keep(first));
     }
@@ -198,7 +211,11 @@ mod tests {
     fn foreground_waits_for_dependents() {
         let object = Object(json!({"metadata": {"name": "d"}}));
         let options = DeleteOptions { propagation: Some("Foreground".into()), ..DeleteOptions::default() };
-        let Verdict::Keep(kept) = decide(Kind::by_name("Deployment").unwrap(), &object, &options, Timestamp::UNIX_EPOCH) else { unreachable!() };
+        let Verdict::Keep(kept) =
+            decide(Kind::by_name("Deployment").unwrap(), &object, &options, Timestamp::UNIX_EPOCH)
+        else {
+            unreachable!()
+        };
         assert_eq!(kept.finalizers(), ["foregroundDeletion"]);
         assert!(kept.is_deleting());
     }

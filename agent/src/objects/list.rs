@@ -78,10 +78,14 @@ fn write_token(revision: u64, start: &str) -> String {
 }
 
 fn read_token(view: &View, token: &str) -> Result<(u64, Option<String>), ApiError> {
-    let bad = || ApiError::BadRequest("continue key is not valid: use the token of the last page, unchanged".into());
+    let bad = || {
+        ApiError::BadRequest("continue key is not valid: use the token of the last page, unchanged".into())
+    };
     let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| bad())?;
     let value: Value = serde_json::from_slice(&bytes).map_err(|_| bad())?;
-    let (Some(revision), Some(start)) = (value["rv"].as_u64(), value["start"].as_str()) else { return Err(bad()) };
+    let (Some(revision), Some(start)) = (value["rv"].as_u64(), value["start"].as_str()) else {
+        return Err(bad());
+    };
     if revision < view.floor().0 {
         return Err(ApiError::Expired { asked: revision, floor: view.floor().0 });
     }

@@ -46,8 +46,14 @@ impl Accept {
             let form = parts.find_map(|part| part.strip_prefix("as="));
             match (media, form) {
                 ("application/json", Some("Table")) => accept.table = true,
-                ("application/json", Some("APIGroupDiscoveryList")) if entry.contains("v=v2;") || entry.ends_with("v=v2") => accept.aggregated = true,
-                ("application/json", Some("PartialObjectMetadata" | "PartialObjectMetadataList")) => accept.metadata_only = true,
+                ("application/json", Some("APIGroupDiscoveryList"))
+                    if entry.contains("v=v2;") || entry.ends_with("v=v2") =>
+                {
+                    accept.aggregated = true
+                }
+                ("application/json", Some("PartialObjectMetadata" | "PartialObjectMetadataList")) => {
+                    accept.metadata_only = true
+                }
                 ("application/json" | "application/*" | "*/*", None) => {}
                 _ => continue,
             }
@@ -64,7 +70,8 @@ fn full(bytes: impl Into<Bytes>) -> BoxBody<Bytes, Infallible> {
 
 fn with_type(code: u16, content_type: &'static str, body: BoxBody<Bytes, Infallible>) -> Answer {
     let mut answer = Response::new(body);
-    *answer.status_mut() = hyper::StatusCode::from_u16(code).unwrap_or(hyper::StatusCode::INTERNAL_SERVER_ERROR);
+    *answer.status_mut() =
+        hyper::StatusCode::from_u16(code).unwrap_or(hyper::StatusCode::INTERNAL_SERVER_ERROR);
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer
 }
@@ -78,7 +85,11 @@ pub fn json(code: u16, value: &Value) -> Answer {
 
 /// An aggregated discovery document, whose content type says so.
 pub fn discovery(value: &Value) -> Answer {
-    with_type(200, "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList", full(value.to_string()))
+    with_type(
+        200,
+        "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+        full(value.to_string()),
+    )
 }
 
 /// Plain text.
@@ -115,26 +126,33 @@ pub fn with_warnings(mut answer: Answer, warnings: &[String]) -> Answer {
 pub async fn body(request: Request<Incoming>) -> Result<Bytes, ApiError> {
     match Limited::new(request.into_body(), BODY_LIMIT).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(ApiError::TooLarge { limit: BODY_LIMIT }),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(ApiError::TooLarge { limit: BODY_LIMIT })
+        }
         Err(error) => Err(ApiError::BadRequest(format!("the body broke off: {error}"))),
     }
 }
 
 /// The media type of the request's body, without parameters.
 pub fn content_type<B>(request: &Request<B>) -> String {
-    let text = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("application/json");
+    let text = request
+        .headers()
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("application/json");
     text.split(';').next().unwrap_or("").trim().to_string()
 }
 
 /// A body as a JSON document; YAML is taken too.
 pub fn document(content_type: &str, bytes: &[u8]) -> Result<Value, ApiError> {
     match content_type {
-        "" | "application/json" | "text/json" => {
-            serde_json::from_slice(bytes).map_err(|error| ApiError::BadRequest(format!("the body is not valid JSON: {error}")))
-        }
+        "" | "application/json" | "text/json" => serde_json::from_slice(bytes)
+            .map_err(|error| ApiError::BadRequest(format!("the body is not valid JSON: {error}"))),
         "application/yaml" => {
-            let text = std::str::from_utf8(bytes).map_err(|_| ApiError::BadRequest("the body is not UTF-8".into()))?;
-            let documents = api::manifest::parse(text).map_err(|error| ApiError::BadRequest(error.to_string()))?;
+            let text = std::str::from_utf8(bytes)
+                .map_err(|_| ApiError::BadRequest("the body is not UTF-8".into()))?;
+            let documents =
+                api::manifest::parse(text).map_err(|error| ApiError::BadRequest(error.to_string()))?;
             documents.into_iter().next().ok_or_else(|| ApiError::BadRequest("the body is empty".into()))
         }
         _ => Err(ApiError::UnsupportedMediaType { accepted: "application/json, application/yaml".into() }),

@@ -32,7 +32,9 @@ use crate::pki;
 /// Listening failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    #[error("cannot listen on {address} (TCP): {cause}; is another agent running, or the port taken? 'ss -ltnp' shows who has it")]
+    #[error(
+        "cannot listen on {address} (TCP): {cause}; is another agent running, or the port taken? 'ss -ltnp' shows who has it"
+    )]
     Port { address: SocketAddr, cause: std::io::Error },
     #[error("cannot make the socket {path}: {cause}")]
     Socket { path: String, cause: std::io::Error },

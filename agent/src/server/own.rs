@@ -47,12 +47,18 @@ pub async fn answer(cluster: &Arc<Cluster>, rest: &str, request: Request<Incomin
 }
 
 async fn status(cluster: &Cluster) -> Reply {
-    let replica = cluster.store.status().await.ok_or_else(|| ApiError::Internal("the store has stopped".into()))?;
+    let replica =
+        cluster.store.status().await.ok_or_else(|| ApiError::Internal("the store has stopped".into()))?;
     let view = cluster.store.view();
     let suspects = cluster.suspects();
     let dead = crate::fabric::dead_nodes(&view);
     let listed = in_view(&view);
-    let name_of = |id: raft_store::NodeId| listed.iter().find(|member| member.node_id() == id).map_or_else(|| id.to_string(), |member| member.name.clone());
+    let name_of = |id: raft_store::NodeId| {
+        listed
+            .iter()
+            .find(|member| member.node_id() == id)
+            .map_or_else(|| id.to_string(), |member| member.name.clone())
+    };
     let members: Vec<Value> = listed
         .iter()
         .map(|member| {
@@ -70,16 +76,21 @@ async fn status(cluster: &Cluster) -> Reply {
         })
         .collect();
     let (index, term) = view.applied();
-    Ok(http::json(200, &json!({
-        "cluster": cluster.identity.cluster, "node": cluster.name(),
-        "leader": replica.leader.map(name_of), "voters": view.members().voters.iter().map(|id| name_of(*id)).collect::<Vec<_>>(),
-        "members": members, "revision": view.revision().0, "appliedIndex": index, "term": term, "stateHash": crate::pki::hex(&view.hash()),
-        "brake": *cluster.brake.borrow(),
-    })))
+    Ok(http::json(
+        200,
+        &json!({
+            "cluster": cluster.identity.cluster, "node": cluster.name(),
+            "leader": replica.leader.map(name_of), "voters": view.members().voters.iter().map(|id| name_of(*id)).collect::<Vec<_>>(),
+            "members": members, "revision": view.revision().0, "appliedIndex": index, "term": term, "stateHash": crate::pki::hex(&view.hash()),
+            "brake": *cluster.brake.borrow(),
+        }),
+    ))
 }
 
 async fn token(cluster: &Cluster, no_voter: bool) -> Reply {
-    let token = enrol::create_token(cluster, no_voter).await.map_err(|error| ApiError::Unavailable(error.to_string()))?;
+    let token = enrol::create_token(cluster, no_voter)
+        .await
+        .map_err(|error| ApiError::Unavailable(error.to_string()))?;
     let address = cluster.identity.member.address.to_string();
     Ok(http::json(201, &json!({"token": token.to_string(), "address": address})))
 }
@@ -88,17 +99,22 @@ async fn token(cluster: &Cluster, no_voter: bool) -> Reply {
 async fn admin(cluster: &Cluster) -> Result<Credential, ApiError> {
     let (user, group) = ("skein-admin", "system:masters");
     if let Some(authority) = cluster.identity.authority() {
-        return authority.sign_client(user, &[group], clock::wall()).map_err(|error| ApiError::Internal(error.to_string()));
+        return authority
+            .sign_client(user, &[group], clock::wall())
+            .map_err(|error| ApiError::Internal(error.to_string()));
     }
     let wish = Wish::SignClient { user: user.into(), groups: vec![group.into()] };
     for member in cluster.roster.all() {
         if member.node_id() != cluster.me()
-            && let Ok(Response::Signed { certificate, key }) = cluster.mesh.request(member.node_id(), wish.clone()).await
+            && let Ok(Response::Signed { certificate, key }) =
+                cluster.mesh.request(member.node_id(), wish.clone()).await
         {
             return Ok(Credential { certificate, key });
         }
     }
-    Err(ApiError::Unavailable("no machine that can sign certificates answers: one of the first three members must be up".into()))
+    Err(ApiError::Unavailable(
+        "no machine that can sign certificates answers: one of the first three members must be up".into(),
+    ))
 }
 
 async fn kubeconfig(cluster: &Cluster) -> Reply {
@@ -107,12 +123,15 @@ async fn kubeconfig(cluster: &Cluster) -> Reply {
     let admin = admin(cluster).await?;
     let member = &cluster.identity.member;
     let server = format!("https://{}:{}", member.address.ip(), member.api_port);
-    Ok(http::json(200, &json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "skein", "preferences": {},
-        "clusters": [{"name": "skein", "cluster": {"server": server, "certificate-authority-data": encode(&cluster.identity.ca_certificate)}}],
-        "users": [{"name": "skein-admin", "user": {"client-certificate-data": encode(&admin.certificate), "client-key-data": encode(&admin.key)}}],
-        "contexts": [{"name": "skein", "context": {"cluster": "skein", "user": "skein-admin"}}],
-    })))
+    Ok(http::json(
+        200,
+        &json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "skein", "preferences": {},
+            "clusters": [{"name": "skein", "cluster": {"server": server, "certificate-authority-data": encode(&cluster.identity.ca_certificate)}}],
+            "users": [{"name": "skein-admin", "user": {"client-certificate-data": encode(&admin.certificate), "client-key-data": encode(&admin.key)}}],
+            "contexts": [{"name": "skein", "context": {"cluster": "skein", "user": "skein-admin"}}],
+        }),
+    ))
 }
 
 async fn load(cluster: &Arc<Cluster>, name: Option<String>, request: Request<Incoming>) -> Reply {
@@ -156,10 +175,18 @@ async fn remove(cluster: &Cluster, reference: &str) -> Reply {
     let view = cluster.objects.view(crate::objects::Freshness::Linearizable).await?;
     let kind = images::images();
     let by_name = api::keys::object(kind, "", reference);
-    let key = if view.get(by_name.as_bytes()).is_some() { by_name } else { api::keys::object(kind, "", &images::object_name(reference)) };
+    let key = if view.get(by_name.as_bytes()).is_some() {
+        by_name
+    } else {
+        api::keys::object(kind, "", &images::object_name(reference))
+    };
     if view.get(key.as_bytes()).is_none() {
         return Err(ApiError::NotFound { resource: kind.resource(), name: reference.into() });
     }
-    cluster.store.transact(Plan::new().delete(&key).build(), None).await.map_err(crate::objects::write_error)?;
+    cluster
+        .store
+        .transact(Plan::new().delete(&key).build(), None)
+        .await
+        .map_err(crate::objects::write_error)?;
     Ok(http::json(200, &json!({"removed": reference})))
 }

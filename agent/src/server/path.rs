@@ -52,7 +52,11 @@ pub fn parse(path: &str) -> Result<Route, ApiError> {
 fn resource(group: &str, version: &str, rest: &[&str]) -> Result<Route, ApiError> {
     // `namespaces/NS/status` is a subresource of a namespace, `namespaces/NS/pods` a collection within it.
     let (namespace, rest) = match rest {
-        ["namespaces", namespace, tail @ ..] if !tail.is_empty() && Kind::by_path(group, version, tail[0]).is_some() => (Some(*namespace), tail),
+        ["namespaces", namespace, tail @ ..]
+            if !tail.is_empty() && Kind::by_path(group, version, tail[0]).is_some() =>
+        {
+            (Some(*namespace), tail)
+        }
         other => (None, other),
     };
     let (plural, tail) = rest.split_first().ok_or(ApiError::NoSuchPath)?;
@@ -82,7 +86,10 @@ pub fn unescape(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, tail)) = rest.split_first() {
-        let code = tail.get(..2).and_then(|pair| std::str::from_utf8(pair).ok()).and_then(|pair| u8::from_str_radix(pair, 16).ok());
+        let code = tail
+            .get(..2)
+            .and_then(|pair| std::str::from_utf8(pair).ok())
+            .and_then(|pair| u8::from_str_radix(pair, 16).ok());
         match (first, code) {
             (b'%', Some(code)) => {
                 bytes.push(code);
@@ -105,11 +112,20 @@ impl Query {
     pub fn parse(query: Option<&str>) -> Query {
         let pairs = query.unwrap_or("").split('&').filter(|pair| !pair.is_empty());
         let decoded = |text: &str| unescape(&text.replace('+', " "));
-        Query(pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(key, value)| (decoded(key), decoded(value))).collect())
+        Query(
+            pairs
+                .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+                .map(|(key, value)| (decoded(key), decoded(value)))
+                .collect(),
+        )
     }
 
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+            .filter(|value| !value.is_empty())
     }
 
     pub fn is_true(&self, name: &str) -> bool {
@@ -118,7 +134,10 @@ impl Query {
 
     pub fn number(&self, name: &str) -> Result<Option<u64>, ApiError> {
         self.get(name)
-            .map(|text| text.parse().map_err(|_| ApiError::BadRequest(format!("{name}: \"{text}\" is not a whole number"))))
+            .map(|text| {
+                text.parse()
+                    .map_err(|_| ApiError::BadRequest(format!("{name}: \"{text}\" is not a whole number")))
+            })
             .transpose()
     }
 
@@ -131,23 +150,32 @@ impl Query {
 mod tests {
     use super::*;
 
-    fn named(path: &str) -> Option<(String, Option<String>, Option<String>, Option<String>)> {
+    /// Kind, namespace, name and subresource, `-` for what is absent.
+    fn named(path: &str) -> String {
+        let text = |part: Option<String>| part.unwrap_or_else(|| "-".into());
         match parse(path) {
-            Ok(Route::Resource(r)) => Some((r.kind.kind.into(), r.namespace, r.name, r.subresource)),
-            _ => None,
+            Ok(Route::Resource(r)) => {
+                format!("{} {} {} {}", r.kind.kind, text(r.namespace), text(r.name), text(r.subresource))
+            }
+            _ => "nothing".into(),
         }
     }
 
     #[test]
     fn paths_name_collections_objects_and_subresources() {
-        let some = |text: &str| Some(text.to_string());
-        assert_eq!(named("/api/v1/pods"), Some(("Pod".into(), None, None, None)));
-        assert_eq!(named("/api/v1/namespaces/a/pods/b/log"), Some(("Pod".into(), some("a"), some("b"), some("log"))));
-        assert_eq!(named("/api/v1/namespaces/a"), Some(("Namespace".into(), None, some("a"), None)));
-        assert_eq!(named("/api/v1/namespaces/a/status"), Some(("Namespace".into(), None, some("a"), some("status"))));
-        assert_eq!(named("/apis/apps/v1/namespaces/a/deployments/b/scale"), Some(("Deployment".into(), some("a"), some("b"), some("scale"))));
-        for bad in ["/api/v1/namespaces/a/nodes", "/api/v1/pods/b", "/api/v1/nodes/a/nothing", "/apis/x/v1/things", "/"] {
-            assert_eq!(named(bad), None, "{bad}");
+        assert_eq!(named("/api/v1/pods"), "Pod - - -");
+        assert_eq!(named("/api/v1/namespaces/a/pods/b/log"), "Pod a b log");
+        assert_eq!(named("/api/v1/namespaces/a"), "Namespace - a -");
+        assert_eq!(named("/api/v1/namespaces/a/status"), "Namespace - a status");
+        assert_eq!(named("/apis/apps/v1/namespaces/a/deployments/b/scale"), "Deployment a b scale");
+        for bad in [
+            "/api/v1/namespaces/a/nodes",
+            "/api/v1/pods/b",
+            "/api/v1/nodes/a/nothing",
+            "/apis/x/v1/things",
+            "/",
+        ] {
+            assert_eq!(named(bad), "nothing", "{bad}");
         }
     }
 

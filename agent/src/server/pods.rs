@@ -36,7 +36,12 @@ struct Place {
     node: String,
 }
 
-async fn place(cluster: &Cluster, namespace: &str, name: &str, container: Option<&str>) -> Result<Place, ApiError> {
+async fn place(
+    cluster: &Cluster,
+    namespace: &str,
+    name: &str,
+    container: Option<&str>,
+) -> Result<Place, ApiError> {
     let target = Target { kind: pods(), namespace, name };
     let pod = cluster.objects.get(target, Freshness::Linearizable).await?;
     let node = pod.text("/spec/nodeName").to_string();
@@ -47,11 +52,17 @@ async fn place(cluster: &Cluster, namespace: &str, name: &str, container: Option
 }
 
 fn choose(pod: &Object, wanted: Option<&str>) -> Result<String, ApiError> {
-    let names: Vec<&str> = ["/spec/containers", "/spec/initContainers"].iter().flat_map(|list| pod.list(list)).filter_map(|c| c["name"].as_str()).collect();
+    let names: Vec<&str> = ["/spec/containers", "/spec/initContainers"]
+        .iter()
+        .flat_map(|list| pod.list(list))
+        .filter_map(|c| c["name"].as_str())
+        .collect();
     let main: Vec<&str> = pod.list("/spec/containers").iter().filter_map(|c| c["name"].as_str()).collect();
     match (wanted, main.as_slice()) {
         (Some(wanted), _) if names.contains(&wanted) => Ok(wanted.into()),
-        (Some(wanted), _) => Err(ApiError::BadRequest(format!("container {wanted} is not valid for pod {}", pod.name()))),
+        (Some(wanted), _) => {
+            Err(ApiError::BadRequest(format!("container {wanted} is not valid for pod {}", pod.name())))
+        }
         (None, [only]) => Ok((*only).into()),
         (None, _) => Err(ApiError::BadRequest(format!(
             "a container name must be specified for pod {}, choose one of: [{}]",
@@ -64,7 +75,8 @@ fn choose(pod: &Object, wanted: Option<&str>) -> Result<String, ApiError> {
 /// `GET .../pods/NAME/log`.
 pub async fn log(cluster: &Arc<Cluster>, resource: &Resource, request: &Request<Incoming>) -> Reply {
     let query = Query::parse(request.uri().query());
-    let (namespace, name) = (resource.namespace.as_deref().unwrap_or(""), resource.name.as_deref().unwrap_or(""));
+    let (namespace, name) =
+        (resource.namespace.as_deref().unwrap_or(""), resource.name.as_deref().unwrap_or(""));
     let place = place(cluster, namespace, name, query.get("container")).await?;
     let since = query.number("sinceSeconds")?.map(|seconds| {
         let back = crate::clock::wall().as_second() - i64::try_from(seconds).unwrap_or(i64::MAX / 2);
@@ -80,7 +92,8 @@ pub async fn log(cluster: &Arc<Cluster>, resource: &Resource, request: &Request<
     };
     let (mut sender, body) = Channel::<Bytes>::new(16);
     if place.node == cluster.name() {
-        let mut lines = open_log(cluster, &place.uid, &place.container, &wish).map_err(ApiError::BadRequest)?;
+        let mut lines =
+            open_log(cluster, &place.uid, &place.container, &wish).map_err(ApiError::BadRequest)?;
         spawn(async move {
             while let Some(bytes) = next_lines(&mut lines, wish.timestamps).await {
                 if sender.send_data(bytes.into()).await.is_err() {
@@ -107,7 +120,9 @@ pub async fn log(cluster: &Arc<Cluster>, resource: &Resource, request: &Request<
 
 fn node_of(cluster: &Cluster, place: &Place) -> Result<raft_store::NodeId, ApiError> {
     let member = cluster.roster.by_name(&place.node);
-    member.map(|member| member.node_id()).ok_or_else(|| ApiError::Unavailable(format!("node {} is no member of the cluster any more", place.node)))
+    member.map(|member| member.node_id()).ok_or_else(|| {
+        ApiError::Unavailable(format!("node {} is no member of the cluster any more", place.node))
+    })
 }
 
 async fn check(receive: &mut RecvStream) -> Result<(), ApiError> {
@@ -126,15 +141,16 @@ fn open_log(cluster: &Cluster, uid: &str, container: &str, wish: &LogWish) -> Re
     let options = LogOptions {
         follow: wish.follow,
         tail: wish.tail.and_then(|tail| usize::try_from(tail).ok()),
-        since: since.and_then(|time| i64::try_from(time.as_nanosecond()).ok()).map(runtime::clock::Timestamp::from_nanos),
+        since: since
+            .and_then(|time| i64::try_from(time.as_nanosecond()).ok())
+            .map(runtime::clock::Timestamp::from_nanos),
         previous: wish.previous,
         timestamps: wish.timestamps,
         limit_bytes: wish.limit_bytes,
     };
-    cluster
-        .runtime
-        .logs(&uid, &container_id, options)
-        .map_err(|error| format!("container \"{container}\" in the pod is waiting to start or has no log: {error}"))
+    cluster.runtime.logs(&uid, &container_id, options).map_err(|error| {
+        format!("container \"{container}\" in the pod is waiting to start or has no log: {error}")
+    })
 }
 
 async fn next_lines(lines: &mut LogReceiver, timestamps: bool) -> Option<Vec<u8>> {
@@ -185,12 +201,17 @@ pub async fn exec(cluster: &Arc<Cluster>, namespace: &str, name: &str, request: 
     let (to_client, from_process) = mpsc::channel::<ExecFrame>(16);
     let (to_process, from_client) = mpsc::channel::<ExecFrame>(16);
     if place.node == cluster.name() {
-        let session = start(cluster, &place.uid, &place.container, args, stdin).await.map_err(ApiError::BadRequest)?;
+        let session =
+            start(cluster, &place.uid, &place.container, args, stdin).await.map_err(ApiError::BadRequest)?;
         spawn(run(session, from_client, to_client));
     } else {
         let member = node_of(cluster, &place)?;
         let wanted = wire::Request::Exec { uid: place.uid, container: place.container, args, stdin };
-        let (send, mut receive) = cluster.mesh.open(member, Class::Bulk, &wanted).await.map_err(|error| ApiError::Unavailable(error.to_string()))?;
+        let (send, mut receive) = cluster
+            .mesh
+            .open(member, Class::Bulk, &wanted)
+            .await
+            .map_err(|error| ApiError::Unavailable(error.to_string()))?;
         check(&mut receive).await?;
         spawn(relay(send, receive, from_client, to_client));
     }
@@ -206,7 +227,13 @@ pub async fn exec(cluster: &Arc<Cluster>, namespace: &str, name: &str, request: 
     Ok(answer)
 }
 
-async fn start(cluster: &Cluster, uid: &str, container: &str, args: Vec<String>, stdin: bool) -> Result<ExecSession, String> {
+async fn start(
+    cluster: &Cluster,
+    uid: &str,
+    container: &str,
+    args: Vec<String>,
+    stdin: bool,
+) -> Result<ExecSession, String> {
     let uid = PodUid::new(uid).map_err(|error| error.to_string())?;
     let container = ContainerName::new(container).map_err(|error| error.to_string())?;
     let spec = ExecSpec { args, stdin, ..ExecSpec::default() };
@@ -218,20 +245,22 @@ async fn run(session: ExecSession, mut input: mpsc::Receiver<ExecFrame>, output:
     let ExecSession { mut stdin, stdout, stderr, mut end } = session;
     let feeding = spawn(async move {
         while let Some(frame) = input.recv().await {
-            match (frame, &mut stdin) {
-                (ExecFrame::Stdin(bytes), Some(pipe)) => {
-                    if pipe.write_all(&bytes).await.is_err() {
-                        stdin = None;
-                    }
-                }
-                (ExecFrame::StdinEnd, _) => stdin = None,
-                _ => {}
+            let written = match (frame, &mut stdin) {
+                (ExecFrame::Stdin(bytes), Some(pipe)) => pipe.write_all(&bytes).await.is_ok(),
+                (ExecFrame::StdinEnd, _) => false,
+                _ => true,
+            };
+            if !written {
+                stdin = None;
             }
         }
         // The client has gone: so does the process, unless it has ended.
         drop(stdin);
     });
-    let pipes = [spawn(pump(stdout, output.clone(), ExecFrame::Stdout)), spawn(pump(stderr, output.clone(), ExecFrame::Stderr))];
+    let pipes = [
+        spawn(pump(stdout, output.clone(), ExecFrame::Stdout)),
+        spawn(pump(stderr, output.clone(), ExecFrame::Stderr)),
+    ];
     let ended = tokio::select! {
         ended = end.wait() => ended,
         () = output.closed() => return feeding.abort(),
@@ -245,7 +274,11 @@ async fn run(session: ExecSession, mut input: mpsc::Receiver<ExecFrame>, output:
     let _ = output.send(last).await;
 }
 
-async fn pump<R: AsyncRead + Unpin>(mut pipe: R, output: mpsc::Sender<ExecFrame>, frame: fn(Vec<u8>) -> ExecFrame) {
+async fn pump<R: AsyncRead + Unpin>(
+    mut pipe: R,
+    output: mpsc::Sender<ExecFrame>,
+    frame: fn(Vec<u8>) -> ExecFrame,
+) {
     let mut buffer = vec![0u8; 16 << 10];
     while let Ok(count) = pipe.read(&mut buffer).await {
         if count == 0 || output.send(frame(buffer[..count].to_vec())).await.is_err() {
@@ -255,7 +288,12 @@ async fn pump<R: AsyncRead + Unpin>(mut pipe: R, output: mpsc::Sender<ExecFrame>
 }
 
 /// Between a stream of the mesh and two channels of frames.
-async fn relay(mut send: SendStream, mut receive: RecvStream, mut input: mpsc::Receiver<ExecFrame>, output: mpsc::Sender<ExecFrame>) {
+async fn relay(
+    mut send: SendStream,
+    mut receive: RecvStream,
+    mut input: mpsc::Receiver<ExecFrame>,
+    output: mpsc::Sender<ExecFrame>,
+) {
     let feeding = spawn(async move {
         while let Some(frame) = input.recv().await {
             if wire::write_frame(&mut send, &frame).await.is_err() {
@@ -272,7 +310,15 @@ async fn relay(mut send: SendStream, mut receive: RecvStream, mut input: mpsc::R
 }
 
 /// The other side: an exec that another agent asks for.
-pub async fn serve_exec(cluster: &Cluster, uid: &str, container: &str, args: Vec<String>, stdin: bool, mut send: SendStream, mut receive: RecvStream) {
+pub async fn serve_exec(
+    cluster: &Cluster,
+    uid: &str,
+    container: &str,
+    args: Vec<String>,
+    stdin: bool,
+    mut send: SendStream,
+    mut receive: RecvStream,
+) {
     let session = match start(cluster, uid, container, args, stdin).await {
         Ok(session) => session,
         Err(why) => {
@@ -305,7 +351,11 @@ pub async fn serve_exec(cluster: &Cluster, uid: &str, container: &str, args: Vec
 }
 
 /// Between a client's connection and two channels of frames.
-async fn carry<S: AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static>(stream: S, mut output: mpsc::Receiver<ExecFrame>, input: mpsc::Sender<ExecFrame>) {
+async fn carry<S: AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    mut output: mpsc::Receiver<ExecFrame>,
+    input: mpsc::Sender<ExecFrame>,
+) {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let feeding = spawn(async move {
         while let Some(frame) = read_frame(&mut reader).await {
@@ -335,10 +385,12 @@ pub async fn read_frame<R: AsyncRead + Unpin>(reader: &mut R) -> Option<ExecFram
 }
 
 /// Writes one frame.
-pub async fn write_frame<W: tokio::io::AsyncWrite + Unpin>(writer: &mut W, frame: &ExecFrame) -> std::io::Result<()> {
+pub async fn write_frame<W: tokio::io::AsyncWrite + Unpin>(
+    writer: &mut W,
+    frame: &ExecFrame,
+) -> std::io::Result<()> {
     let bytes = wire::encode(frame);
     writer.write_u32(u32::try_from(bytes.len()).unwrap_or(0)).await?;
     writer.write_all(&bytes).await?;
     writer.flush().await
 }
-

@@ -22,14 +22,21 @@ use crate::objects::list::{self, Selection};
 use crate::objects::{FieldValidation, Freshness, Part, Target, WriteOptions, Written};
 
 /// Answers a request on a collection, an object, its status or its scale.
-pub async fn answer(cluster: &Arc<Cluster>, resource: Resource, accept: Accept, request: Request<Incoming>) -> Reply {
+pub async fn answer(
+    cluster: &Arc<Cluster>,
+    resource: Resource,
+    accept: Accept,
+    request: Request<Incoming>,
+) -> Reply {
     if accept.impossible {
         return Err(ApiError::NotAcceptable);
     }
     let query = Query::parse(request.uri().query());
     let method = request.method().clone();
     match (&resource.name, method) {
-        (None, Method::GET) if query.is_true("watch") => watch::answer(cluster, selection(&resource, &query)?, accept, &query).await,
+        (None, Method::GET) if query.is_true("watch") => {
+            watch::answer(cluster, selection(&resource, &query)?, accept, &query).await
+        }
         (None, Method::GET) => collection(cluster, &resource, accept, &query).await,
         (None, Method::POST) => create(cluster, &resource, &query, request).await,
         (None, Method::DELETE) => delete_collection(cluster, &resource, &query, request).await,
@@ -56,12 +63,18 @@ fn options(resource: &Resource, query: &Query) -> Result<WriteOptions, ApiError>
         None | Some("Warn") => FieldValidation::Warn,
         Some("Strict") => FieldValidation::Strict,
         Some("Ignore") => FieldValidation::Ignore,
-        Some(other) => return Err(ApiError::BadRequest(format!("fieldValidation: \"{other}\" is not Ignore, Warn or Strict"))),
+        Some(other) => {
+            return Err(ApiError::BadRequest(format!(
+                "fieldValidation: \"{other}\" is not Ignore, Warn or Strict"
+            )));
+        }
     };
     let dry_run = match query.get("dryRun") {
         None => false,
         Some("All") => true,
-        Some(other) => return Err(ApiError::BadRequest(format!("dryRun: \"{other}\" is not supported, only All is"))),
+        Some(other) => {
+            return Err(ApiError::BadRequest(format!("dryRun: \"{other}\" is not supported, only All is")));
+        }
     };
     let part = if resource.subresource.as_deref() == Some("status") { Part::Status } else { Part::Main };
     Ok(WriteOptions { dry_run, field_validation, part })
@@ -80,7 +93,8 @@ fn field_selector(resource: &Resource, text: &str) -> Result<FieldSelector, ApiE
 }
 
 fn selection(resource: &Resource, query: &Query) -> Result<Selection, ApiError> {
-    let labels = LabelSelector::parse(query.get("labelSelector").unwrap_or("")).map_err(|error| ApiError::BadRequest(error.to_string()))?;
+    let labels = LabelSelector::parse(query.get("labelSelector").unwrap_or(""))
+        .map_err(|error| ApiError::BadRequest(error.to_string()))?;
     let fields = field_selector(resource, query.get("fieldSelector").unwrap_or(""))?;
     Ok(Selection { kind: resource.kind, namespace: resource.namespace.clone(), labels, fields })
 }
@@ -98,7 +112,10 @@ async fn collection(cluster: &Cluster, resource: &Resource, accept: Accept, quer
     if accept.metadata_only {
         let metadata = list::metadata(&page);
         let items: Vec<Value> = page.items.iter().map(partial).collect();
-        return Ok(http::json(200, &json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items})));
+        return Ok(http::json(
+            200,
+            &json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items}),
+        ));
     }
     Ok(http::json(200, &list::document(kind, page)))
 }
@@ -126,7 +143,11 @@ async fn create(cluster: &Cluster, resource: &Resource, query: &Query, request: 
     let body = http::document(&media, &http::body(request).await?)?;
     let namespace = match (&resource.namespace, kind.namespaced) {
         (Some(namespace), true) => namespace.clone(),
-        (None, true) => return Err(ApiError::BadRequest("this kind is created in a namespace: use /namespaces/NAME/ in the path".into())),
+        (None, true) => {
+            return Err(ApiError::BadRequest(
+                "this kind is created in a namespace: use /namespaces/NAME/ in the path".into(),
+            ));
+        }
         _ => String::new(),
     };
     let written = cluster.objects.create(kind, &namespace, body, options(resource, query)?).await?;
@@ -137,7 +158,13 @@ fn written_answer(code: u16, written: Written) -> Answer {
     http::with_warnings(http::json(code, &written.object.0), &written.warnings)
 }
 
-async fn update(cluster: &Cluster, resource: &Resource, name: &str, query: &Query, request: Request<Incoming>) -> Reply {
+async fn update(
+    cluster: &Cluster,
+    resource: &Resource,
+    name: &str,
+    query: &Query,
+    request: Request<Incoming>,
+) -> Reply {
     let media = http::content_type(&request);
     let body = http::document(&media, &http::body(request).await?)?;
     let options = options(resource, query)?;
@@ -147,7 +174,13 @@ async fn update(cluster: &Cluster, resource: &Resource, name: &str, query: &Quer
     Ok(written_answer(200, cluster.objects.update(target(resource, name), body, options).await?))
 }
 
-async fn patch(cluster: &Cluster, resource: &Resource, name: &str, query: &Query, request: Request<Incoming>) -> Reply {
+async fn patch(
+    cluster: &Cluster,
+    resource: &Resource,
+    name: &str,
+    query: &Query,
+    request: Request<Incoming>,
+) -> Reply {
     let format = PatchFormat::from_media_type(&http::content_type(&request))?;
     let bytes = http::body(request).await?;
     let options = options(resource, query)?;
@@ -169,7 +202,9 @@ fn scale_of(object: &Object) -> Value {
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         metadata[field] = object.0["metadata"][field].clone();
     }
-    let selector = LabelSelector::from_object(&object.0["spec"]["selector"]).map(|found| found.to_string()).unwrap_or_default();
+    let selector = LabelSelector::from_object(&object.0["spec"]["selector"])
+        .map(|found| found.to_string())
+        .unwrap_or_default();
     json!({
         "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata,
         "spec": {"replicas": object.int("/spec/replicas")},
@@ -177,14 +212,22 @@ fn scale_of(object: &Object) -> Value {
     })
 }
 
-async fn scale(cluster: &Cluster, resource: &Resource, name: &str, options: WriteOptions, mut make: impl FnMut(&Value) -> Result<Value, ApiError>) -> Reply {
+async fn scale(
+    cluster: &Cluster,
+    resource: &Resource,
+    name: &str,
+    options: WriteOptions,
+    mut make: impl FnMut(&Value) -> Result<Value, ApiError>,
+) -> Reply {
     let written = cluster.objects.change(target(resource, name), options, |current| {
         let wanted = make(&scale_of(current))?;
         let replicas = wanted.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
         let mut new = current.clone();
         new.set(&["spec", "replicas"], json!(replicas));
         match wanted.pointer("/metadata/resourceVersion").and_then(Value::as_str) {
-            Some(revision) if !revision.is_empty() => new.set(&["metadata", "resourceVersion"], json!(revision)),
+            Some(revision) if !revision.is_empty() => {
+                new.set(&["metadata", "resourceVersion"], json!(revision))
+            }
             _ => {
                 new.metadata_mut().remove("resourceVersion");
             }
@@ -208,16 +251,29 @@ async fn delete_options(query: &Query, request: Request<Incoming>) -> Result<Del
     options.dry_run |= query.get("dryRun") == Some("All");
     match options.propagation.as_deref() {
         None | Some("Background" | "Foreground" | "Orphan") => Ok(options),
-        Some(other) => Err(ApiError::BadRequest(format!("propagationPolicy: \"{other}\" is not Background, Foreground or Orphan"))),
+        Some(other) => Err(ApiError::BadRequest(format!(
+            "propagationPolicy: \"{other}\" is not Background, Foreground or Orphan"
+        ))),
     }
 }
 
-async fn delete(cluster: &Cluster, resource: &Resource, name: &str, query: &Query, request: Request<Incoming>) -> Reply {
+async fn delete(
+    cluster: &Cluster,
+    resource: &Resource,
+    name: &str,
+    query: &Query,
+    request: Request<Incoming>,
+) -> Reply {
     let options = delete_options(query, request).await?;
     Ok(http::json(200, &cluster.objects.delete(target(resource, name), &options).await?))
 }
 
-async fn delete_collection(cluster: &Cluster, resource: &Resource, query: &Query, request: Request<Incoming>) -> Reply {
+async fn delete_collection(
+    cluster: &Cluster,
+    resource: &Resource,
+    query: &Query,
+    request: Request<Incoming>,
+) -> Reply {
     let selection = selection(resource, query)?;
     let options = delete_options(query, request).await?;
     let view = cluster.objects.view(Freshness::Linearizable).await?;

@@ -57,7 +57,15 @@ pub async fn answer(cluster: &Arc<Cluster>, selection: Selection, accept: Accept
     Ok(http::stream("application/json", body.boxed()))
 }
 
-async fn run(cluster: Arc<Cluster>, mut watch: Watch, view: View, start: Option<Revision>, initial: bool, length: std::time::Duration, mut out: Sender<Bytes>) {
+async fn run(
+    cluster: Arc<Cluster>,
+    mut watch: Watch,
+    view: View,
+    start: Option<Revision>,
+    initial: bool,
+    length: std::time::Duration,
+    mut out: Sender<Bytes>,
+) {
     let end = deadline(length);
     let mut views = cluster.store.views();
     let mut seen = start.unwrap_or_else(|| view.revision());
@@ -90,7 +98,10 @@ async fn run(cluster: Arc<Cluster>, mut watch: Watch, view: View, start: Option<
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "this is the driver of a stream; tokio's timers want its own clock")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the driver of a stream; tokio's timers want its own clock"
+)]
 fn deadline(after: std::time::Duration) -> Instant {
     Instant::now() + after
 }
@@ -105,7 +116,12 @@ fn line(kind: &str, object: Value) -> Bytes {
 type Gone = Option<Revision>;
 
 impl Watch {
-    async fn send_current(&mut self, view: &View, initial: bool, out: &mut Sender<Bytes>) -> Result<(), Gone> {
+    async fn send_current(
+        &mut self,
+        view: &View,
+        initial: bool,
+        out: &mut Sender<Bytes>,
+    ) -> Result<(), Gone> {
         let prefix = self.selection.prefix();
         let mut lines = Vec::new();
         for (_, entry) in view.prefix(prefix.as_bytes(), None) {
@@ -124,7 +140,12 @@ impl Watch {
         Ok(())
     }
 
-    async fn send_changes(&mut self, view: &View, after: Revision, out: &mut Sender<Bytes>) -> Result<(), Gone> {
+    async fn send_changes(
+        &mut self,
+        view: &View,
+        after: Revision,
+        out: &mut Sender<Bytes>,
+    ) -> Result<(), Gone> {
         let prefix = self.selection.prefix();
         let mut lines = Vec::new();
         for change in view.changes(after).map_err(|compacted| Some(compacted.floor))? {
@@ -142,8 +163,16 @@ impl Watch {
 
     /// What a change is to this watcher: entering the selection is ADDED, leaving it DELETED.
     fn judge(&self, change: &Change) -> Option<(&'static str, Object)> {
-        let before = change.before.as_ref().and_then(|entry| shown(entry).ok()).filter(|object| self.selection.matches(object));
-        let after = change.after.as_ref().and_then(|entry| shown(entry).ok()).filter(|object| self.selection.matches(object));
+        let before = change
+            .before
+            .as_ref()
+            .and_then(|entry| shown(entry).ok())
+            .filter(|object| self.selection.matches(object));
+        let after = change
+            .after
+            .as_ref()
+            .and_then(|entry| shown(entry).ok())
+            .filter(|object| self.selection.matches(object));
         match (before, after) {
             (None, None) => None,
             (None, Some(object)) => Some(("ADDED", object)),

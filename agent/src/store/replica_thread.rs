@@ -7,7 +7,10 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use raft_store::{Config, Effect, Epoch, FileDisk, Input, Millis, NodeId, OpenError, Outcome, ProposalId, ReadId, Replica, Role, View};
+use raft_store::{
+    Config, Effect, Epoch, FileDisk, Input, Millis, NodeId, OpenError, Outcome, ProposalId, ReadId, Replica,
+    Role, View,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 

@@ -34,8 +34,10 @@ impl Addresses {
     /// Reads what an earlier agent gave out.
     pub fn open(run: &std::path::Path, block: u8) -> Result<Addresses, AddressError> {
         let directory = run.join("addresses");
-        fs::create_dir_all(&directory).map_err(|cause| AddressError::Record { path: directory.clone(), cause })?;
-        let entries = fs::read_dir(&directory).map_err(|cause| AddressError::Record { path: directory.clone(), cause })?;
+        fs::create_dir_all(&directory)
+            .map_err(|cause| AddressError::Record { path: directory.clone(), cause })?;
+        let entries = fs::read_dir(&directory)
+            .map_err(|cause| AddressError::Record { path: directory.clone(), cause })?;
         let mut given = BTreeMap::new();
         for entry in entries.flatten() {
             let address = fs::read_to_string(entry.path()).ok().and_then(|text| text.trim().parse().ok());

@@ -23,8 +23,14 @@ pub struct ContainerFact {
 pub enum ContainerState {
     /// Half made by an agent that died.
     Stale,
-    Running { since: i64 },
-    Exited { code: i32, started: i64, finished: i64 },
+    Running {
+        since: i64,
+    },
+    Exited {
+        code: i32,
+        started: i64,
+        finished: i64,
+    },
 }
 
 /// How the pod stands on this node.
@@ -107,7 +113,11 @@ fn leave(facts: &Facts, grace_seconds: i64, forget: bool) -> Step {
 /// A pod that has ended stays as it is; nothing of it may run (an eviction ends it from outside).
 fn ended(facts: &Facts) -> Step {
     let containers = running(facts);
-    if containers.is_empty() { Step::Wait { until: None } } else { Step::Stop { containers, grace_seconds: 30 } }
+    if containers.is_empty() {
+        Step::Wait { until: None }
+    } else {
+        Step::Stop { containers, grace_seconds: 30 }
+    }
 }
 
 fn run(pod: &Object, facts: &Facts) -> Step {
@@ -170,7 +180,8 @@ mod tests {
     use serde_json::{Value, json};
 
     fn pod(policy: &str, extra: Value) -> Object {
-        let mut pod = Object(json!({"spec": {"restartPolicy": policy, "containers": [{"name": "a"}, {"name": "b"}]}}));
+        let mut pod =
+            Object(json!({"spec": {"restartPolicy": policy, "containers": [{"name": "a"}, {"name": "b"}]}}));
         if let Some(map) = extra.as_object() {
             for (key, value) in map {
                 pod.0[key] = value.clone();
@@ -206,7 +217,12 @@ mod tests {
     #[test]
     fn the_first_restart_is_at_once_and_later_ones_wait_longer_and_longer() {
         let pod = pod("Always", json!({}));
-        let exited = |attempt| vec![fact("a", attempt, ContainerState::Exited { code: 1, started: 900, finished: 1_000 }), fact("b", 0, UP)];
+        let exited = |attempt| {
+            vec![
+                fact("a", attempt, ContainerState::Exited { code: 1, started: 900, finished: 1_000 }),
+                fact("b", 0, UP),
+            ]
+        };
         assert_eq!(next(Some(&pod), &facts(exited(0), 1_000)), start("a", 1));
         assert_eq!(next(Some(&pod), &facts(exited(1), 1_000)), Step::Wait { until: Some(11_000) });
         assert_eq!(next(Some(&pod), &facts(exited(1), 11_000)), start("a", 2));
@@ -221,7 +237,9 @@ mod tests {
 
     #[test]
     fn policies_decide_who_comes_back() {
-        let done = |code| vec![fact("a", 0, ContainerState::Exited { code, started: 0, finished: 0 }), fact("b", 0, UP)];
+        let done = |code| {
+            vec![fact("a", 0, ContainerState::Exited { code, started: 0, finished: 0 }), fact("b", 0, UP)]
+        };
         assert_eq!(next(Some(&pod("Never", json!({}))), &facts(done(1), 0)), Step::Wait { until: None });
         assert_eq!(next(Some(&pod("OnFailure", json!({}))), &facts(done(0), 0)), Step::Wait { until: None });
         assert_eq!(next(Some(&pod("OnFailure", json!({}))), &facts(done(2), 0)), start("a", 1));
@@ -236,12 +254,18 @@ mod tests {
         assert_eq!(next(Some(&pod), &facts(vec![], 0)), init("i"));
         assert_eq!(next(Some(&pod), &facts(vec![fact("i", 0, UP)], 0)), Step::Wait { until: None });
         assert_eq!(next(Some(&pod), &facts(vec![fact("i", 0, ok.clone())], 0)), init("j"));
-        assert_eq!(next(Some(&pod), &facts(vec![fact("i", 0, ok.clone()), fact("j", 0, ok)], 0)), start("a", 0));
+        assert_eq!(
+            next(Some(&pod), &facts(vec![fact("i", 0, ok.clone()), fact("j", 0, ok)], 0)),
+            start("a", 0)
+        );
     }
 
     #[test]
     fn a_deleted_pod_stops_then_is_removed_then_forgotten() {
-        let pod = pod("Always", json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 5}}));
+        let pod = pod(
+            "Always",
+            json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 5}}),
+        );
         let stop = Step::Stop { containers: vec!["a".into()], grace_seconds: 5 };
         assert_eq!(next(Some(&pod), &facts(vec![fact("a", 0, UP)], 0)), stop);
         let ended = ContainerState::Exited { code: 0, started: 0, finished: 0 };

@@ -55,8 +55,22 @@ fn failed(error: impl std::fmt::Display) -> ActError {
 }
 
 impl PodTask {
-    pub fn new(cluster: Arc<Cluster>, uid: PodUid, pod: watch::Receiver<Option<Object>>, wake: Arc<Notify>) -> PodTask {
-        PodTask { cluster, uid, pod, wake, last: None, waiting: BTreeMap::new(), earlier: BTreeMap::new(), failures: 0 }
+    pub fn new(
+        cluster: Arc<Cluster>,
+        uid: PodUid,
+        pod: watch::Receiver<Option<Object>>,
+        wake: Arc<Notify>,
+    ) -> PodTask {
+        PodTask {
+            cluster,
+            uid,
+            pod,
+            wake,
+            last: None,
+            waiting: BTreeMap::new(),
+            earlier: BTreeMap::new(),
+            failures: 0,
+        }
     }
 
     pub async fn run(mut self) {
@@ -85,7 +99,9 @@ impl PodTask {
 
     async fn pause(&mut self, until: Option<i64>) {
         let now = clock::wall().as_millisecond();
-        let wait = until.map_or(Duration::from_secs(3600), |until| Duration::from_millis(u64::try_from(until - now).unwrap_or(0)));
+        let wait = until.map_or(Duration::from_secs(3600), |until| {
+            Duration::from_millis(u64::try_from(until - now).unwrap_or(0))
+        });
         self.wait_for_change(wait).await;
     }
 
@@ -100,7 +116,10 @@ impl PodTask {
     }
 
     async fn cope(&mut self, error: ActError) {
-        let name = self.last.as_ref().map_or(self.uid.as_str().to_string(), |pod| format!("{}/{}", pod.namespace(), pod.name()));
+        let name = self
+            .last
+            .as_ref()
+            .map_or(self.uid.as_str().to_string(), |pod| format!("{}/{}", pod.namespace(), pod.name()));
         warn!(pod = %name, %error, "a step failed");
         if let ActError::Container { name, reason, message } = &error {
             let waiting = Waiting { reason, message: message.clone() };
@@ -136,7 +155,14 @@ impl PodTask {
             Step::Stop { containers, grace_seconds } => {
                 let grace = Duration::from_secs(u64::try_from(*grace_seconds).unwrap_or(0));
                 if let Some(pod) = pod {
-                    Report::normal(pods(), pod, "Killing", &format!("Stopping container {}", containers.join(", "))).send(&self.cluster).await;
+                    Report::normal(
+                        pods(),
+                        pod,
+                        "Killing",
+                        &format!("Stopping container {}", containers.join(", ")),
+                    )
+                    .send(&self.cluster)
+                    .await;
                 }
                 for container in containers {
                     let name = ContainerName::new(container.as_str()).map_err(failed)?;
@@ -162,19 +188,31 @@ impl PodTask {
         match sandbox.network_namespace {
             None => Ok(()),
             Some(netns) => {
-                let local = LocalPod { uid: pod.uid().into(), network: netfabric::NetworkId(1), address, netns };
+                let local =
+                    LocalPod { uid: pod.uid().into(), network: netfabric::NetworkId(1), address, netns };
                 self.cluster.fabric.attach(local).await.map_err(failed)
             }
         }
     }
 
     async fn start(&mut self, pod: &Object, name: &str, attempt: u32, init: bool) -> Result<(), ActError> {
-        let problem = |reason: &'static str, message: String| ActError::Container { name: name.into(), reason, message };
+        let problem = |reason: &'static str, message: String| ActError::Container {
+            name: name.into(),
+            reason,
+            message,
+        };
         let list = if init { "/spec/initContainers" } else { "/spec/containers" };
-        let reference = pod.list(list).iter().find(|container| container["name"] == name).and_then(|container| container["image"].as_str()).unwrap_or("");
+        let reference = pod
+            .list(list)
+            .iter()
+            .find(|container| container["name"] == name)
+            .and_then(|container| container["image"].as_str())
+            .unwrap_or("");
         let image = match self.cluster.images.ensure(&self.cluster, reference).await {
             Ok(image) => image,
-            Err(error @ ImageError::Unknown { .. }) => return Err(problem("ErrImageNotFound", error.to_string())),
+            Err(error @ ImageError::Unknown { .. }) => {
+                return Err(problem("ErrImageNotFound", error.to_string()));
+            }
             Err(error) => return Err(problem("ErrImagePull", error.to_string())),
         };
         let view = self.cluster.store.view();
@@ -182,7 +220,8 @@ impl PodTask {
             let kind = Kind::by_name("ConfigMap")?;
             shown(view.get(keys::object(kind, pod.namespace(), name).as_bytes())?).ok()
         };
-        let address = self.cluster.addresses.get(pod.uid()).map(|address| address.to_string()).unwrap_or_default();
+        let address =
+            self.cluster.addresses.get(pod.uid()).map(|address| address.to_string()).unwrap_or_default();
         let around = spec::Surroundings {
             config_map: &config_map,
             pod_ip: &address,
@@ -200,7 +239,8 @@ impl PodTask {
         match self.cluster.runtime.start_container(&self.uid, spec).await {
             Ok(_) => {
                 self.waiting.remove(name);
-                Report::normal(pods(), pod, "Started", &format!("Started container {name}")).send_later(&self.cluster);
+                Report::normal(pods(), pod, "Started", &format!("Started container {name}"))
+                    .send_later(&self.cluster);
                 Ok(())
             }
             // Recorded by the runtime as this attempt's exit: the plan sees it.
@@ -245,7 +285,14 @@ impl PodTask {
         let sandboxed = state.is_some_and(|state| state.sandboxed);
         let pod_ip = if host_network { Some(host_ip.clone()) } else { address.filter(|_| sandboxed) };
         let containers = state.map(|state| state.containers.as_slice()).unwrap_or(&[]);
-        let seen = Seen { containers, waiting: &self.waiting, pod_ip, host_ip: &host_ip, earlier: &self.earlier, now: clock::wall() };
+        let seen = Seen {
+            containers,
+            waiting: &self.waiting,
+            pod_ip,
+            host_ip: &host_ip,
+            earlier: &self.earlier,
+            now: clock::wall(),
+        };
         let status = status::of(pod, &seen);
         if pod.0["status"] == status {
             return;
@@ -292,10 +339,16 @@ fn facts(state: Option<&PodState>, now: i64) -> Facts {
         attempt: container.attempt,
         state: match &container.status {
             ContainerStatus::Creating => plan::ContainerState::Stale,
-            ContainerStatus::Running(started) => plan::ContainerState::Running { since: millis(started.started_at) },
+            ContainerStatus::Running(started) => {
+                plan::ContainerState::Running { since: millis(started.started_at) }
+            }
             ContainerStatus::Exited(exit) => {
                 let finished = millis(exit.finished_at);
-                plan::ContainerState::Exited { code: exit.code, started: exit.started_at.map_or(finished, millis), finished }
+                plan::ContainerState::Exited {
+                    code: exit.code,
+                    started: exit.started_at.map_or(finished, millis),
+                    finished,
+                }
             }
         },
     });

@@ -8,7 +8,9 @@ use std::net::IpAddr;
 use api::Object;
 use api::quantity::Quantity;
 use runtime::ids::{ContainerName, Digest, PodUid, VolumeName};
-use runtime::spec::{ContainerSpec, DnsConfig, HostPathKind, Mount, MountSource, PodSpec, Resources, Security};
+use runtime::spec::{
+    ContainerSpec, DnsConfig, HostPathKind, Mount, MountSource, PodSpec, Resources, Security,
+};
 use serde_json::Value;
 
 /// The pod asks for something that cannot be had.
@@ -62,7 +64,11 @@ fn dns(pod: &Object, host_network: bool) -> DnsConfig {
         "ClusterFirst" if host_network => DnsConfig::default(),
         _ => DnsConfig {
             servers: DNS.iter().filter_map(|text| text.parse().ok()).collect(),
-            search: vec![format!("{}.svc.cluster.local", pod.namespace()), "svc.cluster.local".into(), "cluster.local".into()],
+            search: vec![
+                format!("{}.svc.cluster.local", pod.namespace()),
+                "svc.cluster.local".into(),
+                "cluster.local".into(),
+            ],
             options: vec!["ndots:5".into(), "timeout:2".into()],
         },
     };
@@ -70,15 +76,28 @@ fn dns(pod: &Object, host_network: bool) -> DnsConfig {
     config.search.extend(strings(&own["searches"]));
     for option in own["options"].as_array().into_iter().flatten() {
         let name = option["name"].as_str().unwrap_or("");
-        config.options.push(option["value"].as_str().map_or(name.to_string(), |value| format!("{name}:{value}")));
+        config
+            .options
+            .push(option["value"].as_str().map_or(name.to_string(), |value| format!("{name}:{value}")));
     }
     config
 }
 
 /// One attempt of a container.
-pub fn container(pod: &Object, name: &str, init: bool, attempt: u32, image: Digest, around: &Surroundings<'_>) -> Result<ContainerSpec, SpecError> {
+pub fn container(
+    pod: &Object,
+    name: &str,
+    init: bool,
+    attempt: u32,
+    image: Digest,
+    around: &Surroundings<'_>,
+) -> Result<ContainerSpec, SpecError> {
     let list = if init { "/spec/initContainers" } else { "/spec/containers" };
-    let document = pod.list(list).iter().find(|container| container["name"] == name).ok_or_else(|| SpecError::Invalid(format!("no container {name}")))?;
+    let document = pod
+        .list(list)
+        .iter()
+        .find(|container| container["name"] == name)
+        .ok_or_else(|| SpecError::Invalid(format!("no container {name}")))?;
     let id = ContainerName::new(name).map_err(|error| SpecError::Invalid(error.to_string()))?;
     let mut spec = ContainerSpec::new(id, image);
     spec.attempt = attempt;
@@ -105,7 +124,11 @@ fn strings(value: &Value) -> Vec<String> {
     value.as_array().into_iter().flatten().filter_map(|item| item.as_str().map(String::from)).collect()
 }
 
-fn environment(pod: &Object, container: &Value, around: &Surroundings<'_>) -> Result<Vec<(String, String)>, SpecError> {
+fn environment(
+    pod: &Object,
+    container: &Value,
+    around: &Surroundings<'_>,
+) -> Result<Vec<(String, String)>, SpecError> {
     let mut env: Vec<(String, String)> = Vec::new();
     for source in container["envFrom"].as_array().into_iter().flatten() {
         let prefix = source["prefix"].as_str().unwrap_or("");
@@ -139,7 +162,9 @@ fn environment(pod: &Object, container: &Value, around: &Surroundings<'_>) -> Re
 
 fn value_from(pod: &Object, source: &Value, around: &Surroundings<'_>) -> Result<Option<String>, SpecError> {
     if let Some(path) = source.pointer("/fieldRef/fieldPath").and_then(Value::as_str) {
-        return field(pod, path, around).map(Some).ok_or_else(|| SpecError::Unsupported { what: format!("fieldRef {path}") });
+        return field(pod, path, around)
+            .map(Some)
+            .ok_or_else(|| SpecError::Unsupported { what: format!("fieldRef {path}") });
     }
     if let Some(reference) = source.get("configMapKeyRef") {
         let (name, key) = (reference["name"].as_str().unwrap_or(""), reference["key"].as_str().unwrap_or(""));
@@ -239,11 +264,21 @@ fn source(name: &str, volume: &Value, around: &Surroundings<'_>) -> Result<Mount
     if let Some(map) = volume.get("configMap") {
         return config_map_files(id, map, around);
     }
-    let kind = volume.as_object().into_iter().flatten().map(|(key, _)| key.as_str()).find(|key| *key != "name").unwrap_or("nothing");
+    let kind = volume
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(key, _)| key.as_str())
+        .find(|key| *key != "name")
+        .unwrap_or("nothing");
     Err(SpecError::Unsupported { what: format!("a volume of type {kind}") })
 }
 
-fn config_map_files(id: VolumeName, map: &Value, around: &Surroundings<'_>) -> Result<MountSource, SpecError> {
+fn config_map_files(
+    id: VolumeName,
+    map: &Value,
+    around: &Surroundings<'_>,
+) -> Result<MountSource, SpecError> {
     use base64::Engine;
     let name = map["name"].as_str().unwrap_or("");
     let found = match (around.config_map)(name) {
@@ -257,7 +292,10 @@ fn config_map_files(id: VolumeName, map: &Value, around: &Surroundings<'_>) -> R
     }
     for (key, value) in found.0["binaryData"].as_object().into_iter().flatten() {
         let bytes = base64::engine::general_purpose::STANDARD.decode(value.as_str().unwrap_or(""));
-        all.insert(key.clone(), bytes.map_err(|error| SpecError::Invalid(format!("binaryData {key}: {error}")))?);
+        all.insert(
+            key.clone(),
+            bytes.map_err(|error| SpecError::Invalid(format!("binaryData {key}: {error}")))?,
+        );
     }
     let files = match map["items"].as_array() {
         None => all,
@@ -265,7 +303,10 @@ fn config_map_files(id: VolumeName, map: &Value, around: &Surroundings<'_>) -> R
             .iter()
             .map(|item| {
                 let (key, path) = (item["key"].as_str().unwrap_or(""), item["path"].as_str().unwrap_or(""));
-                let bytes = all.get(key).cloned().ok_or_else(|| SpecError::NoKey { name: name.into(), key: key.into() })?;
+                let bytes = all
+                    .get(key)
+                    .cloned()
+                    .ok_or_else(|| SpecError::NoKey { name: name.into(), key: key.into() })?;
                 Ok((path.to_string(), bytes))
             })
             .collect::<Result<_, SpecError>>()?,
@@ -275,10 +316,14 @@ fn config_map_files(id: VolumeName, map: &Value, around: &Surroundings<'_>) -> R
 }
 
 fn resources(resources: &Value) -> Resources {
-    let amount = |section: &str, name: &str| resources[section][name].as_str().and_then(|text| Quantity::parse(text).ok());
+    let amount = |section: &str, name: &str| {
+        resources[section][name].as_str().and_then(|text| Quantity::parse(text).ok())
+    };
     let positive = |value: i64| u64::try_from(value).ok();
     Resources {
-        cpu_shares: amount("requests", "cpu").and_then(|cpu| positive(cpu.millis() * 1024 / 1000)).map(|shares| shares.max(2)),
+        cpu_shares: amount("requests", "cpu")
+            .and_then(|cpu| positive(cpu.millis() * 1024 / 1000))
+            .map(|shares| shares.max(2)),
         cpu_quota_millis: amount("limits", "cpu").and_then(|cpu| positive(cpu.millis())),
         memory_limit_bytes: amount("limits", "memory").and_then(|memory| positive(memory.units())),
         pids_limit: None,
@@ -288,12 +333,19 @@ fn resources(resources: &Value) -> Resources {
 
 /// The container's own settings go before the pod's.
 fn security(pod: &Value, container: &Value) -> Security {
-    let either = |field: &str| if container[field].is_null() { pod[field].clone() } else { container[field].clone() };
+    let either =
+        |field: &str| if container[field].is_null() { pod[field].clone() } else { container[field].clone() };
     let number = |field: &str| either(field).as_u64().and_then(|number| u32::try_from(number).ok());
     Security {
         user: number("runAsUser").map(|id| id.to_string()),
         group: number("runAsGroup"),
-        supplementary_groups: pod["supplementalGroups"].as_array().into_iter().flatten().filter_map(|id| id.as_u64()).filter_map(|id| u32::try_from(id).ok()).collect(),
+        supplementary_groups: pod["supplementalGroups"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|id| id.as_u64())
+            .filter_map(|id| u32::try_from(id).ok())
+            .collect(),
         privileged: container["privileged"] == true,
         add_capabilities: strings(&container["capabilities"]["add"]),
         drop_capabilities: strings(&container["capabilities"]["drop"]),
@@ -311,7 +363,11 @@ mod tests {
     fn env_of(container: Value) -> Result<Vec<(String, String)>, SpecError> {
         let pod = Object(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {}}));
         let config = |name: &str| (name == "c").then(|| Object(json!({"data": {"k": "v"}})));
-        environment(&pod, &container, &Surroundings { config_map: &config, pod_ip: "10.42.0.2", host_ip: "10.0.0.1", node: "host1" })
+        environment(
+            &pod,
+            &container,
+            &Surroundings { config_map: &config, pod_ip: "10.42.0.2", host_ip: "10.0.0.1", node: "host1" },
+        )
     }
 
     #[test]
@@ -329,15 +385,22 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        let missing = env_of(json!({"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "x", "key": "k"}}}]}));
+        let missing = env_of(
+            json!({"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "x", "key": "k"}}}]}),
+        );
         assert_eq!(missing, Err(SpecError::NoConfigMap("x".into())));
-        let secret = env_of(json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "x", "key": "k"}}}]}));
+        let secret =
+            env_of(json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "x", "key": "k"}}}]}));
         assert!(secret.unwrap_err().to_string().contains("secretKeyRef is not supported"));
     }
 
     #[test]
     fn limits_become_cgroup_numbers() {
-        let found = resources(&json!({"requests": {"cpu": "250m"}, "limits": {"cpu": "1", "memory": "64Mi"}}));
-        assert_eq!((found.cpu_shares, found.cpu_quota_millis, found.memory_limit_bytes), (Some(256), Some(1000), Some(64 << 20)));
+        let found =
+            resources(&json!({"requests": {"cpu": "250m"}, "limits": {"cpu": "1", "memory": "64Mi"}}));
+        assert_eq!(
+            (found.cpu_shares, found.cpu_quota_millis, found.memory_limit_bytes),
+            (Some(256), Some(1000), Some(64 << 20))
+        );
     }
 }

@@ -33,7 +33,9 @@ pub struct Seen<'a> {
 pub fn of(pod: &Object, seen: &Seen<'_>) -> Value {
     let old = &pod.0["status"];
     let policy = pod.text("/spec/restartPolicy");
-    let statuses = |list: &str| -> Vec<Value> { pod.list(list).iter().map(|spec| container(pod, spec, policy, seen)).collect() };
+    let statuses = |list: &str| -> Vec<Value> {
+        pod.list(list).iter().map(|spec| container(pod, spec, policy, seen)).collect()
+    };
     let (init, main) = (statuses("/spec/initContainers"), statuses("/spec/containers"));
     let phase = phase(policy, &init, &main);
     let mut status = json!({
@@ -119,23 +121,36 @@ fn phase(policy: &str, init: &[Value], main: &[Value]) -> &'static str {
     if !main.is_empty() && main.iter().all(|status| code(status).is_some()) {
         return if main.iter().all(|status| code(status) == Some(0)) { "Succeeded" } else { "Failed" };
     }
-    let begun = |status: &Value| status.pointer("/state/running").is_some() || code(status).is_some() || status["restartCount"].as_i64() > Some(0) || status.pointer("/lastState/terminated").is_some();
+    let begun = |status: &Value| {
+        status.pointer("/state/running").is_some()
+            || code(status).is_some()
+            || status["restartCount"].as_i64() > Some(0)
+            || status.pointer("/lastState/terminated").is_some()
+    };
     if main.iter().any(begun) { "Running" } else { "Pending" }
 }
 
 fn conditions(old: &Value, status: &Value, phase: &str, seen: &Seen<'_>) -> Value {
-    let all = |list: &str, test: &dyn Fn(&Value) -> bool| status[list].as_array().is_none_or(|items| items.iter().all(test));
-    let initialized = all("initContainerStatuses", &|s| s.pointer("/state/terminated/exitCode") == Some(&json!(0)));
+    let all = |list: &str, test: &dyn Fn(&Value) -> bool| {
+        status[list].as_array().is_none_or(|items| items.iter().all(test))
+    };
+    let initialized =
+        all("initContainerStatuses", &|s| s.pointer("/state/terminated/exitCode") == Some(&json!(0)));
     let ready = all("containerStatuses", &|s| s["ready"] == true);
     let why = if matches!(phase, "Succeeded") { "PodCompleted" } else { "ContainersNotReady" };
-    let scheduled = old["conditions"].as_array().into_iter().flatten().find(|condition| condition["type"] == "PodScheduled");
+    let scheduled = old["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|condition| condition["type"] == "PodScheduled");
     let wanted = [
         ("PodReadyToStartContainers", seen.pod_ip.is_some(), ""),
         ("Initialized", initialized || phase == "Succeeded", "ContainersNotInitialized"),
         ("Ready", ready && initialized, why),
         ("ContainersReady", ready, why),
     ];
-    let mut list: Vec<Value> = wanted.iter().map(|(name, holds, reason)| condition(old, name, *holds, reason, seen.now)).collect();
+    let mut list: Vec<Value> =
+        wanted.iter().map(|(name, holds, reason)| condition(old, name, *holds, reason, seen.now)).collect();
     list.push(scheduled.cloned().unwrap_or_else(|| condition(old, "PodScheduled", true, "", seen.now)));
     json!(list)
 }
@@ -143,8 +158,13 @@ fn conditions(old: &Value, status: &Value, phase: &str, seen: &Seen<'_>) -> Valu
 /// A condition; its transition time stays while its status does.
 fn condition(old: &Value, name: &str, holds: bool, reason: &str, now: Timestamp) -> Value {
     let status = if holds { "True" } else { "False" };
-    let before = old["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == name && c["status"] == status);
-    let since = before.map_or_else(|| json!(duration::rfc3339(now)), |condition| condition["lastTransitionTime"].clone());
+    let before = old["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|c| c["type"] == name && c["status"] == status);
+    let since = before
+        .map_or_else(|| json!(duration::rfc3339(now)), |condition| condition["lastTransitionTime"].clone());
     let mut made = json!({"type": name, "status": status, "lastTransitionTime": since});
     if !holds && !reason.is_empty() {
         made["reason"] = json!(reason);
@@ -159,22 +179,47 @@ mod tests {
     use runtime::state::{ExitReason, Started};
 
     fn pod(policy: &str) -> Object {
-        Object(json!({"metadata": {"uid": "u", "generation": 1}, "spec": {"restartPolicy": policy, "containers": [{"name": "a", "image": "x"}]}, "status": {"phase": "Pending"}}))
+        Object(
+            json!({"metadata": {"uid": "u", "generation": 1}, "spec": {"restartPolicy": policy, "containers": [{"name": "a", "image": "x"}]}, "status": {"phase": "Pending"}}),
+        )
     }
 
     fn seen_with(pod: &Object, status: Option<ContainerStatus>) -> Value {
         let containers: Vec<ContainerState> = status
             .into_iter()
-            .map(|status| ContainerState { name: ContainerName::new("a").unwrap(), attempt: 0, image: Digest::of(b"x"), status })
+            .map(|status| ContainerState {
+                name: ContainerName::new("a").unwrap(),
+                attempt: 0,
+                image: Digest::of(b"x"),
+                status,
+            })
             .collect();
         let (waiting, earlier) = (BTreeMap::new(), BTreeMap::new());
-        of(pod, &Seen { containers: &containers, waiting: &waiting, pod_ip: Some("10.42.0.2".into()), host_ip: "10.0.0.1", earlier: &earlier, now: Timestamp::from_second(100).unwrap() })
+        of(
+            pod,
+            &Seen {
+                containers: &containers,
+                waiting: &waiting,
+                pod_ip: Some("10.42.0.2".into()),
+                host_ip: "10.0.0.1",
+                earlier: &earlier,
+                now: Timestamp::from_second(100).unwrap(),
+            },
+        )
     }
 
     fn exited(code: i32) -> ContainerStatus {
         let time = runtime::clock::Timestamp::from_nanos(5_000_000_000);
         let reason = if code == 0 { ExitReason::Completed } else { ExitReason::Error };
-        ContainerStatus::Exited(Exit { code, signal: None, oom_killed: false, reason, message: String::new(), started_at: Some(time), finished_at: time })
+        ContainerStatus::Exited(Exit {
+            code,
+            signal: None,
+            oom_killed: false,
+            reason,
+            message: String::new(),
+            started_at: Some(time),
+            finished_at: time,
+        })
     }
 
     fn running() -> ContainerStatus {

@@ -28,8 +28,12 @@ fn between(kind: Option<&Type>, last: &Value, new: &Value) -> Value {
 
 fn field_patch(field: Option<&Field>, last: &Value, new: &Value) -> Value {
     match (field, last, new) {
-        (Some(field), Value::Array(last), Value::Array(new)) if field.patch.merge => list_patch(field, last, new),
-        (Some(field), Value::Object(_), Value::Object(_)) => between(Schema::get().of(&field.shape), last, new),
+        (Some(field), Value::Array(last), Value::Array(new)) if field.patch.merge => {
+            list_patch(field, last, new)
+        }
+        (Some(field), Value::Object(_), Value::Object(_)) => {
+            between(Schema::get().of(&field.shape), last, new)
+        }
         (None, Value::Object(_), Value::Object(_)) => between(None, last, new),
         _ => new.clone(),
     }
@@ -41,7 +45,8 @@ fn list_patch(field: &Field, last: &[Value], new: &[Value]) -> Value {
         Shape::List(item) => Schema::get().of(item),
         _ => None,
     };
-    let find = |list: &[Value], wanted: &Value| list.iter().find(|item| item.get(key) == wanted.get(key)).cloned();
+    let find =
+        |list: &[Value], wanted: &Value| list.iter().find(|item| item.get(key) == wanted.get(key)).cloned();
     let mut items: Vec<Value> = new
         .iter()
         .map(|item| match find(last, item) {
@@ -73,12 +78,16 @@ mod tests {
 
     #[test]
     fn what_was_dropped_is_deleted_and_what_others_set_stays() {
-        let last = deployment(json!([{"name": "a", "image": "x:1", "args": ["1"]}, {"name": "b"}]), json!({"k": "1", "gone": "1"}));
+        let last = deployment(
+            json!([{"name": "a", "image": "x:1", "args": ["1"]}, {"name": "b"}]),
+            json!({"k": "1", "gone": "1"}),
+        );
         let new = deployment(json!([{"name": "a", "image": "x:2"}]), json!({"k": "2"}));
         let mut live = last.clone();
         live["metadata"]["labels"]["other"] = json!("kept");
         live["spec"]["template"]["spec"]["containers"][0]["imagePullPolicy"] = json!("Always");
-        strategic::merge("apps.v1.Deployment", &mut live, &create("apps.v1.Deployment", &last, &new)).unwrap();
+        strategic::merge("apps.v1.Deployment", &mut live, &create("apps.v1.Deployment", &last, &new))
+            .unwrap();
         let containers = json!([{"name": "a", "image": "x:2", "imagePullPolicy": "Always"}]);
         assert_eq!(live, deployment(containers, json!({"k": "2", "other": "kept"})));
     }
@@ -87,7 +96,8 @@ mod tests {
     fn the_same_again_changes_nothing() {
         let same = deployment(json!([{"name": "a", "image": "x:1"}]), json!({"k": "1"}));
         let mut live = same.clone();
-        strategic::merge("apps.v1.Deployment", &mut live, &create("apps.v1.Deployment", &same, &same)).unwrap();
+        strategic::merge("apps.v1.Deployment", &mut live, &create("apps.v1.Deployment", &same, &same))
+            .unwrap();
         assert_eq!(live, same);
     }
 }

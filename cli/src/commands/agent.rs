@@ -41,8 +41,13 @@ pub struct Agent {
 
 impl Agent {
     pub fn run(self) -> Result<ExitCode, CommandError> {
-        let filter = tracing_subscriber::EnvFilter::try_new(&self.log).map_err(|error| CommandError::Usage(format!("--log {}: {error}", self.log)))?;
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+        let filter = tracing_subscriber::EnvFilter::try_new(&self.log)
+            .map_err(|error| CommandError::Usage(format!("--log {}: {error}", self.log)))?;
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_ansi(false)
+            .init();
         let config = ::agent::Config {
             data: self.data,
             run: self.run,

@@ -44,17 +44,30 @@ fn texts(path: &PathBuf) -> Result<Vec<String>, CommandError> {
     if !path.is_dir() {
         return Ok(vec![std::fs::read_to_string(path).map_err(failed)?]);
     }
-    let mut inside: Vec<PathBuf> = std::fs::read_dir(path).map_err(failed)?.flatten().map(|entry| entry.path()).collect();
-    inside.retain(|path| path.extension().and_then(|e| e.to_str()).is_some_and(|e| matches!(e, "yaml" | "yml" | "json")));
+    let mut inside: Vec<PathBuf> =
+        std::fs::read_dir(path).map_err(failed)?.flatten().map(|entry| entry.path()).collect();
+    inside.retain(|path| {
+        path.extension().and_then(|e| e.to_str()).is_some_and(|e| matches!(e, "yaml" | "yml" | "json"))
+    });
     inside.sort();
-    inside.iter().map(|path| std::fs::read_to_string(path).map_err(|cause| CommandError::File { path: path.clone(), cause })).collect()
+    inside
+        .iter()
+        .map(|path| {
+            std::fs::read_to_string(path).map_err(|cause| CommandError::File { path: path.clone(), cause })
+        })
+        .collect()
 }
 
 /// Kind, namespace and name of a document.
-fn identify<'a>(document: &'a Value, scope: &'a Scope) -> Result<(&'static Kind, &'a str, &'a str), CommandError> {
+fn identify<'a>(
+    document: &'a Value,
+    scope: &'a Scope,
+) -> Result<(&'static Kind, &'a str, &'a str), CommandError> {
     let text = |pointer: &str| document.pointer(pointer).and_then(Value::as_str).unwrap_or("");
     let (version, word) = (text("/apiVersion"), text("/kind"));
-    let kind = Kind::of(version, word).ok_or_else(|| CommandError::Usage(format!("no matches for kind \"{word}\" in version \"{version}\"")))?;
+    let kind = Kind::of(version, word).ok_or_else(|| {
+        CommandError::Usage(format!("no matches for kind \"{word}\" in version \"{version}\""))
+    })?;
     let namespace = match text("/metadata/namespace") {
         "" => scope.namespace.as_str(),
         namespace => namespace,
@@ -91,19 +104,30 @@ impl Apply {
             Ok(live) => live,
             Err(ClientError::Api { code: 404, .. }) => {
                 let create = format!("{}?fieldManager=skein-apply", kind.path(Some(namespace)));
-                let answer = client.ask(Method::POST, &create, "application/json", new.to_string().into_bytes()).await?;
+                let answer = client
+                    .ask(Method::POST, &create, "application/json", new.to_string().into_bytes())
+                    .await?;
                 answer.warnings.iter().for_each(|text| output::warn(text));
                 println!("{} created", words::title(kind, name));
                 return Ok(());
             }
             Err(error) => return Err(error.into()),
         };
-        let last = live.pointer(&format!("/metadata/annotations/{}", LAST_APPLIED.replace('/', "~1"))).and_then(Value::as_str);
+        let last = live
+            .pointer(&format!("/metadata/annotations/{}", LAST_APPLIED.replace('/', "~1")))
+            .and_then(Value::as_str);
         let last: Value = last.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_else(|| json!({}));
         let mut patch = three_way::create(kind.type_name, &last, &plain);
         patch["metadata"]["annotations"][LAST_APPLIED] = json!(format!("{plain}\n"));
         let path = format!("{path}?fieldManager=skein-apply");
-        let answer = client.ask(Method::PATCH, &path, "application/strategic-merge-patch+json", patch.to_string().into_bytes()).await?;
+        let answer = client
+            .ask(
+                Method::PATCH,
+                &path,
+                "application/strategic-merge-patch+json",
+                patch.to_string().into_bytes(),
+            )
+            .await?;
         answer.warnings.iter().for_each(|text| output::warn(text));
         let same = answer.value["metadata"]["resourceVersion"] == live["metadata"]["resourceVersion"];
         println!("{} {}", words::title(kind, name), if same { "unchanged" } else { "configured" });
@@ -151,7 +175,12 @@ impl Delete {
                 match name {
                     Some(name) => targets.push((kind, self.scope.namespace.clone(), name)),
                     None if self.all => targets.extend(self.everything(client, kind).await?),
-                    None => return Err(CommandError::Usage(format!("name the {} to delete, or use --all", kind.plural))),
+                    None => {
+                        return Err(CommandError::Usage(format!(
+                            "name the {} to delete, or use --all",
+                            kind.plural
+                        )));
+                    }
                 }
             }
         }
@@ -171,18 +200,44 @@ impl Delete {
         Ok(())
     }
 
-    async fn everything(&self, client: &Client, kind: &'static Kind) -> Result<Vec<(&'static Kind, String, String)>, CommandError> {
+    async fn everything(
+        &self,
+        client: &Client,
+        kind: &'static Kind,
+    ) -> Result<Vec<(&'static Kind, String, String)>, CommandError> {
         let list = client.get(&kind.path(Some(&self.scope.namespace))).await?;
         let items = list["items"].as_array().into_iter().flatten();
-        Ok(items.map(|item| (kind, self.scope.namespace.clone(), item["metadata"]["name"].as_str().unwrap_or("").to_string())).collect())
+        Ok(items
+            .map(|item| {
+                (
+                    kind,
+                    self.scope.namespace.clone(),
+                    item["metadata"]["name"].as_str().unwrap_or("").to_string(),
+                )
+            })
+            .collect())
     }
 
-    async fn delete(&self, client: &Client, kind: &Kind, namespace: &str, name: &str) -> Result<(), CommandError> {
+    async fn delete(
+        &self,
+        client: &Client,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<(), CommandError> {
         let mut options = json!({});
         if let Some(seconds) = self.grace_period.or(self.force.then_some(0)) {
             options["gracePeriodSeconds"] = json!(seconds);
         }
-        match client.ask(Method::DELETE, &words::path(kind, namespace, name), "application/json", options.to_string().into_bytes()).await {
+        match client
+            .ask(
+                Method::DELETE,
+                &words::path(kind, namespace, name),
+                "application/json",
+                options.to_string().into_bytes(),
+            )
+            .await
+        {
             Ok(_) => println!("{} deleted", words::title(kind, name)),
             Err(ClientError::Api { code: 404, .. }) if self.ignore_not_found => {}
             Err(error) => return Err(error.into()),

@@ -21,14 +21,20 @@ impl Init {
     pub async fn run(self, client: &Client) -> Result<(), CommandError> {
         let answer = post(client, "/skein/v1/init", &json!({"name": self.name})).await?;
         let text = |field: &str| answer[field].as_str().unwrap_or("").to_string();
-        println!("Cluster {} created; this machine is its first member, \"{}\".", &text("cluster"), text("name"));
+        println!(
+            "Cluster {} created; this machine is its first member, \"{}\".",
+            &text("cluster"),
+            text("name")
+        );
         print_join(&text("address"), &text("token"));
         Ok(())
     }
 }
 
 fn print_join(address: &str, token: &str) {
-    println!("On each further machine, with its agent running (the token is good for one hour):\n\n  skein join {address} --token {token}\n");
+    println!(
+        "On each further machine, with its agent running (the token is good for one hour):\n\n  skein join {address} --token {token}\n"
+    );
 }
 
 async fn post(client: &Client, path: &str, body: &Value) -> Result<Value, CommandError> {
@@ -56,7 +62,11 @@ impl Join {
         }
         let body = json!({"address": self.address, "token": token.trim(), "name": self.name});
         let answer = post(client, "/skein/v1/join", &body).await?;
-        println!("Joined cluster {} as \"{}\".", answer["cluster"].as_str().unwrap_or(""), answer["name"].as_str().unwrap_or(""));
+        println!(
+            "Joined cluster {} as \"{}\".",
+            answer["cluster"].as_str().unwrap_or(""),
+            answer["name"].as_str().unwrap_or("")
+        );
         Ok(())
     }
 }
@@ -94,11 +104,16 @@ impl Cluster {
         let Cluster::Status { output } = self;
         let status = client.get("/skein/v1/cluster").await?;
         if let Some(format) = output.format {
-            output::print(&if format == output::Format::Yaml { output::yaml(&status) } else { output::json(&status) });
+            output::print(&if format == output::Format::Yaml {
+                output::yaml(&status)
+            } else {
+                output::json(&status)
+            });
             return Ok(());
         }
         let text = |field: &str| status[field].as_str().unwrap_or("none").to_string();
-        let voters: Vec<&str> = status["voters"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let voters: Vec<&str> =
+            status["voters"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         println!("Cluster:   {}", text("cluster"));
         println!("Leader:    {}", text("leader"));
         println!("Voters:    {}", voters.join(", "));
@@ -107,7 +122,9 @@ impl Cluster {
             println!("Note:      one disk keeps the state: not redundant until a third machine joins");
         }
         if status["brake"] == true {
-            println!("Note:      too many machines died at once: pods are not replaced until machines return or 'skein node confirm-dead'");
+            println!(
+                "Note:      too many machines died at once: pods are not replaced until machines return or 'skein node confirm-dead'"
+            );
         }
         println!();
         output::print(&members(&status));
@@ -121,7 +138,12 @@ fn members(status: &Value) -> String {
         .as_array()
         .into_iter()
         .flatten()
-        .map(|member| ["name", "state", "role", "address", "podCIDR"].iter().map(|field| member[*field].as_str().unwrap_or("").to_string()).collect())
+        .map(|member| {
+            ["name", "state", "role", "address", "podCIDR"]
+                .iter()
+                .map(|field| member[*field].as_str().unwrap_or("").to_string())
+                .collect()
+        })
         .collect();
     output::layout(&headers, &rows)
 }
@@ -161,9 +183,14 @@ impl Node {
                 return Err(CommandError::Usage("this removes all containers, images, volumes and the membership from this machine; add --yes".into()));
             }
             Node::Reset { data, run, cgroup_parent, .. } => {
-                ::agent::reset::reset(&::agent::Config { data, run, cgroup_parent, ..::agent::Config::default() })
-                    .await
-                    .map_err(|error| CommandError::Usage(error.to_string()))?;
+                ::agent::reset::reset(&::agent::Config {
+                    data,
+                    run,
+                    cgroup_parent,
+                    ..::agent::Config::default()
+                })
+                .await
+                .map_err(|error| CommandError::Usage(error.to_string()))?;
                 println!("This machine is a stranger again.");
             }
         }

@@ -23,7 +23,12 @@ impl Describe {
                 Some(name) => vec![name],
                 None => {
                     let list = client.get(&kind.path(Some(&self.scope.namespace))).await?;
-                    list["items"].as_array().into_iter().flatten().filter_map(|item| item["metadata"]["name"].as_str().map(String::from)).collect()
+                    list["items"]
+                        .as_array()
+                        .into_iter()
+                        .flatten()
+                        .filter_map(|item| item["metadata"]["name"].as_str().map(String::from))
+                        .collect()
                 }
             };
             for name in names {
@@ -37,7 +42,11 @@ impl Describe {
 
     async fn events(&self, client: &Client, kind: &api::Kind, object: &Value) -> Result<(), CommandError> {
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default");
-        let selector = format!("involvedObject.kind={},involvedObject.name={}", kind.kind, object["metadata"]["name"].as_str().unwrap_or(""));
+        let selector = format!(
+            "involvedObject.kind={},involvedObject.name={}",
+            kind.kind,
+            object["metadata"]["name"].as_str().unwrap_or("")
+        );
         let events = words::kind("events")?;
         let path = format!("{}?fieldSelector={}", events.path(Some(namespace)), escape(&selector));
         let table = client.table(&path).await?;
@@ -61,14 +70,23 @@ fn text(object: &Value) -> String {
         text.push_str(&format!("Namespace:    {namespace}\n"));
     }
     for (title, field) in [("Labels:      ", "labels"), ("Annotations: ", "annotations")] {
-        let pairs = metadata[field].as_object().into_iter().flatten().filter(|(key, _)| !key.starts_with("kubectl.kubernetes.io/last-applied"));
-        let lines: Vec<String> = pairs.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or(""))).collect();
+        let pairs = metadata[field]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(key, _)| !key.starts_with("kubectl.kubernetes.io/last-applied"));
+        let lines: Vec<String> =
+            pairs.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or(""))).collect();
         let shown = if lines.is_empty() { "<none>".to_string() } else { lines.join("\n              ") };
         text.push_str(&format!("{title} {shown}\n"));
     }
     text.push_str(&format!("Created:      {}\n", metadata["creationTimestamp"].as_str().unwrap_or("")));
     for owner in metadata["ownerReferences"].as_array().into_iter().flatten() {
-        text.push_str(&format!("Controlled By: {}/{}\n", owner["kind"].as_str().unwrap_or(""), owner["name"].as_str().unwrap_or("")));
+        text.push_str(&format!(
+            "Controlled By: {}/{}\n",
+            owner["kind"].as_str().unwrap_or(""),
+            owner["name"].as_str().unwrap_or("")
+        ));
     }
     let rest: Map<String, Value> = object
         .as_object()
@@ -83,5 +101,8 @@ fn text(object: &Value) -> String {
 
 fn capitalised(word: &str) -> String {
     let mut letters = word.chars();
-    letters.next().map(|first| first.to_uppercase().collect::<String>() + letters.as_str()).unwrap_or_default()
+    letters
+        .next()
+        .map(|first| first.to_uppercase().collect::<String>() + letters.as_str())
+        .unwrap_or_default()
 }

@@ -41,7 +41,9 @@ impl Get {
                 None => format!("{}{}", kind.path(namespace), self.query("")),
             };
             match self.output.format {
-                Some(Format::Json | Format::Yaml | Format::Name) => self.documents(client, &path, kind.kind).await?,
+                Some(Format::Json | Format::Yaml | Format::Name) => {
+                    self.documents(client, &path, kind.kind).await?
+                }
                 None | Some(Format::Wide) => {
                     let wide = self.output.format == Some(Format::Wide);
                     let table = client.table(&path).await?;
@@ -52,7 +54,13 @@ impl Get {
                         found = true;
                         output::print(&output::table(&table, wide, self.all_namespaces && kind.namespaced));
                     } else if !several && !self.watch {
-                        eprintln!("No resources found{}.", namespace.filter(|_| kind.namespaced).map(|n| format!(" in {n} namespace")).unwrap_or_default());
+                        eprintln!(
+                            "No resources found{}.",
+                            namespace
+                                .filter(|_| kind.namespaced)
+                                .map(|n| format!(" in {n} namespace"))
+                                .unwrap_or_default()
+                        );
                     }
                     if self.watch {
                         let since = table["metadata"]["resourceVersion"].as_str().unwrap_or("0").to_string();
@@ -84,7 +92,9 @@ impl Get {
             Some(Format::Name) => {
                 let items = value["items"].as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
                 let kind = words::kind(kind)?;
-                items.iter().for_each(|item| println!("{}", words::title(kind, item["metadata"]["name"].as_str().unwrap_or(""))));
+                items.iter().for_each(|item| {
+                    println!("{}", words::title(kind, item["metadata"]["name"].as_str().unwrap_or("")))
+                });
             }
             Some(Format::Yaml) => output::print(&output::yaml(&value)),
             _ => output::print(&output::json(&value)),
@@ -92,7 +102,13 @@ impl Get {
         Ok(())
     }
 
-    async fn follow(&self, client: &Client, kind: &api::Kind, name: Option<&str>, since: &str) -> Result<(), CommandError> {
+    async fn follow(
+        &self,
+        client: &Client,
+        kind: &api::Kind,
+        name: Option<&str>,
+        since: &str,
+    ) -> Result<(), CommandError> {
         let namespace = (!self.all_namespaces).then_some(self.scope.namespace.as_str());
         let mut extra = format!("watch=true&resourceVersion={since}");
         if let Some(name) = name {
@@ -105,13 +121,19 @@ impl Get {
         while let Some(event) = lines.next().await {
             let mut table = event["object"].clone();
             if event["type"] == "ERROR" {
-                return Err(CommandError::Usage(table["message"].as_str().unwrap_or("the watch ended").into()));
+                return Err(CommandError::Usage(
+                    table["message"].as_str().unwrap_or("the watch ended").into(),
+                ));
             }
             if table["columnDefinitions"].as_array().is_some_and(|list| !list.is_empty()) {
                 definitions = table["columnDefinitions"].clone();
             }
             table["columnDefinitions"] = definitions.clone();
-            let text = output::table(&table, self.output.format == Some(Format::Wide), self.all_namespaces && kind.namespaced);
+            let text = output::table(
+                &table,
+                self.output.format == Some(Format::Wide),
+                self.all_namespaces && kind.namespaced,
+            );
             text.lines().skip(1).for_each(|line| println!("{line}"));
         }
         Ok(())
@@ -138,11 +160,17 @@ impl Events {
         if let Some(of) = &self.of {
             let resolved = words::resolve(std::slice::from_ref(of))?;
             for (kind, name) in resolved {
-                let selector = format!("involvedObject.kind={},involvedObject.name={}", kind.kind, name.unwrap_or_default());
+                let selector = format!(
+                    "involvedObject.kind={},involvedObject.name={}",
+                    kind.kind,
+                    name.unwrap_or_default()
+                );
                 path = format!("{path}?fieldSelector={}", escape(&selector));
             }
         }
-        let mut table = client.table(&format!("{path}{}includeObject=Object", if path.contains('?') { "&" } else { "?" })).await?;
+        let mut table = client
+            .table(&format!("{path}{}includeObject=Object", if path.contains('?') { "&" } else { "?" }))
+            .await?;
         sort_by_time(&mut table);
         output::print(&output::table(&table, false, self.all_namespaces));
         Ok(())

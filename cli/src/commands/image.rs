@@ -53,7 +53,14 @@ impl Image {
             }
             Image::Rm { names } => {
                 for name in names {
-                    client.ask(Method::DELETE, &format!("/skein/v1/images?name={}", escape(&name)), "application/json", Vec::new()).await?;
+                    client
+                        .ask(
+                            Method::DELETE,
+                            &format!("/skein/v1/images?name={}", escape(&name)),
+                            "application/json",
+                            Vec::new(),
+                        )
+                        .await?;
                     println!("image/{name} removed");
                 }
                 Ok(())
@@ -79,8 +86,14 @@ async fn load(client: &Client, path: PathBuf, name: Option<String>) -> Result<()
     let response = client.send(request.map_err(|error| ClientError::Broken(error.to_string()))?).await?;
     let answer = read(response.into_body()).await?;
     for image in answer["items"].as_array().into_iter().flatten() {
-        let holders: Vec<&str> = image["status"]["holders"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        println!("loaded {} ({}) on {}", image["spec"]["reference"].as_str().unwrap_or(""), image["spec"]["digest"].as_str().unwrap_or(""), holders.join(", "));
+        let holders: Vec<&str> =
+            image["status"]["holders"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        println!(
+            "loaded {} ({}) on {}",
+            image["spec"]["reference"].as_str().unwrap_or(""),
+            image["spec"]["digest"].as_str().unwrap_or(""),
+            holders.join(", ")
+        );
     }
     Ok(())
 }

@@ -34,7 +34,8 @@ pub struct Logs {
 impl Logs {
     pub async fn run(self, client: &Client) -> Result<(), CommandError> {
         let pod = self.pod_name(client).await?;
-        let mut query = format!("follow={}&previous={}&timestamps={}", self.follow, self.previous, self.timestamps);
+        let mut query =
+            format!("follow={}&previous={}&timestamps={}", self.follow, self.previous, self.timestamps);
         if let Some(container) = &self.container {
             query.push_str(&format!("&container={}", escape(container)));
         }
@@ -63,8 +64,13 @@ impl Logs {
         }
         let object = client.get(&words::path(kind, &self.scope.namespace, name)).await?;
         let labels = object["spec"]["selector"]["matchLabels"].as_object().cloned().unwrap_or_default();
-        let selector: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or(""))).collect();
-        let path = format!("{}?labelSelector={}", words::kind("pods")?.path(Some(&self.scope.namespace)), escape(&selector.join(",")));
+        let selector: Vec<String> =
+            labels.iter().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or(""))).collect();
+        let path = format!(
+            "{}?labelSelector={}",
+            words::kind("pods")?.path(Some(&self.scope.namespace)),
+            escape(&selector.join(","))
+        );
         let pods = client.get(&path).await?;
         let first = pods["items"][0]["metadata"]["name"].as_str();
         first.map(String::from).ok_or_else(|| CommandError::Usage(format!("{} has no pods", self.pod)))

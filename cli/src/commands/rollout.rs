@@ -59,7 +59,11 @@ impl Rollout {
         if kind.kind != "Deployment" {
             return Err(CommandError::Usage("only deployments roll out in this release".into()));
         }
-        let path = format!("{}?watch=true&fieldSelector=metadata.name%3D{}", kind.path(Some(&scope.namespace)), escape(&name));
+        let path = format!(
+            "{}?watch=true&fieldSelector=metadata.name%3D{}",
+            kind.path(Some(&scope.namespace)),
+            escape(&name)
+        );
         client.get(&words::path(kind, &scope.namespace, &name)).await?;
         let follow = async {
             let mut lines = Lines::new(client.stream(&path, "application/json").await?);
@@ -84,9 +88,11 @@ impl Rollout {
         };
         match timeout {
             0 => follow.await,
-            seconds => tokio::time::timeout(Duration::from_secs(seconds), follow)
-                .await
-                .map_err(|_| CommandError::Usage(format!("not rolled out within {seconds} s; 'skein describe deployment {name}' says why")))?,
+            seconds => tokio::time::timeout(Duration::from_secs(seconds), follow).await.map_err(|_| {
+                CommandError::Usage(format!(
+                    "not rolled out within {seconds} s; 'skein describe deployment {name}' says why"
+                ))
+            })?,
         }
     }
 }
@@ -98,17 +104,34 @@ enum Progress {
 
 fn progress(deployment: &Value) -> Result<Progress, CommandError> {
     let number = |pointer: &str| deployment.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
-    let failed = deployment["status"]["conditions"].as_array().into_iter().flatten().any(|c| c["reason"] == "ProgressDeadlineExceeded");
+    let failed = deployment["status"]["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|c| c["reason"] == "ProgressDeadlineExceeded");
     if failed {
         return Err(CommandError::Usage("the deployment exceeded its progress deadline".into()));
     }
-    let (wanted, updated, all, available) =
-        (number("/spec/replicas"), number("/status/updatedReplicas"), number("/status/replicas"), number("/status/availableReplicas"));
+    let (wanted, updated, all, available) = (
+        number("/spec/replicas"),
+        number("/status/updatedReplicas"),
+        number("/status/replicas"),
+        number("/status/availableReplicas"),
+    );
     Ok(match () {
-        () if number("/status/observedGeneration") < number("/metadata/generation") => Progress::Waiting("Waiting for the change to be observed...".into()),
-        () if updated < wanted => Progress::Waiting(format!("Waiting for rollout to finish: {updated} out of {wanted} new replicas have been updated...")),
-        () if all > updated => Progress::Waiting(format!("Waiting for rollout to finish: {} old replicas are pending termination...", all - updated)),
-        () if available < updated => Progress::Waiting(format!("Waiting for rollout to finish: {available} of {updated} updated replicas are available...")),
+        () if number("/status/observedGeneration") < number("/metadata/generation") => {
+            Progress::Waiting("Waiting for the change to be observed...".into())
+        }
+        () if updated < wanted => Progress::Waiting(format!(
+            "Waiting for rollout to finish: {updated} out of {wanted} new replicas have been updated..."
+        )),
+        () if all > updated => Progress::Waiting(format!(
+            "Waiting for rollout to finish: {} old replicas are pending termination...",
+            all - updated
+        )),
+        () if available < updated => Progress::Waiting(format!(
+            "Waiting for rollout to finish: {available} of {updated} updated replicas are available..."
+        )),
         () => Progress::Done,
     })
 }

@@ -23,7 +23,9 @@ pub fn resolve(words: &[String]) -> Result<Vec<(&'static Kind, Option<String>)>,
         return words
             .iter()
             .map(|word| {
-                let (kind_word, name) = word.split_once('/').ok_or_else(|| CommandError::Usage(format!("\"{word}\": write KIND/NAME for each object")))?;
+                let (kind_word, name) = word.split_once('/').ok_or_else(|| {
+                    CommandError::Usage(format!("\"{word}\": write KIND/NAME for each object"))
+                })?;
                 Ok((kind(kind_word)?, Some(name.to_string())))
             })
             .collect();
@@ -45,7 +47,11 @@ pub fn path(kind: &Kind, namespace: &str, name: &str) -> String {
 
 /// `deployment.apps/web`.
 pub fn title(kind: &Kind, name: &str) -> String {
-    if kind.group.is_empty() { format!("{}/{name}", kind.singular) } else { format!("{}.{}/{name}", kind.singular, kind.group) }
+    if kind.group.is_empty() {
+        format!("{}/{name}", kind.singular)
+    } else {
+        format!("{}.{}/{name}", kind.singular, kind.group)
+    }
 }
 
 #[cfg(test)]
@@ -59,8 +65,14 @@ mod tests {
 
     #[test]
     fn kinds_and_names_can_be_given_either_way() {
-        assert_eq!(resolved(&["po", "a", "b"]), [("Pod".into(), Some("a".into())), ("Pod".into(), Some("b".into()))]);
-        assert_eq!(resolved(&["svc/x", "deploy/y"]), [("Service".into(), Some("x".into())), ("Deployment".into(), Some("y".into()))]);
+        assert_eq!(
+            resolved(&["po", "a", "b"]),
+            [("Pod".into(), Some("a".into())), ("Pod".into(), Some("b".into()))]
+        );
+        assert_eq!(
+            resolved(&["svc/x", "deploy/y"]),
+            [("Service".into(), Some("x".into())), ("Deployment".into(), Some("y".into()))]
+        );
         assert_eq!(resolved(&["pods,svc"]).len(), 2);
         let error = resolve(&["thing".to_string()]).unwrap_err().to_string();
         assert!(error.contains("known are"), "{error}");

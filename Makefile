@@ -15,7 +15,7 @@ help: ## this list
 demo: ## three hosts on this machine run nginx and redis and survive a kill (needs root; ARGS=--once ends by itself)
 	@scripts/setup.sh demo
 	@scripts/build.sh --release --bins -p cli -p testbed
-	@$(ENV); exec target/release/testbed demo $(ARGS)
+	@$(ENV); exec $${CARGO_TARGET_DIR:-target}/release/testbed demo $(ARGS)
 
 test: ## all tests and doc tests (needs root; ARGS are nextest's)
 	@scripts/setup.sh test
@@ -32,7 +32,7 @@ fmt: ## formats the sources
 bench: ## measures start, scale and failover times (needs root)
 	@scripts/setup.sh
 	@scripts/build.sh --release --bins -p cli -p testbed
-	@$(ENV); exec target/release/testbed bench $(ARGS)
+	@$(ENV); exec $${CARGO_TARGET_DIR:-target}/release/testbed bench $(ARGS)
 
 release: ## one static stripped binary: target/dist/skein
 	@scripts/setup.sh

@@ -228,11 +228,10 @@ pub fn voters(members: &[Member], status: &Status) -> Vec<MemberChange> {
         .map(|member| member.node_id())
         .filter(|id| !status.voters.contains(id))
         .collect();
+    // A newcomer counts as recently active before it has said anything: only what it holds shows that it is there.
     let caught_up = |id: &NodeId| {
-        status
-            .peers
-            .iter()
-            .any(|peer| peer.id == *id && peer.recent_active && peer.matched + 64 >= status.last_index)
+        let held = |peer: &&raft_store::PeerStatus| peer.matched > 0 && peer.matched + 8 >= status.last_index;
+        status.peers.iter().find(|peer| peer.id == *id).filter(held).is_some_and(|peer| peer.recent_active)
     };
     if wanted.iter().all(caught_up) {
         wanted.into_iter().map(MemberChange::AddVoter).collect()
@@ -249,5 +248,71 @@ async fn keep_copies(cluster: &Arc<Cluster>) {
         tokio::time::sleep(Duration::from_secs(5)).await;
         images::repair(cluster).await;
         let _ = tokio::time::timeout(Duration::from_secs(60), suspects.changed()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft_store::{PeerStatus, Role};
+
+    fn member(n: u8, no_voter: bool) -> Member {
+        Member {
+            name: format!("host{n}"),
+            id: u64::from(n),
+            key: String::new(),
+            address: ([10, 0, 0, n], 7443).into(),
+            api_port: 6443,
+            block: n - 1,
+            no_voter,
+        }
+    }
+
+    fn status(voters: &[u64], learners: &[u64], matched: u64) -> Status {
+        let ids = |list: &[u64]| list.iter().map(|id| NodeId(*id)).collect::<Vec<_>>();
+        let peer = |id: &NodeId| PeerStatus { id: *id, matched, recent_active: true, in_snapshot: false };
+        Status {
+            id: NodeId(1),
+            term: 1,
+            role: Role::Leader,
+            leader: Some(NodeId(1)),
+            commit: 20,
+            applied: 20,
+            last_index: 20,
+            voters: ids(voters),
+            learners: ids(learners),
+            joint: false,
+            caught_up: true,
+            established: true,
+            refused_messages: 0,
+            peers: ids(learners).iter().map(peer).collect(),
+        }
+    }
+
+    #[test]
+    fn newcomers_learn_first_and_two_of_them_become_voters_together() {
+        let members = [member(1, false), member(2, false), member(3, false)];
+        assert_eq!(voters(&members[..2], &status(&[1], &[], 20)), [MemberChange::AddLearner(NodeId(2))]);
+        assert_eq!(voters(&members[..2], &status(&[1], &[2], 20)), [], "two machines have one voter");
+        assert_eq!(
+            voters(&members, &status(&[1], &[2, 3], 0)),
+            [],
+            "a newcomer that holds nothing does not vote"
+        );
+        let both = [MemberChange::AddVoter(NodeId(2)), MemberChange::AddVoter(NodeId(3))];
+        assert_eq!(voters(&members, &status(&[1], &[2, 3], 20)), both);
+    }
+
+    #[test]
+    fn a_machine_that_does_not_want_to_vote_never_does() {
+        let members = [member(1, false), member(2, true), member(3, false), member(4, false)];
+        let wanted = [MemberChange::AddVoter(NodeId(3)), MemberChange::AddVoter(NodeId(4))];
+        assert_eq!(voters(&members, &status(&[1], &[2, 3, 4], 20)), wanted);
+    }
+
+    #[test]
+    fn who_left_the_list_leaves_raft() {
+        let members = [member(1, false), member(2, false)];
+        assert_eq!(voters(&members, &status(&[1], &[2, 3], 20)), [MemberChange::Remove(NodeId(3))]);
     }
 }

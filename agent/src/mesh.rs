@@ -177,6 +177,11 @@ impl Mesh {
         Ok((send, receive))
     }
 
+    /// Ends the mesh and gives its port back.
+    pub fn close(&self) {
+        self.0.endpoint.close(0u32.into(), b"closing");
+    }
+
     /// Closes the connections to members that are no longer listed.
     pub fn drop_strangers(&self) {
         let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);

@@ -45,10 +45,9 @@ async fn serve(cluster: Arc<Cluster>, addresses: [SocketAddr; 2], records: watch
     let upstreams = upstreams(&cluster.config.upstream_dns);
     for attempt in 0u32.. {
         match DnsServer::serve(&addresses, records.clone(), upstreams.clone()).await {
-            Ok(server) => {
+            Ok(_server) => {
                 tracing::info!(?addresses, "DNS listens");
-                std::mem::forget(server);
-                return;
+                return std::future::pending().await;
             }
             Err(error @ ServeError::Bind { .. }) if attempt % 50 == 49 => {
                 warn!(%error, "DNS does not listen yet")

@@ -99,7 +99,7 @@ impl Objects {
     /// A view as new as asked for.
     pub async fn view(&self, freshness: Freshness) -> Result<View, ApiError> {
         match freshness {
-            Freshness::Any => Ok(self.store.view()),
+            Freshness::Any => self.store.local().await.ok_or_else(no_leader),
             Freshness::Linearizable => self.store.linearizable().await.ok_or_else(no_leader),
             Freshness::AtLeast(revision) => self.store.at_least(Revision(revision)).await.ok_or_else(|| {
                 ApiError::FutureRevision { asked: revision, current: self.store.view().revision().0 }

@@ -2,7 +2,6 @@
 //!
 //! Decides the order of starting. It must not decide anything else.
 
-use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -98,8 +97,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     match Identity::load(&config.data)? {
         Some(identity) => {
             info!(name = %identity.member.name, cluster = %identity.cluster, "member");
-            let again = config.data.join("store").join("seen").exists();
-            let birth = if again { Birth::Again } else { Birth::Joining };
+            let birth = birth(&config, &identity);
             state.set(start(&config, identity, birth).await?);
         }
         None => {
@@ -109,6 +107,16 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         }
     }
     std::future::pending().await
+}
+
+/// How the store of a machine with an identity comes to life: after its first start it must have its files.
+fn birth(config: &Config, identity: &Identity) -> Birth {
+    let alone = identity.known.len() == 1 && identity.known.first() == Some(&identity.member);
+    match (config.data.join("store").join("seen").exists(), alone) {
+        (true, _) => Birth::Again,
+        (false, true) => Birth::First,
+        (false, false) => Birth::Joining,
+    }
 }
 
 fn handler(state: State, orders: mpsc::Sender<Order>) -> Handler {
@@ -310,27 +318,36 @@ fn towards(address: SocketAddr) -> Option<std::net::IpAddr> {
     socket.local_addr().ok().map(|own| own.ip())
 }
 
-/// Starts every driver of a member.
+/// Starts every driver of a member. What other programs or the kernel can refuse comes first, so that a machine that cannot
+/// be a member has not begun to be one.
 async fn start(config: &Config, identity: Identity, birth: Birth) -> Result<Arc<Cluster>, RunError> {
     let me = identity.member.clone();
+    let api = listen::bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), config.api_port)).await?;
+    let network = Fabric::open(FabricConfig::default()).await?;
+    let (runtime, events) = open_runtime(config).await?;
+    let addresses = Addresses::open(&config.run, me.block)?;
     let boot = identity::next_boot(&config.data)?;
     let roster = Roster::default();
     roster.replace(identity.known.clone());
     let (incoming_sender, incoming) = mpsc::channel(4096);
     let mesh = Mesh::start(&identity, roster.clone(), incoming_sender)?;
-    let directory = config.data.join("store");
-    identity::make_private_directory(&directory)?;
-    let replica = ReplicaConfig::new(me.node_id(), identity.cluster_id(), clock::random_u64());
-    let running = store::start(&directory.join("log"), replica, birth)?;
-    identity::write_durably(&directory.join("seen"), b"")?;
-    send_raft(mesh.clone(), running.outgoing, running.asks.clone());
-    let store = Store::new(me.node_id(), running.asks, running.views, running.leadership, mesh.clone());
+    let store = match open_store(config, &identity, birth, &mesh) {
+        Ok(store) => store,
+        Err(error) => {
+            mesh.close();
+            return Err(error);
+        }
+    };
     follow_members(store.clone(), roster.clone(), mesh.clone());
     let core = Membership::new(me.node_id(), boot, clock::random_u64());
     let (gossip, suspects) = gossip::start(core, mesh.clone(), roster.clone());
-    let (runtime, events) = open_runtime(config).await?;
-    let addresses = Addresses::open(&config.run, me.block)?;
-    let fabric = open_fabric(&me, &roster, &store, &suspects, &runtime, &addresses, config).await?;
+    let sources = Sources {
+        me,
+        roster: roster.clone(),
+        views: store.views(),
+        suspects: suspects.clone(),
+        pods: attached(&runtime, &addresses, config).await,
+    };
     let cluster = Arc::new(Cluster {
         config: config.clone(),
         objects: Objects { store: store.clone() },
@@ -340,7 +357,7 @@ async fn start(config: &Config, identity: Identity, birth: Birth) -> Result<Arc<
         mesh,
         store,
         runtime,
-        fabric,
+        fabric: fabric::start(network, sources),
         addresses,
         suspects,
         pings: Arc::default(),
@@ -348,13 +365,24 @@ async fn start(config: &Config, identity: Identity, birth: Birth) -> Result<Arc<
         confirm: tokio::sync::Notify::new(),
     });
     spawn(requests::dispatch(cluster.clone(), gossip, incoming));
-    serve_api(&cluster).await?;
+    serve_api(&cluster, api)?;
     spawn(node::run(cluster.clone()));
     spawn(leader::run(cluster.clone()));
     spawn(control::driver::run(cluster.clone()));
     spawn(worker::run(cluster.clone(), events));
     spawn(names::run(cluster.clone()));
     Ok(cluster)
+}
+
+fn open_store(config: &Config, identity: &Identity, birth: Birth, mesh: &Mesh) -> Result<Store, RunError> {
+    let directory = config.data.join("store");
+    identity::make_private_directory(&directory)?;
+    let me = identity.member.node_id();
+    let replica = ReplicaConfig::new(me, identity.cluster_id(), clock::random_u64());
+    let (running, outgoing) = store::start(&directory.join("log"), replica, birth)?;
+    identity::write_durably(&directory.join("seen"), b"")?;
+    send_raft(mesh.clone(), outgoing, running.asks.clone());
+    Ok(Store::new(me, running, mesh.clone()))
 }
 
 fn send_raft(
@@ -402,42 +430,23 @@ async fn open_runtime(config: &Config) -> Result<(Runtime, runtime::Events), Run
     Ok(Runtime::open(settings).await?)
 }
 
-async fn open_fabric(
-    me: &Member,
-    roster: &Roster,
-    store: &Store,
-    suspects: &watch::Receiver<BTreeSet<raft_store::NodeId>>,
-    runtime: &Runtime,
-    addresses: &Addresses,
-    config: &Config,
-) -> Result<fabric::FabricHandle, RunError> {
+/// The pods that an earlier agent attached.
+async fn attached(runtime: &Runtime, addresses: &Addresses, config: &Config) -> Vec<LocalPod> {
     let known = runtime.pods().await;
     let local = known.iter().filter(|pod| pod.sandboxed && !pod.spec.host_network).filter_map(|pod| {
         let uid = pod.spec.uid.as_str();
         let netns = config.run.join("netns").join(uid);
-        Some(LocalPod {
-            uid: uid.into(),
-            network: fabric::DEFAULT_NETWORK,
-            address: addresses.get(uid)?,
-            netns,
-        })
+        let address = addresses.get(uid)?;
+        Some(LocalPod { uid: uid.into(), network: fabric::DEFAULT_NETWORK, address, netns })
     });
-    let sources = Sources {
-        me: me.clone(),
-        roster: roster.clone(),
-        views: store.views(),
-        suspects: suspects.clone(),
-        pods: local.collect(),
-    };
-    Ok(fabric::start(Fabric::open(FabricConfig::default()).await?, sources))
+    local.collect()
 }
 
-async fn serve_api(cluster: &Arc<Cluster>) -> Result<(), RunError> {
+fn serve_api(cluster: &Arc<Cluster>, listener: tokio::net::TcpListener) -> Result<(), RunError> {
     let owned = cluster.clone();
     let handler: Handler = Arc::new(move |user, request| {
         let cluster = owned.clone();
         Box::pin(server::answer(cluster, user, request))
     });
-    let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), cluster.config.api_port);
-    Ok(listen::https(address, &cluster.identity, handler).await?)
+    Ok(listen::https(listener, &cluster.identity, handler)?)
 }

@@ -19,7 +19,7 @@ use crate::clock;
 use crate::mesh::Mesh;
 use crate::mesh::wire::{self, Request, Response};
 use crate::timing;
-pub use replica_thread::{Birth, Leadership, Outgoing, StoreError, start};
+pub use replica_thread::{Birth, Leadership, Outgoing, Running, StoreError, start};
 
 /// What the thread is asked.
 pub enum Ask {
@@ -58,6 +58,7 @@ struct Inner {
     me: NodeId,
     asks: std::sync::mpsc::Sender<Ask>,
     views: watch::Receiver<View>,
+    caught_up: watch::Receiver<bool>,
     leadership: watch::Receiver<Leadership>,
     mesh: Mesh,
     session: OnceCell<SessionId>,
@@ -68,18 +69,13 @@ struct Inner {
 
 impl Store {
     /// Joins the thread's channels with the mesh.
-    pub fn new(
-        me: NodeId,
-        asks: std::sync::mpsc::Sender<Ask>,
-        views: watch::Receiver<View>,
-        leadership: watch::Receiver<Leadership>,
-        mesh: Mesh,
-    ) -> Store {
+    pub fn new(me: NodeId, running: Running, mesh: Mesh) -> Store {
         Store(Arc::new(Inner {
             me,
-            asks,
-            views,
-            leadership,
+            asks: running.asks,
+            views: running.views,
+            caught_up: running.caught_up,
+            leadership: running.leadership,
             mesh,
             session: OnceCell::new(),
             sequence: AtomicU64::new(1),
@@ -90,6 +86,14 @@ impl Store {
     /// The newest local state.
     pub fn view(&self) -> View {
         self.0.views.borrow().clone()
+    }
+
+    /// The newest local state, once it is as new as what this machine showed before its last stop. `None` when it does not
+    /// get there within the deadline.
+    pub async fn local(&self) -> Option<View> {
+        let mut caught_up = self.0.caught_up.clone();
+        let waited = tokio::time::timeout(timing::REQUEST_DEADLINE, caught_up.wait_for(|done| *done)).await;
+        waited.is_ok().then(|| self.view())
     }
 
     /// Wakes at every new local state.

@@ -84,10 +84,13 @@ impl Worker {
     /// Takes up all pods: those that should be here and those that the runtime still has.
     async fn begin(&mut self) -> Revision {
         let view = self.cluster.store.view();
-        for state in self.cluster.runtime.pods().await {
-            self.set(state.spec.uid, None);
-        }
+        // Those that should be here first: a task that began without its object would take the pod for one to be removed.
         self.take_all(&view);
+        for state in self.cluster.runtime.pods().await {
+            if !self.tasks.contains_key(&state.spec.uid) {
+                self.set(state.spec.uid, None);
+            }
+        }
         view.revision()
     }
 

@@ -66,6 +66,18 @@ pub fn main(setup: &str) -> io::Result<()> {
     serve(control.as_fd(), &children)
 }
 
+/// A TCP server for tests that need somebody to talk to inside a host: says back what it hears.
+pub fn echo(address: &str) -> io::Result<()> {
+    let listener = std::net::TcpListener::bind(address)?;
+    println!("listening");
+    for stream in listener.incoming() {
+        let mut stream = stream?;
+        let mut back = stream.try_clone()?;
+        std::thread::Builder::new().spawn(move || io::copy(&mut stream, &mut back))?;
+    }
+    Ok(())
+}
+
 fn serve(control: BorrowedFd<'_>, children: &SignalFd) -> io::Result<()> {
     let mut init = Init { commands: BTreeMap::new(), agent: None };
     loop {

@@ -47,11 +47,15 @@ pub type Handler = Arc<dyn Fn(Option<User>, Request<Incoming>) -> Pending + Send
 /// The answer on its way.
 pub type Pending = std::pin::Pin<Box<dyn Future<Output = Answer> + Send>>;
 
+/// Takes the API's port.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    TcpListener::bind(address).await.map_err(|cause| ListenError::Port { address, cause })
+}
+
 /// Serves HTTPS until the process ends.
-pub async fn https(address: SocketAddr, identity: &Identity, handler: Handler) -> Result<(), ListenError> {
+pub fn https(listener: TcpListener, identity: &Identity, handler: Handler) -> Result<(), ListenError> {
     let acceptor = TlsAcceptor::from(Arc::new(tls(identity)?));
-    let listener = TcpListener::bind(address).await.map_err(|cause| ListenError::Port { address, cause })?;
-    info!(%address, "API listens");
+    info!(address = ?listener.local_addr().ok(), "API listens");
     spawn(async move {
         loop {
             let Ok((stream, peer)) = listener.accept().await else { continue };

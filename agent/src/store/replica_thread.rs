@@ -51,7 +51,7 @@ pub enum Birth {
     First,
     /// Waits for the leader to send it the state.
     Joining,
-    /// Has files.
+    /// Must have its files: a member that lost them must not vote under its old name.
     Again,
 }
 
@@ -59,25 +59,27 @@ pub enum Birth {
 pub struct Running {
     pub asks: Sender<Ask>,
     pub views: watch::Receiver<View>,
+    /// Everything that was applied before the last stop is applied again: local reads do not go backwards.
+    pub caught_up: watch::Receiver<bool>,
     pub leadership: watch::Receiver<Leadership>,
-    pub outgoing: mpsc::UnboundedReceiver<Outgoing>,
 }
 
 /// Opens the store below `directory` and starts its thread.
-pub fn start(directory: &Path, config: Config, birth: Birth) -> Result<Running, StoreError> {
-    let disk = FileDisk::open(directory).map_err(|error| StoreError::Disk(error.to_string()))?;
-    let replica = match birth {
-        Birth::First => Replica::create_first(disk, config)?,
-        Birth::Joining => Replica::create_joining(disk, config)?,
-        Birth::Again => Replica::open(disk, config)?,
-    };
+pub fn start(
+    directory: &Path,
+    config: Config,
+    birth: Birth,
+) -> Result<(Running, mpsc::UnboundedReceiver<Outgoing>), StoreError> {
+    let replica = bring_to_life(directory, config, birth)?;
     let (asks, receiver) = channel();
     let (view_sender, views) = watch::channel(replica.view());
+    let (caught_up_sender, caught_up) = watch::channel(false);
     let (leader_sender, leadership) = watch::channel(Leadership::default());
     let (out_sender, outgoing) = mpsc::unbounded_channel();
     let thread = Thread {
         replica,
         views: view_sender,
+        caught_up: caught_up_sender,
         leadership: leader_sender,
         outgoing: out_sender,
         proposals: HashMap::new(),
@@ -87,12 +89,27 @@ pub fn start(directory: &Path, config: Config, birth: Birth) -> Result<Running, 
     };
     let start = std::thread::Builder::new().name("replica".into());
     start.spawn(move || thread.run(&receiver)).map_err(StoreError::Thread)?;
-    Ok(Running { asks, views, leadership, outgoing })
+    Ok((Running { asks, views, caught_up, leadership }, outgoing))
+}
+
+fn bring_to_life(directory: &Path, config: Config, birth: Birth) -> Result<Replica<FileDisk>, StoreError> {
+    let disk = || FileDisk::open(directory).map_err(|error| StoreError::Disk(error.to_string()));
+    let made = match birth {
+        Birth::First => Replica::create_first(disk()?, config.clone()),
+        Birth::Joining => Replica::create_joining(disk()?, config.clone()),
+        Birth::Again => return Ok(Replica::open(disk()?, config)?),
+    };
+    match made {
+        // The machine went down between making the store and writing down that it had.
+        Err(OpenError::NotEmpty { .. }) => Ok(Replica::open(disk()?, config)?),
+        made => Ok(made?),
+    }
 }
 
 struct Thread {
     replica: Replica<FileDisk>,
     views: watch::Sender<View>,
+    caught_up: watch::Sender<bool>,
     leadership: watch::Sender<Leadership>,
     outgoing: mpsc::UnboundedSender<Outgoing>,
     proposals: HashMap<u64, oneshot::Sender<Outcome>>,
@@ -141,6 +158,9 @@ impl Thread {
                 error!(%fatal, "the store has failed; this agent ends so that nothing wrong is answered");
                 std::process::exit(70);
             }
+        }
+        if !*self.caught_up.borrow() && self.replica.status().caught_up {
+            self.caught_up.send_replace(true);
         }
     }
 

@@ -64,7 +64,7 @@ apt_install() {
 
 wanted() { sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml; }
 # The version of a rustc command, without date and commit; nothing where there is none.
-version() { "$@" --version 2>/dev/null | cut -d' ' -f2 | cut -d- -f1; }
+version() { { "$@" --version 2>/dev/null || true; } | cut -d" " -f2 | cut -d- -f1; }
 at_least() { [ -n "$2" ] && [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n1)" = "$1" ]; }
 
 # Chooses a toolchain: the pinned one by rustup; else the machine's own if it is new enough; else Debian's, whose

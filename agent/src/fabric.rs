@@ -11,8 +11,8 @@ use std::time::Duration;
 use api::kinds::Kind;
 use api::{Object, keys};
 use netfabric::{
-    Desired, DnsAddresses, Endpoint, Fabric, Ipv4Net, LocalNode, LocalPod, Network, NetworkId, Peer,
-    PeerNetwork, Protocol, Service, ServicePort,
+    Condition, Desired, DnsAddresses, Endpoint, Fabric, Ipv4Net, LocalNode, LocalPod, Network, NetworkId,
+    Peer, PeerNetwork, Protocol, Service, ServicePort,
 };
 use raft_store::{NodeId, View};
 use serde_json::Value;
@@ -47,19 +47,23 @@ enum Command {
 
 /// Handle on the driver. Cheap to clone.
 #[derive(Clone)]
-pub struct FabricHandle(mpsc::UnboundedSender<Command>);
+pub struct FabricHandle {
+    commands: mpsc::UnboundedSender<Command>,
+    /// What people must see of the network, such as a foreign firewall that drops our traffic.
+    pub conditions: watch::Receiver<Vec<Condition>>,
+}
 
 impl FabricHandle {
     /// Attaches a pod; returns when its network works.
     pub async fn attach(&self, pod: LocalPod) -> Result<(), FabricError> {
         let (reply, answer) = oneshot::channel();
-        self.0.send(Command::Attach(pod, reply)).map_err(|_| FabricError::Ended)?;
+        self.commands.send(Command::Attach(pod, reply)).map_err(|_| FabricError::Ended)?;
         answer.await.map_err(|_| FabricError::Ended)?
     }
 
     pub async fn detach(&self, uid: &str) {
         let (reply, answer) = oneshot::channel();
-        if self.0.send(Command::Detach(uid.into(), reply)).is_ok() {
+        if self.commands.send(Command::Detach(uid.into(), reply)).is_ok() {
             let _ = answer.await;
         }
     }
@@ -77,16 +81,18 @@ pub struct Sources {
 
 /// Starts the driver.
 pub fn start(fabric: Fabric, sources: Sources) -> FabricHandle {
-    let (sender, commands) = mpsc::unbounded_channel();
+    let (commands, asked) = mpsc::unbounded_channel();
+    let (conditions, watching) = watch::channel(Vec::new());
     let pods = sources.pods.iter().map(|pod| (pod.uid.0.clone(), pod.clone())).collect();
-    spawn(Driver { fabric, sources, pods }.run(commands));
-    FabricHandle(sender)
+    spawn(Driver { fabric, sources, pods, conditions }.run(asked));
+    FabricHandle { commands, conditions: watching }
 }
 
 struct Driver {
     fabric: Fabric,
     sources: Sources,
     pods: BTreeMap<String, LocalPod>,
+    conditions: watch::Sender<Vec<Condition>>,
 }
 
 /// How often everything is looked at afresh, whether or not something changed.
@@ -157,6 +163,11 @@ impl Driver {
             self.fabric.reconcile(desired).await
         };
         debug!(changes = report.changes, failures = report.failures.len(), "network reconciled");
+        self.conditions.send_if_modified(|now| {
+            let differs = *now != report.conditions;
+            now.clone_from(&report.conditions);
+            differs
+        });
         let mut by_pod = BTreeMap::new();
         for failure in &report.failures {
             warn!(?failure, "a part of the network could not be set up");

@@ -167,16 +167,20 @@ fn marked_dead(node: &Object) -> Object {
 
 /// Sets the Ready condition.
 pub fn set_ready(node: &mut Object, status: &str, reason: &str, message: &str) {
+    set_condition(node, "Ready", status, reason, message);
+}
+
+/// Sets a condition of a node; its transition time stays while its status does.
+pub fn set_condition(node: &mut Object, name: &str, status: &str, reason: &str, message: &str) {
     let mut conditions: Vec<Value> = node.list("/status/conditions").to_vec();
     let now = duration::rfc3339(clock::wall());
-    let since = conditions
-        .iter()
-        .find(|c| c["type"] == "Ready" && c["status"] == status)
-        .map(|c| c["lastTransitionTime"].clone());
-    conditions.retain(|condition| condition["type"] != "Ready");
+    let same = conditions.iter().find(|condition| condition["type"] == name && condition["status"] == status);
+    let since = same.map_or_else(|| json!(now), |condition| condition["lastTransitionTime"].clone());
+    let beat = same.map_or_else(|| json!(now), |condition| condition["lastHeartbeatTime"].clone());
+    conditions.retain(|condition| condition["type"] != name);
     conditions.push(json!({
-        "type": "Ready", "status": status, "reason": reason, "message": message,
-        "lastHeartbeatTime": now, "lastTransitionTime": since.unwrap_or_else(|| json!(now)),
+        "type": name, "status": status, "reason": reason, "message": message,
+        "lastHeartbeatTime": beat, "lastTransitionTime": since,
     }));
     node.set(&["status", "conditions"], json!(conditions));
 }

@@ -7,13 +7,17 @@ use std::time::Duration;
 
 use api::kinds::Kind;
 use api::{Object, keys};
+use netfabric::Condition;
 use serde_json::{Value, json};
 use tracing::warn;
 
 use crate::cluster::Cluster;
-use crate::leader::{UNREACHABLE, set_ready};
+use crate::leader::{UNREACHABLE, set_condition, set_ready};
 use crate::objects::shown;
 use crate::store::{Plan, TransactError};
+
+/// The condition of a node whose network another program's rules drop.
+pub const NETWORK_BLOCKED: &str = "NetworkBlocked";
 
 /// Pods that one machine takes (Kubernetes' default).
 const PODS: u32 = 110;
@@ -21,6 +25,7 @@ const PODS: u32 = 110;
 /// Keeps the own Node object true until the process ends.
 pub async fn run(cluster: Arc<Cluster>) {
     let mut views = cluster.store.views();
+    let mut conditions = cluster.fabric.conditions.clone();
     loop {
         let view = views.borrow_and_update().clone();
         let kind = Kind::by_name("Node").expect("Node is a row of the table of kinds");
@@ -42,8 +47,9 @@ pub async fn run(cluster: Arc<Cluster>) {
                 }
             }
         }
-        if views.changed().await.is_err() {
-            return;
+        tokio::select! {
+            changed = views.changed() => if changed.is_err() { return },
+            _ = conditions.changed() => {}
         }
     }
 }
@@ -66,6 +72,7 @@ fn true_state(cluster: &Cluster, node: &Object) -> Object {
     } else {
         new.set(&["spec", "taints"], json!(taints));
     }
+    network_condition(&mut new, &cluster.fabric.conditions.borrow());
     let capacity = capacity();
     new.set(&["status", "capacity"], capacity.clone());
     new.set(&["status", "allocatable"], capacity);
@@ -76,6 +83,23 @@ fn true_state(cluster: &Cluster, node: &Object) -> Object {
         json!([{"type": "InternalIP", "address": address}, {"type": "Hostname", "address": cluster.name()}]),
     );
     new
+}
+
+/// A foreign firewall that drops our traffic is named where people look first.
+fn network_condition(node: &mut Object, conditions: &[Condition]) {
+    let texts: Vec<&str> = conditions.iter().map(|Condition::NetworkBlocked(text)| text.as_str()).collect();
+    let known = node.list("/status/conditions").iter().any(|condition| condition["type"] == NETWORK_BLOCKED);
+    match texts.as_slice() {
+        [] if known => set_condition(
+            node,
+            NETWORK_BLOCKED,
+            "False",
+            "NothingInTheWay",
+            "no foreign rule drops our traffic any more",
+        ),
+        [] => {}
+        texts => set_condition(node, NETWORK_BLOCKED, "True", "ForeignFirewall", &texts.join("; ")),
+    }
 }
 
 fn capacity() -> Value {

@@ -1,0 +1,157 @@
+//! The figures that users compare: how fast work starts, how fast a dead machine's work is back, what an idle agent costs.
+//!
+//! Decides what is measured and how (docs/benchmarks.md). It must not judge: figures go out, people compare them in one run.
+
+mod failure;
+mod idle;
+mod start;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::http::{Api, HttpError};
+use crate::{Bed, BedConfig, BedError, Host, HostError};
+
+/// A bench could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    #[error(transparent)]
+    Bed(#[from] BedError),
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error("{what} within {limit:?}: it was not reached; the agents' logs are in {}", logs.display())]
+    Late { what: String, limit: Duration, logs: PathBuf },
+    #[error("no such bench: {0}; there are start, scale, follower, leader, busy, idle")]
+    Unknown(String),
+}
+
+/// What to run and with what.
+#[derive(Debug, Clone)]
+pub struct BenchConfig {
+    pub directory: PathBuf,
+    /// An archive whose image can sleep, and the image's name.
+    pub archive: PathBuf,
+    pub image: String,
+    /// Which benches; all where empty.
+    pub only: Vec<String>,
+}
+
+/// A bed with a cluster on three hosts and the image on every one.
+pub struct Cluster {
+    pub bed: Bed,
+    pub image: String,
+    pub directory: PathBuf,
+}
+
+impl Cluster {
+    /// Starts the hosts, forms the cluster, loads the image.
+    pub fn start(config: &BenchConfig) -> Result<Cluster, BenchError> {
+        let bed = Bed::create(BedConfig::new("bench", 3, config.directory.join("bed")))?;
+        let cluster = Cluster { bed, image: config.image.clone(), directory: config.directory.clone() };
+        for host in cluster.bed.hosts() {
+            host.start_agent()?;
+        }
+        let first = cluster.host(0);
+        cluster.wait("the first agent answers", || Ok(first.run(["skein", "version"])?.success()))?;
+        cluster.wait("init", || Ok(first.run(["skein", "init"])?.success()))?;
+        for host in cluster.bed.hosts().iter().skip(1) {
+            let text = first.ok(["skein", "token", "create"])?;
+            let words: Vec<&str> = text.lines().filter(|line| line.trim().starts_with("skein join")).flat_map(str::split_whitespace).collect();
+            host.ok(words)?;
+        }
+        cluster.wait("three voters", || Ok(cluster.status(0)?["voters"].as_array().map_or(0, Vec::len) == 3))?;
+        cluster.load(&config.archive)?;
+        Ok(cluster)
+    }
+
+    /// Loads the archive on the first host and runs a pod everywhere once, so that the image is present on each.
+    fn load(&self, archive: &std::path::Path) -> Result<(), BenchError> {
+        let place = self.host(0).srv_path().join("image.tar");
+        std::fs::copy(archive, &place)?;
+        self.host(0).command(["skein", "image", "load", "/srv/image.tar"]).limit(Duration::from_secs(120)).ok()?;
+        std::fs::remove_file(&place)?;
+        let warm = start::deployment(&self.image, "warm", 6);
+        self.api(0).post(start::DEPLOYMENTS, &warm)?;
+        self.wait("six warm pods", || Ok(self.running("warm")? == 6))?;
+        self.remove("warm")
+    }
+
+    pub fn host(&self, index: usize) -> &Host {
+        &self.bed.hosts()[index]
+    }
+
+    pub fn api(&self, index: usize) -> Api {
+        let pid = self.host(index).init_pid().unwrap_or(0);
+        Api::at(&PathBuf::from(format!("/proc/{pid}/root")))
+    }
+
+    pub fn status(&self, index: usize) -> Result<Value, BenchError> {
+        Ok(self.api(index).get("/skein/v1/cluster")?)
+    }
+
+    /// Index of the host that leads.
+    pub fn leader(&self) -> Result<usize, BenchError> {
+        let status = self.status(0)?;
+        let name = status["leader"].as_str().unwrap_or("");
+        Ok(self.bed.hosts().iter().position(|host| host.name() == name).unwrap_or(0))
+    }
+
+    /// Pods of an application that run.
+    pub fn running(&self, app: &str) -> Result<usize, BenchError> {
+        let list = self.api(0).get(&format!("/api/v1/namespaces/default/pods?labelSelector=app%3D{app}"))?;
+        let items = list["items"].as_array().into_iter().flatten();
+        Ok(items.filter(|pod| pod["status"]["phase"] == "Running" && pod["metadata"]["deletionTimestamp"].is_null()).count())
+    }
+
+    /// Deletes a deployment and waits until its pods are gone.
+    pub fn remove(&self, app: &str) -> Result<(), BenchError> {
+        self.api(0).delete(&format!("{}/{app}", start::DEPLOYMENTS))?;
+        self.wait("the pods to go", || {
+            let list = self.api(0).get(&format!("/api/v1/namespaces/default/pods?labelSelector=app%3D{app}"))?;
+            Ok(list["items"].as_array().is_some_and(Vec::is_empty))
+        })
+    }
+
+    /// Polls until it holds; errors on the way count as "not yet".
+    pub fn wait(&self, what: &str, test: impl Fn() -> Result<bool, BenchError>) -> Result<(), BenchError> {
+        let limit = Duration::from_secs(60);
+        let found = crate::clock::poll(limit, Duration::from_millis(10), || test().ok().filter(|holds| *holds));
+        found.map(drop).ok_or_else(|| BenchError::Late { what: what.into(), limit, logs: self.directory.clone() })
+    }
+}
+
+/// Minimum, median and maximum of some times, in milliseconds.
+pub fn spread(mut times: Vec<f64>) -> String {
+    times.sort_by(f64::total_cmp);
+    match (times.first(), times.get(times.len() / 2), times.last()) {
+        (Some(least), Some(middle), Some(most)) => format!("{middle:.0} ms (min {least:.0}, max {most:.0}, n {})", times.len()),
+        _ => "nothing measured".into(),
+    }
+}
+
+/// Runs the benches and prints a line for each figure.
+pub fn run(config: &BenchConfig) -> Result<(), BenchError> {
+    let known = ["start", "scale", "idle", "busy", "follower", "leader"];
+    if let Some(unknown) = config.only.iter().find(|name| !known.contains(&name.as_str())) {
+        return Err(BenchError::Unknown(unknown.clone()));
+    }
+    let wanted = |name: &str| config.only.is_empty() || config.only.iter().any(|only| only == name);
+    let cluster = Cluster::start(config)?;
+    for name in known.into_iter().filter(|name| wanted(name)) {
+        match name {
+            "start" => start::one(&cluster)?,
+            "scale" => start::scale(&cluster)?,
+            "idle" => idle::quiet(&cluster)?,
+            "busy" => idle::busy(&cluster)?,
+            "follower" => failure::follower(&cluster)?,
+            _ => failure::leader(&cluster)?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! What a cluster costs that does nothing, and whether a busy machine is taken for a dead one.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::{BenchError, Cluster, start};
+
+/// Clock ticks per second of /proc/PID/stat on Linux.
+const TICKS: f64 = 100.0;
+
+/// Memory and CPU of the agents at rest, writes at rest, memory of a shim.
+pub fn quiet(cluster: &Cluster) -> Result<(), BenchError> {
+    let length = Duration::from_secs(20);
+    let pids: Vec<i32> = (0..3).filter_map(|index| machine_pid(cluster, index)).collect();
+    std::thread::sleep(Duration::from_secs(5));
+    let (before, revision) = (pids.iter().map(|pid| cpu(*pid)).collect::<Vec<_>>(), cluster.status(0)?["revision"].clone());
+    std::thread::sleep(length);
+    let after = cluster.status(0)?["revision"].clone();
+    for (pid, before) in pids.iter().zip(before) {
+        let share = (cpu(*pid) - before) / length.as_secs_f64() * 100.0;
+        println!("idle agent: {:.1} MB resident, {share:.2} % of a core", kilobytes(&format!("/proc/{pid}/status"), "VmRSS:") / 1000.0);
+    }
+    println!("store revisions in {} s of rest: {} to {}", length.as_secs(), revision, after);
+    cluster.api(0).post(start::DEPLOYMENTS, &start::deployment(&cluster.image, "shims", 3))?;
+    start::until_running(cluster, 0, "shims", 3)?;
+    let shims: Vec<f64> = processes().into_iter().filter(|pid| is_shim(*pid)).map(|pid| kilobytes(&format!("/proc/{pid}/smaps_rollup"), "Pss:")).collect();
+    let most = shims.iter().copied().fold(0.0, f64::max);
+    println!("shims: {} with at most {:.2} MB proportional (PSS)", shims.len(), most / 1000.0);
+    cluster.remove("shims")
+}
+
+/// All cores busy for two minutes: how many members were suspected or called dead?
+pub fn busy(cluster: &Cluster) -> Result<(), BenchError> {
+    let length = Duration::from_secs(120);
+    let stop = AtomicBool::new(false);
+    let (mut suspected, mut dead) = (0, 0);
+    let cores = std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        let end = crate::clock::now() + length;
+        while crate::clock::now() < end {
+            std::thread::sleep(Duration::from_millis(200));
+            let Ok(status) = cluster.status(0) else { continue };
+            for member in status["members"].as_array().into_iter().flatten() {
+                suspected += usize::from(member["state"] == "suspected");
+                dead += usize::from(member["state"] == "dead");
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    println!("both cores busy for {} s: members seen dead {dead} times, suspected {suspected} times (of {} looks)", length.as_secs(), length.as_secs() * 5 * 3);
+    Ok(())
+}
+
+fn machine_pid(cluster: &Cluster, index: usize) -> Option<i32> {
+    let host = cluster.host(index);
+    host.machine_pid(host.agent_pid().ok()??).ok()?
+}
+
+/// Seconds of CPU that a process has used.
+fn cpu(pid: i32) -> f64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = text.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
+    (ticks(11) + ticks(12)) / TICKS
+}
+
+fn kilobytes(path: &str, field: &str) -> f64 {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(field));
+    line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse().ok()).unwrap_or(0.0)
+}
+
+fn processes() -> Vec<i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// A shim of one of our pods: executed from the agent's sealed copy with the word `shim`.
+fn is_shim(pid: i32) -> bool {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|byte| *byte == 0).any(|word| word == b"shim")
+}

@@ -13,7 +13,7 @@ help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-8s %s\n' "$$target" "$$text"; done
 
 demo: ## three hosts on this machine run nginx and redis and survive a kill (needs root; ARGS=--once ends by itself)
-	@scripts/setup.sh demo
+	@scripts/setup.sh
 	@scripts/build.sh --release --bins -p cli -p testbed
 	@$(ENV); exec $${CARGO_TARGET_DIR:-target}/release/testbed demo $(ARGS)
 

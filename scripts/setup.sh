@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the make targets need and is missing. Quick when nothing is; may be run again at any time.
 #
-#   scripts/setup.sh             packages and toolchain, enough for `cargo build`
-#   scripts/setup.sh demo        and kubectl
+#   scripts/setup.sh             packages and toolchain, enough for `cargo build` and the demo
 #   scripts/setup.sh test        and kubectl and cargo-nextest
 #   scripts/setup.sh lint        and cargo-deny
 #
@@ -132,13 +131,12 @@ apt_install $(packages)
 toolchain
 for purpose in "$@"; do
     case $purpose in
-        demo) kubectl_tool ;;
         test)
             kubectl_tool
             cargo_tool cargo-nextest "$NEXTEST" || say "cargo-nextest could not be built: tests will run by cargo test"
             ;;
         lint) cargo_tool cargo-deny "$DENY" --no-default-features || fail "cargo-deny could not be built" ;;
-        *) fail "unknown purpose '$purpose' (demo, test, lint)" ;;
+        *) fail "unknown purpose '$purpose' (test, lint)" ;;
     esac
 done
 mv $env .cache/env

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 pub use config::BedConfig;
-pub use record::process_start;
+pub use record::{init_of, process_start};
 
 use crate::host::{Host, HostError};
 use crate::namespace::ToolError;
@@ -146,8 +146,7 @@ impl Bed {
     pub fn partition(&self, groups: &[&[&str]]) -> Result<(), BedError> {
         let mut pairs = BTreeSet::new();
         for (i, group) in groups.iter().enumerate() {
-            for (j, other) in groups.iter().enumerate().filter(|(j, _)| *j != i) {
-                debug_assert_ne!(i, j);
+            for (_, other) in groups.iter().enumerate().filter(|(j, _)| *j != i) {
                 for from in *group {
                     for to in *other {
                         pairs.insert((self.port(from)?, self.port(to)?));

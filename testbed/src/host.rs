@@ -5,14 +5,14 @@
 mod command;
 mod link;
 
+use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, TcpStream, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command as StdCommand, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use std::{fs, thread};
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
@@ -144,7 +144,7 @@ impl Host {
         }
         cgroups::create(&self.shared.run, &self.name)?;
         let started = self.start_init()?;
-        self.shared.record.add_init(started.init.id().cast_signed())?;
+        self.shared.record.add_init(&self.name, started.init.id().cast_signed())?;
         let running = running.insert(started);
         self.plug(&running.network)?;
         running.link.ready(BOOT_LIMIT).map_err(|reason| HostError::Boot { host: self.name.clone(), reason })?;
@@ -325,7 +325,6 @@ impl Host {
 
     /// Kills init, with it everything of its pid namespace, and removes what the host leaves.
     fn bury(&self, mut running: Running) -> Result<(), HostError> {
-        let pid = running.init.id().cast_signed();
         running.init.kill().map_err(|source| self.io("killing its init", source))?;
         let (run, name) = (&self.shared.run, &self.name);
         let end = clock::now() + DEATH_LIMIT;
@@ -334,13 +333,13 @@ impl Host {
                 return Err(HostError::Late { host: name.clone(), what: "die", limit: DEATH_LIMIT });
             }
             cgroups::thaw(run, name);
-            thread::sleep(Duration::from_millis(1));
+            std::thread::sleep(Duration::from_millis(1));
         }
         drop(running);
         self.shared.switch.unplug(&self.port);
         cgroups::remove_host(run, name)?;
         // Nothing depends on it: a later bed looks at start times.
-        let _ = self.shared.record.remove_init(pid);
+        let _ = self.shared.record.remove_init(name);
         Ok(())
     }
 

@@ -200,6 +200,7 @@ fn spawn(argv: &[String], env: &[(String, String)], input: Stdio, output: Stdio,
     let mut command = Command::new(program);
     command.args(args).env_clear().envs(ENVIRONMENT).envs(env.iter().cloned()).current_dir("/");
     command.stdin(input).stdout(output).stderr(error).process_group(0);
+    sys::no_blocked_signals(&mut command);
     let child = command.spawn()?;
     Ok(Pid::from_raw(child.id().cast_signed()))
 }

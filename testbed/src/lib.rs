@@ -4,14 +4,17 @@
 //! own and ends with its process. It must not touch the machine's interfaces, rules, mounts or clock.
 
 pub mod bed;
+pub mod bench;
 pub mod clock;
 pub mod demo;
 pub mod host;
+pub mod http;
 pub mod images;
 pub mod init;
 mod namespace;
 pub mod outside;
 pub mod process;
+pub mod small_image;
 mod sys;
 pub mod wire;
 

@@ -2,18 +2,57 @@
 //!
 //! Decides which program this is. `host-init` must start before any thread exists.
 
-use std::process::ExitCode;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use clap::{Parser, Subcommand};
+use testbed::{bed, bench, demo, images, init, small_image};
+
+/// Clusters to break: three hosts on one machine, made of namespaces.
+#[derive(Debug, Parser)]
+#[command(name = "testbed", version, about, disable_help_subcommand = true)]
+struct Testbed {
+    #[command(subcommand)]
+    command: Subject,
+}
+
+#[derive(Debug, Subcommand)]
+enum Subject {
+    /// Three hosts run nginx and redis and carry on when machines are killed.
+    Demo {
+        /// End by itself, with exit code 0 only if every step held.
+        #[arg(long)]
+        once: bool,
+        /// Where hosts keep their data and logs [default: .cache/demo].
+        #[arg(long)]
+        directory: Option<PathBuf>,
+    },
+    /// Make the demo's images, if they are not there, and print where they are.
+    Images,
+    /// Measure starts, scaling, failover and idle agents; all, or those named.
+    Bench { only: Vec<String> },
+    /// A shell inside a host of the demo that runs, or a command there.
+    Shell {
+        host: String,
+        /// [default: bash]
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+        #[arg(long)]
+        directory: Option<PathBuf>,
+    },
+    #[command(hide = true)]
+    HostInit { setup: String },
+    #[command(hide = true)]
+    Echo { address: String },
+    #[command(hide = true)]
+    Hold { directory: PathBuf },
+}
 
 fn main() -> ExitCode {
-    let mut args = std::env::args().skip(1);
-    let done = match args.next().as_deref() {
-        Some("host-init") => testbed::init::main(&args.next().unwrap_or_default()),
-        Some("echo") => testbed::init::echo(&args.next().unwrap_or_default()),
-        Some("hold") => hold(&args.next().unwrap_or_default()),
-        _ => Err(std::io::Error::other("usage: testbed images | demo [--once] | shell HOST")),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
+    match run(Testbed::parse().command) {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
@@ -21,9 +60,52 @@ fn main() -> ExitCode {
     }
 }
 
+fn run(command: Subject) -> io::Result<ExitCode> {
+    match command {
+        Subject::Demo { once, directory } => {
+            let config = demo::DemoConfig { directory: directory.unwrap_or_else(demo::directory), once };
+            return Ok(demo::run(&config));
+        }
+        Subject::Images => {
+            let made = images::ensure(&images::cache()).map_err(io::Error::other)?;
+            println!("{}\n{}", made.web.display(), made.redis.display());
+        }
+        Subject::Bench { only } => bench(only)?,
+        Subject::Shell { host, command, directory } => {
+            return Err(shell(&host, command, directory.unwrap_or_else(demo::directory)));
+        }
+        Subject::HostInit { setup } => init::main(&setup)?,
+        Subject::Echo { address } => init::echo(&address)?,
+        Subject::Hold { directory } => hold(directory)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn bench(only: Vec<String>) -> io::Result<()> {
+    let directory = images::cache().join("bench");
+    std::fs::create_dir_all(&directory)?;
+    let archive = directory.join("small.tar");
+    small_image::write(&archive)?;
+    let config = bench::BenchConfig { directory, archive, image: small_image::NAME.to_owned(), only };
+    bench::run(&config).map_err(io::Error::other)
+}
+
+/// Becomes a shell in all namespaces of a host, without what a host may not do. Returns only if that fails.
+fn shell(host: &str, command: Vec<String>, directory: PathBuf) -> io::Error {
+    let Some(pid) = bed::init_of(&directory, host) else {
+        return io::Error::other(format!("no host {host} runs in {}: start `make demo` first", directory.display()));
+    };
+    let inside = if command.is_empty() { vec!["bash".to_owned()] } else { command };
+    let limits = ["setpriv", "--bounding-set=-sys_time,-sys_boot,-sys_module"];
+    let mut enter = Command::new("nsenter");
+    enter.args(["--target", &pid.to_string(), "--all", "--wd=/", "--"]).args(limits).args(inside);
+    enter.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").env("debian_chroot", host);
+    enter.exec()
+}
+
 /// A bed for the test of a bed that is killed: prints its run and its inits, then sleeps.
-fn hold(directory: &str) -> std::io::Result<()> {
-    let bed = testbed::Bed::create(testbed::BedConfig::new("hold", 2, directory)).map_err(std::io::Error::other)?;
+fn hold(directory: PathBuf) -> io::Result<()> {
+    let bed = testbed::Bed::create(testbed::BedConfig::new("hold", 2, directory)).map_err(io::Error::other)?;
     let pids: Vec<String> = bed.hosts().iter().filter_map(|h| h.init_pid().ok()).map(|p| p.to_string()).collect();
     println!("{} {}", bed.run_id(), pids.join(" "));
     loop {

@@ -9,6 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
 /// Makes the command join a network namespace just before it executes its program.
 pub fn join_network(command: &mut Command, namespace: OwnedFd) {
@@ -16,6 +17,7 @@ pub fn join_network(command: &mut Command, namespace: OwnedFd) {
     // SAFETY: between fork and exec only async-signal-safe calls are allowed; `setns` is one plain system
     // call and the closure neither allocates nor takes a lock.
     unsafe { command.pre_exec(join) };
+    no_blocked_signals(command);
 }
 
 /// Makes the command be started by `fork` and `exec`, never by `posix_spawn`'s shared memory: the caller
@@ -24,6 +26,15 @@ pub fn fork_and_new_session(command: &mut Command) {
     let session = || nix::unistd::setsid().map(drop).map_err(io::Error::from);
     // SAFETY: `setsid` is one plain system call; the closure neither allocates nor takes a lock.
     unsafe { command.pre_exec(session) };
+    no_blocked_signals(command);
+}
+
+/// Gives the command an empty signal mask; std lets it inherit the caller's.
+pub fn no_blocked_signals(command: &mut Command) {
+    let none = SigSet::empty();
+    let unblock = move || sigprocmask(SigmaskHow::SIG_SETMASK, Some(&none), None).map_err(io::Error::from);
+    // SAFETY: `sigprocmask` is async-signal-safe; the closure neither allocates nor takes a lock.
+    unsafe { command.pre_exec(unblock) };
 }
 
 /// Takes a capability out of the bounding set: nothing that this process executes can have it.

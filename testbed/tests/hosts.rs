@@ -55,6 +55,8 @@ fn commands_give_code_output_and_take_input() {
     let failed = host.ok(["sh", "-c", "echo why >&2; exit 3"]).unwrap_err().to_string();
     assert_eq!(failed, "host1: `sh -c echo why >&2; exit 3` ended with code 3:\nwhy");
     assert!(matches!(bed.host("host9"), Err(BedError::NoHost(_))));
+    let blocked = host.ok(["sh", "-c", "grep SigBlk /proc/self/status"]).unwrap();
+    assert!(blocked.trim().ends_with("0000000000000000"), "init's own mask is not handed down: {blocked}");
     let clock = host.run(["date", "-s", "@1"]).unwrap();
     assert!(!clock.success(), "a host must not be able to set the clock");
 }
@@ -111,7 +113,8 @@ fn partitions_cut_and_heal_in_both_or_one_direction() {
     bed.partition(&[&["host1"], &["host2", "host3"]]).unwrap();
     assert!(!pings(one, "host2") && pings(two, "host3") && pings(one, "10.77.0.100"));
     bed.heal().unwrap();
-    assert!(pings(one, "host2"));
+    // An address that did not answer is asked for again within a second.
+    common::eventually(|| pings(one, "host2"));
     let (_server, at) = echo(three, 7000);
     let received = |host: &Host| -> u64 {
         host.ok(["cat", "/sys/class/net/eth0/statistics/rx_packets"]).unwrap().trim().parse().unwrap()
@@ -132,6 +135,7 @@ fn an_agent_comes_back_unless_it_was_stopped() {
     let argv = ["sh", "-c", "echo started $$; trap 'echo asked; exit 0' TERM; while :; do sleep 0.05; done"];
     let first = host.start_program_as_agent(argv.map(str::to_owned).to_vec(), true).unwrap();
     assert_eq!(host.agent_pid().unwrap(), Some(first));
+    common::eventually(|| bed.logs("host1").unwrap().contains("started"));
     let begun = Instant::now();
     host.kill_agent(Signal::SIGKILL).unwrap();
     let second = host.agent_after(Some(first), SECOND).unwrap();

@@ -86,10 +86,6 @@ impl Draft {
         self.writes >= ROUND_WRITES
     }
 
-    pub fn writes(&self, key: &ObjectKey) -> bool {
-        self.of_key.contains_key(key)
-    }
-
     /// Takes a step in, before the world shows it. It joins the groups that wrote what it writes or reads.
     pub fn add(&mut self, step: &Step, world: &World) {
         let touched = step.writes.iter().map(|(key, _)| key).chain(&step.reads);
@@ -200,7 +196,8 @@ impl Flights {
             Some(Answer::Refused) => true,
             None => false,
         };
-        let down: Vec<u64> = self.open.iter().filter(|(_, flight)| is_down(flight)).map(|(id, _)| *id).collect();
+        let down: Vec<u64> =
+            self.open.iter().filter(|(_, flight)| is_down(flight)).map(|(id, _)| *id).collect();
         let flights = down.iter().filter_map(|id| self.open.remove(id));
         let keys: Vec<ObjectKey> = flights.flat_map(|flight| flight.keys).collect();
         for key in &keys {

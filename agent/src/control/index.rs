@@ -4,6 +4,7 @@
 //! it must not know which is which ([`super::draft`] does), nor read the store.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use api::Object;
 use api::kinds::Kind;
@@ -80,7 +81,13 @@ pub struct World {
 
 impl World {
     /// Sets an object; gives back what was there.
-    pub fn put(&mut self, key: ObjectKey, kind: &'static Kind, object: Object, revision: Revision) -> Option<Known> {
+    pub fn put(
+        &mut self,
+        key: ObjectKey,
+        kind: &'static Kind,
+        object: Object,
+        revision: Revision,
+    ) -> Option<Known> {
         let before = self.remove(&key);
         let pod = (kind.kind == "Pod").then(|| PodFacts::read(&object));
         let known = Known { kind, object, revision, pod };
@@ -109,9 +116,10 @@ impl World {
     }
 
     /// Everything below a prefix of keys.
-    pub fn below<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a ObjectKey, &'a Known)> {
-        let from = self.objects.range::<str, _>(prefix..);
-        from.take_while(move |(key, _)| key.as_str().starts_with(prefix))
+    pub fn below(&self, prefix: &str) -> impl Iterator<Item = (&ObjectKey, &Known)> + use<'_> {
+        let prefix = prefix.to_string();
+        let from = self.objects.range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded));
+        from.take_while(move |(key, _)| key.as_str().starts_with(&prefix))
     }
 
     /// All that names this uid as an owner.
@@ -120,17 +128,27 @@ impl World {
     }
 
     /// What this uid controls, of one kind.
-    pub fn controlled<'a>(&'a self, uid: &'a str, kind: &'a str) -> impl Iterator<Item = (&'a ObjectKey, &'a Known)> {
+    pub fn controlled<'a>(
+        &'a self,
+        uid: &'a str,
+        kind: &'a str,
+    ) -> impl Iterator<Item = (&'a ObjectKey, &'a Known)> {
         self.dependents(uid)
             .filter(move |(_, known)| known.kind.kind == kind && known.object.controller_uid() == Some(uid))
     }
 
     /// The pods that this uid controls.
-    pub fn pods_of<'a>(&'a self, uid: &'a str) -> impl Iterator<Item = (&'a ObjectKey, &'a Known, &'a PodFacts)> {
+    pub fn pods_of<'a>(
+        &'a self,
+        uid: &'a str,
+    ) -> impl Iterator<Item = (&'a ObjectKey, &'a Known, &'a PodFacts)> {
         self.controlled(uid, "Pod").filter_map(|(key, known)| Some((key, known, known.pod.as_ref()?)))
     }
 
-    pub fn pods_on<'a>(&'a self, node: &str) -> impl Iterator<Item = (&'a ObjectKey, &'a Known, &'a PodFacts)> {
+    pub fn pods_on<'a>(
+        &'a self,
+        node: &str,
+    ) -> impl Iterator<Item = (&'a ObjectKey, &'a Known, &'a PodFacts)> {
         let pods = self.found(self.pods_by_node.get(node));
         pods.filter_map(|(key, known)| Some((key, known, known.pod.as_ref()?)))
     }
@@ -141,7 +159,8 @@ impl World {
         namespace: &str,
         labels: &'a Map<String, Value>,
     ) -> impl Iterator<Item = (&'a ObjectKey, &'a Known)> {
-        let sets = labels.iter().map(|(key, value)| self.pods_by_label.get(&label_key(namespace, key, value)));
+        let sets =
+            labels.iter().map(|(key, value)| self.pods_by_label.get(&label_key(namespace, key, value)));
         let rarest = sets.min_by_key(|set| set.map_or(0, BTreeSet::len)).flatten();
         self.found(rarest).filter(move |(_, known)| carries(&known.object, labels))
     }
@@ -236,7 +255,12 @@ fn forget<K: Ord>(index: &mut BTreeMap<K, Keys>, at: &K, key: &ObjectKey) {
 
 /// The uids of all owners of an object.
 pub fn owner_uids(object: &Object) -> Vec<Uid> {
-    object.list("/metadata/ownerReferences").iter().filter_map(|owner| owner["uid"].as_str()).map(Uid::new).collect()
+    object
+        .list("/metadata/ownerReferences")
+        .iter()
+        .filter_map(|owner| owner["uid"].as_str())
+        .map(Uid::new)
+        .collect()
 }
 
 /// Whether an object carries all these labels.

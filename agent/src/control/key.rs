@@ -6,8 +6,8 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
-use api::kinds::Kind;
 use api::keys;
+use api::kinds::Kind;
 
 /// The store's key of one object. Cheap to clone; ordered like the store.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,10 +27,6 @@ impl ObjectKey {
         let text = std::str::from_utf8(bytes).ok()?;
         let (kind, _, _) = keys::parse(text)?;
         Some((ObjectKey(text.into()), kind))
-    }
-
-    pub fn kind(&self) -> Option<&'static Kind> {
-        keys::parse(&self.0).map(|(kind, _, _)| kind)
     }
 
     pub fn as_str(&self) -> &str {

@@ -12,15 +12,21 @@ use super::key::ObjectKey;
 use super::pod::PodFacts;
 use super::step::{Context, Step};
 
+/// A node's key.
+pub fn key(node: &str) -> Option<ObjectKey> {
+    Kind::by_name("Node").map(|kind| ObjectKey::new(kind, "", node))
+}
+
 /// Whether pods bound to this node are lost: its death is written down, or it was removed from the cluster.
 pub fn is_lost(world: &World, node: &str) -> bool {
-    let found = Kind::by_name("Node").and_then(|kind| world.get(&ObjectKey::new(kind, "", node)));
-    found.is_none_or(|known| is_dead(&known.object))
+    key(node).and_then(|key| world.get(&key)).is_none_or(|known| is_dead(&known.object))
 }
 
 /// The leader has set the Ready condition to Unknown.
 fn is_dead(node: &Object) -> bool {
-    node.list("/status/conditions").iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "Unknown")
+    node.list("/status/conditions")
+        .iter()
+        .any(|condition| condition["type"] == "Ready" && condition["status"] == "Unknown")
 }
 
 /// Whether a pod's controller should remove and replace it because its node is lost. What is on its way out anyway

@@ -107,7 +107,8 @@ fn group(pod: &Object) -> String {
 }
 
 fn host_ports(pod: &Object) -> Vec<HostPort> {
-    let ports = pod.list("/spec/containers").iter().flat_map(|container| container["ports"].as_array()).flatten();
+    let ports =
+        pod.list("/spec/containers").iter().flat_map(|container| container["ports"].as_array()).flatten();
     let host_network = pod.0.pointer("/spec/hostNetwork") == Some(&Value::Bool(true));
     let field = if host_network { "containerPort" } else { "hostPort" };
     ports

@@ -38,10 +38,15 @@ pub fn is_followed(kind: &Kind) -> bool {
 }
 
 /// Queues whom it concerns that `key` was `before` and is `after`. The world shows `after`.
-pub fn affect(world: &World, key: &ObjectKey, before: Option<&Known>, after: Option<&Known>, queue: &mut Queue) {
+pub fn affect(
+    world: &World,
+    key: &ObjectKey,
+    before: Option<&Known>,
+    after: Option<&Known>,
+    queue: &mut Queue,
+) {
     let Some(known) = after.or(before) else { return };
-    let versions = [before, after];
-    for version in versions.into_iter().flatten() {
+    for version in versions_of(before, after) {
         concerned(world, key, version, queue);
     }
     match known.kind.kind {
@@ -81,7 +86,9 @@ fn concerned(world: &World, key: &ObjectKey, known: &Known, queue: &mut Queue) {
         "EndpointSlice" => {
             let service = object.label("kubernetes.io/service-name");
             let kind = Kind::by_name("Service").zip(service);
-            queue.extend(kind.map(|(kind, name)| Work::Endpoints(ObjectKey::new(kind, object.namespace(), name))));
+            queue.extend(
+                kind.map(|(kind, name)| Work::Endpoints(ObjectKey::new(kind, object.namespace(), name))),
+            );
         }
         "Namespace" => {
             queue.insert(Work::Namespace(object.name().to_string()));
@@ -131,14 +138,30 @@ fn pod_changed(world: &World, before: Option<&Known>, after: Option<&Known>, que
     let node = new.map(|pod| pod.node).filter(|node| !node.is_empty());
     queue.extend(node.filter(|node| nodes::is_lost(world, node)).map(Work::Node));
     services(world, before, after, queue);
+    for pod in versions_of(before, after) {
+        grand_owners(world, pod, queue);
+    }
+}
+
+fn versions_of<'a>(before: Option<&'a Known>, after: Option<&'a Known>) -> impl Iterator<Item = &'a Known> {
+    [before, after].into_iter().flatten()
+}
+
+/// A deployment counts the pods of its sets, also those that no set counts any more.
+fn grand_owners(world: &World, pod: &Known, queue: &mut Queue) {
+    let owner = pod.object.controller_uid().and_then(|uid| world.by_uid(&Uid::new(uid)));
+    let above = owner.and_then(|(_, owner)| world.by_uid(&Uid::new(owner.object.controller_uid()?)));
+    queue.extend(above.and_then(|(key, known)| controller(key, known)));
 }
 
 fn services(world: &World, before: Option<&Known>, after: Option<&Known>, queue: &mut Queue) {
     let (Some(kind), Some(known)) = (Kind::by_name("Service"), after.or(before)) else { return };
     let prefix = keys::prefix(kind, Some(known.object.namespace()));
     for (key, service) in world.below(&prefix) {
-        let Some(selector) = service.object.0.pointer("/spec/selector").and_then(Value::as_object) else { continue };
-        if [before, after].into_iter().flatten().any(|pod| carries(&pod.object, selector)) {
+        let Some(selector) = service.object.0.pointer("/spec/selector").and_then(Value::as_object) else {
+            continue;
+        };
+        if versions_of(before, after).any(|pod| carries(&pod.object, selector)) {
             queue.insert(Work::Endpoints(key.clone()));
         }
     }

@@ -164,21 +164,15 @@ impl Step {
     pub fn warn(&mut self, known: (&'static Kind, &Object), reason: &'static str, message: String) {
         self.events.push(record(known, true, reason, message));
     }
-
-    /// Takes over what another step of the same decision says.
-    pub fn extend(&mut self, other: Step) {
-        self.writes.extend(other.writes);
-        self.reads.extend(other.reads);
-        self.releases.extend(other.releases);
-        self.events.extend(other.events);
-        if let Some(at) = other.wake {
-            self.wake_at(at);
-        }
-    }
 }
 
 /// Only the metadata: an event names its object and needs no more of it.
-fn record(known: (&'static Kind, &Object), warning: bool, reason: &'static str, message: String) -> EventRecord {
+fn record(
+    known: (&'static Kind, &Object),
+    warning: bool,
+    reason: &'static str,
+    message: String,
+) -> EventRecord {
     let object = Object(serde_json::json!({ "metadata": known.1.0["metadata"] }));
     EventRecord { kind: known.0, object, warning, reason, message }
 }

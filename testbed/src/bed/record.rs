@@ -2,11 +2,11 @@
 //!
 //! Decides what a later bed may kill and delete: only processes whose start time matches, only what a bed made.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -30,7 +30,8 @@ struct Process {
 struct Content {
     run: String,
     owner: Process,
-    inits: Vec<Process>,
+    /// By host.
+    inits: BTreeMap<String, Process>,
 }
 
 /// The state file of a bed that runs.
@@ -42,19 +43,19 @@ pub struct Record {
 
 impl Record {
     pub fn claim(directory: &Path, run: &str) -> Result<Record, BedError> {
-        let content = Content { run: run.to_owned(), owner: own_process()?, inits: Vec::new() };
+        let content = Content { run: run.to_owned(), owner: own_process()?, inits: BTreeMap::new() };
         let record = Record { path: directory.join(FILE), content: Mutex::new(content) };
         record.change(|_| {})?;
         Ok(record)
     }
 
-    pub fn add_init(&self, pid: i32) -> Result<(), BedError> {
+    pub fn add_init(&self, host: &str, pid: i32) -> Result<(), BedError> {
         let start = process_start(pid).unwrap_or(0);
-        self.change(|content| content.inits.push(Process { pid, start }))
+        self.change(|content| drop(content.inits.insert(host.to_owned(), Process { pid, start })))
     }
 
-    pub fn remove_init(&self, pid: i32) -> Result<(), BedError> {
-        self.change(|content| content.inits.retain(|p| p.pid != pid))
+    pub fn remove_init(&self, host: &str) -> Result<(), BedError> {
+        self.change(|content| drop(content.inits.remove(host)))
     }
 
     /// The bed has ended: the directory stays known as a bed's, without an owner.
@@ -84,7 +85,7 @@ pub fn clear_earlier(directory: &Path) -> Result<(), BedError> {
         if lives(&content.owner) {
             return Err(BedError::InUse(directory.to_owned(), content.owner.pid));
         }
-        content.inits.iter().for_each(end);
+        content.inits.values().for_each(end);
         cgroups::remove_run(&content.run)?;
     }
     for entry in fs::read_dir(directory).map_err(file)? {
@@ -94,6 +95,12 @@ pub fn clear_earlier(directory: &Path) -> Result<(), BedError> {
         removed.map_err(|source| BedError::File { path: entry.path(), source })?;
     }
     Ok(())
+}
+
+/// The pid of a host's init in whatever bed runs in this directory.
+pub fn init_of(directory: &Path, host: &str) -> Option<i32> {
+    let content: Content = serde_json::from_slice(&fs::read(directory.join(FILE)).ok()?).ok()?;
+    content.inits.get(host).filter(|process| lives(process)).map(|process| process.pid)
 }
 
 /// Name of a run without its number: name, pid and start time of this process.

@@ -1,0 +1,11 @@
+//! The controllers on a real store, in memory: what comes out for what goes in.
+
+mod bed;
+mod endpoints;
+mod faults;
+mod figures;
+mod garbage;
+mod jobs;
+mod placement;
+mod rollouts;
+mod workloads;

@@ -97,9 +97,7 @@ impl Client {
             build(method, path).header(CONTENT_TYPE, content_type).header(ACCEPT, accept).body(full(body));
         let response = self.send(request.map_err(|error| ClientError::Broken(error.to_string()))?).await?;
         let warnings = response.headers().get_all("warning").iter().filter_map(|value| value.to_str().ok());
-        let warnings = warnings
-            .map(|text| text.trim_start_matches("299 - ").trim_matches('"').replace("\\\"", "\""))
-            .collect();
+        let warnings = warnings.map(warning_text).collect();
         let body = response
             .into_body()
             .collect()
@@ -126,6 +124,13 @@ impl Client {
         let request = build(Method::GET, path).header(ACCEPT, accept).body(full(Vec::new()));
         Ok(self.send(request.map_err(|error| ClientError::Broken(error.to_string()))?).await?.into_body())
     }
+}
+
+/// The text of a `Warning` header: `299 - "TEXT"`, quotes in it escaped.
+fn warning_text(header: &str) -> String {
+    let quoted = header.strip_prefix("299 - ").unwrap_or(header);
+    let inner = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(quoted);
+    inner.replace("\\\"", "\"").replace("\\\\", "\\")
 }
 
 /// A request's beginning.

@@ -122,7 +122,7 @@ fn services_names_and_node_ports_answer_from_everywhere() {
     world.until("three pods run", || world.running(0, "web").len() == 3);
     let name = world.pods(0, "web")[0].clone();
     world.until("the service answers by name inside a pod", || {
-        let got = world.host(0).run(["skein", "exec", &name, "--", "wget", "-q", "-T", "2", "-O", "-", "http://web.default.svc.cluster.local/"]);
+        let got = world.host(0).run(["skein", "exec", &name, "--", "wget", "-q", "-O", "-", "http://web.default.svc.cluster.local/"]);
         got.is_ok_and(|got| got.stdout == "hello\n")
     });
     for host in 1..=3 {

@@ -38,6 +38,8 @@ pub struct DemoConfig {
     pub directory: PathBuf,
     /// End by itself.
     pub once: bool,
+    /// Leave everything as it is when a step fails, until Ctrl-C.
+    pub hold: bool,
 }
 
 /// A step did not hold.
@@ -87,15 +89,14 @@ fn story(config: &DemoConfig, transcript: &Transcript, begun: Instant) -> Result
     {
         transcript.failed(&error.to_string());
         tell_logs(&cluster, &config.directory);
+        if config.hold {
+            leave_running(&cluster, config);
+        }
     }
     told?;
     transcript.done(&format!("every step held, in {:.1} s", begun.elapsed().as_secs_f64()));
     if !config.once {
-        hints(&cluster, config);
-        while !cluster.stop.load(Ordering::Relaxed) {
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        transcript.note("taking everything down");
+        leave_running(&cluster, config);
     }
     Ok(())
 }
@@ -162,7 +163,8 @@ fn tell_logs(cluster: &Cluster<'_>, directory: &Path) {
     cluster.transcript.note(&format!("the agents' whole logs are in {}/host*/agent.log", directory.display()));
 }
 
-fn hints(cluster: &Cluster<'_>, config: &DemoConfig) {
+/// Says how to look around, then waits for Ctrl-C.
+fn leave_running(cluster: &Cluster<'_>, config: &DemoConfig) {
     let program = std::env::current_exe().unwrap_or_else(|_| "testbed".into());
     let program = program.display();
     let default = config.directory == directory();
@@ -174,8 +176,12 @@ fn hints(cluster: &Cluster<'_>, config: &DemoConfig) {
         format!("{program} shell{place} host2 skein get pods -w"),
         format!("{program} shell{place} host3 skein logs job/fill"),
         format!("{program} shell{place} host1 curl http://{address}:{}", manifests::NODE_PORT),
-        format!("{program} shell{place} host1 sh -c 'skein kubeconfig > /root/config && KUBECONFIG=/root/config kubectl get nodes'"),
+        format!("{program} shell{place} host1 sh -c 'skein kubeconfig > /tmp/kubeconfig && KUBECONFIG=/tmp/kubeconfig kubectl get nodes'"),
     ] {
         cluster.transcript.line(&line);
     }
+    while !cluster.stop.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    cluster.transcript.note("taking everything down");
 }

@@ -25,6 +25,9 @@ enum Subject {
         /// End by itself, with exit code 0 only if every step held.
         #[arg(long)]
         once: bool,
+        /// When a step fails, leave everything as it is until Ctrl-C.
+        #[arg(long)]
+        hold: bool,
         /// Where hosts keep their data and logs [default: .cache/demo].
         #[arg(long)]
         directory: Option<PathBuf>,
@@ -62,8 +65,8 @@ fn main() -> ExitCode {
 
 fn run(command: Subject) -> io::Result<ExitCode> {
     match command {
-        Subject::Demo { once, directory } => {
-            let config = demo::DemoConfig { directory: directory.unwrap_or_else(demo::directory), once };
+        Subject::Demo { once, hold, directory } => {
+            let config = demo::DemoConfig { directory: directory.unwrap_or_else(demo::directory), once, hold };
             return Ok(demo::run(&config));
         }
         Subject::Images => {

@@ -1,5 +1,6 @@
 //! Hosts made of namespaces, on the real kernel. Needs root, `ip`, `nft` and `ping`.
 
+#[path = "hosts/common.rs"]
 mod common;
 
 use std::io::{Read, Write};

@@ -1,3 +1,5 @@
+//! Messages are checked before raft sees them; fuzzed ones never panic.
+
 use prost::Message as _;
 use raft::eraftpb::{ConfState, Snapshot, SnapshotMetadata};
 

@@ -1,3 +1,5 @@
+//! The log on a simulated disk: torn tails, corruption, crashes at every sync.
+
 use super::recover::{OpenError, recover};
 use super::*;
 use crate::ids::{ClusterId, NodeId};

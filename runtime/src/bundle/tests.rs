@@ -1,3 +1,5 @@
+//! The documents that the OCI runtime is given.
+
 use super::*;
 use crate::ids::{ContainerName, Digest};
 use crate::spec::Security;

@@ -1,3 +1,5 @@
+//! What commands do to the state, and what they refuse.
+
 use super::*;
 use crate::ids::NodeId;
 use crate::limits;

@@ -138,7 +138,8 @@ impl Membership {
         let suspects: BTreeSet<NodeId> = self
             .foca
             .iter_membership_state()
-            .filter(|known| known.state() != State::Alive)
+            // This machine's own earlier boot is remembered as down: it is no member to be suspected.
+            .filter(|known| known.state() != State::Alive && known.id().id != self.me)
             .map(|known| NodeId(known.id().id))
             .collect();
         if suspects != self.suspects {

@@ -128,7 +128,7 @@ impl Objects {
                 object
                     .set(&["metadata", "name"], json!(api::names::generate(&generated, clock::random_u64())));
             }
-            let view = self.store.view();
+            let view = self.view_with_namespace(kind, namespace).await?;
             let mut new = object.clone();
             admission::prepare_create(kind, namespace, &mut new, clock::wall(), &clock::uuid());
             defaults::apply(kind.type_name, &mut new.0);
@@ -140,7 +140,6 @@ impl Objects {
             let key = keys::object(kind, namespace, new.name());
             let mut plan = extra.expect_absent(&key).put(&key, new.to_vec());
             if kind.namespaced {
-                admission::check_namespace(&view, namespace, kind)?;
                 plan = plan.expect_present(&keys::object(admission::namespaces(), "", namespace));
             }
             match self.store.transact(plan.build(), None).await {
@@ -158,17 +157,24 @@ impl Objects {
                     }
                     object.metadata_mut().remove("name");
                 }
+                // The namespace is gone, or an address was taken meanwhile: look again, with a newer view.
                 Err(TransactError::CompareFailed { .. }) => {
-                    // The namespace is gone, or an address was taken meanwhile: look again, with a newer view.
-                    let view = self.view(Freshness::Linearizable).await?;
-                    if kind.namespaced {
-                        admission::check_namespace(&view, namespace, kind)?;
-                    }
+                    self.view(Freshness::Linearizable).await?;
                 }
                 Err(error) => return Err(write_error(error)),
             }
         }
         Err(ApiError::Unavailable("other writes were faster eight times in a row; try again".into()))
+    }
+
+    /// A view in which the namespace can be created in; the local one may lag behind another machine's.
+    async fn view_with_namespace(&self, kind: &Kind, namespace: &str) -> Result<View, ApiError> {
+        let local = self.store.view();
+        if !kind.namespaced || admission::check_namespace(&local, namespace, kind).is_ok() {
+            return Ok(local);
+        }
+        let newest = self.view(Freshness::Linearizable).await?;
+        admission::check_namespace(&newest, namespace, kind).map(|()| newest)
     }
 
     /// PUT: replaces the object, or its status. A `resourceVersion` in the body must be the current one.

@@ -338,6 +338,7 @@ async fn start(config: &Config, identity: Identity, birth: Birth) -> Result<Arc<
             return Err(error);
         }
     };
+    spawn(keep_session(store.clone(), config.data.join("store").join("session")));
     follow_members(store.clone(), roster.clone(), mesh.clone());
     let core = Membership::new(me.node_id(), boot, clock::random_u64());
     let (gossip, suspects) = gossip::start(core, mesh.clone(), roster.clone());
@@ -383,6 +384,19 @@ fn open_store(config: &Config, identity: &Identity, birth: Birth, mesh: &Mesh) -
     identity::write_durably(&directory.join("seen"), b"")?;
     send_raft(mesh.clone(), outgoing, running.asks.clone());
     Ok(Store::new(me, running, mesh.clone()))
+}
+
+/// Opens the session of this boot, ends the last one's, and remembers which it is.
+async fn keep_session(store: Store, path: std::path::PathBuf) {
+    let text = std::fs::read_to_string(&path).unwrap_or_default();
+    let previous = text.trim().parse().ok().map(raft_store::SessionId);
+    // Without a leader each try waits for its own deadline.
+    while store.begin_session(previous).await.is_err() {}
+    if let Ok(session) = store.begin_session(None).await
+        && let Err(error) = identity::write_durably(&path, session.0.to_string().as_bytes())
+    {
+        tracing::warn!(%error, "the session's number could not be kept: it stays open in the store after this boot");
+    }
 }
 
 fn send_raft(

@@ -168,6 +168,16 @@ impl Store {
         }
     }
 
+    /// Opens this boot's session and ends that of the boot before, whose requests are over.
+    pub async fn begin_session(&self, previous: Option<SessionId>) -> Result<SessionId, TransactError> {
+        let deadline = clock::millis() + timing::REQUEST_DEADLINE.as_millis() as u64;
+        let session = *self.0.session.get_or_try_init(|| self.open_session(deadline)).await?;
+        if let Some(previous) = previous {
+            self.repeat(&Command::CloseSession { session: previous }, deadline).await;
+        }
+        Ok(session)
+    }
+
     async fn open_session(&self, deadline: u64) -> Result<SessionId, TransactError> {
         let session = SessionId(clock::random_u64());
         match self.repeat(&Command::OpenSession { session }, deadline).await.0 {

@@ -41,7 +41,9 @@ pub enum BedError {
     HostCount { wanted: usize },
     #[error("{0} belongs to a bed that runs (pid {1}): end it, or give another directory")]
     InUse(PathBuf, i32),
-    #[error("{path} is on {kind}, where hosts' data would not survive or overlays be refused: give a directory on a disk")]
+    #[error(
+        "{path} is on {kind}, where hosts' data would not survive or overlays be refused: give a directory on a disk"
+    )]
     NotOnDisk { path: PathBuf, kind: &'static str },
     #[error("{0} is neither empty nor an earlier bed's: give a directory that may be wiped")]
     Foreign(PathBuf),
@@ -53,7 +55,9 @@ pub enum BedError {
     NoHost(String),
     #[error("{path}: {source}")]
     File { path: PathBuf, source: io::Error },
-    #[error("cannot make a namespace: {0}; this needs CAP_SYS_ADMIN and a kernel with net, pid, uts and ipc namespaces")]
+    #[error(
+        "cannot make a namespace: {0}; this needs CAP_SYS_ADMIN and a kernel with net, pid, uts and ipc namespaces"
+    )]
     Namespace(io::Error),
     #[error(transparent)]
     Tool(#[from] ToolError),
@@ -137,8 +141,11 @@ impl Bed {
     /// Everything that the agent of a host has printed, over all its lives.
     pub fn logs(&self, host: &str) -> Result<String, BedError> {
         let path = self.host(host)?.log_path();
-        let bytes = std::fs::read(&path).or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(Vec::new()) } else { Err(e) });
-        bytes.map(|b| String::from_utf8_lossy(&b).into_owned()).map_err(|source| BedError::File { path, source })
+        let bytes = std::fs::read(&path)
+            .or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(Vec::new()) } else { Err(e) });
+        bytes
+            .map(|b| String::from_utf8_lossy(&b).into_owned())
+            .map_err(|source| BedError::File { path, source })
     }
 
     /// Nothing passes between hosts of different groups; who is in no group ("outside" too) reaches all.

@@ -62,10 +62,15 @@ impl Cluster {
         cluster.wait("init", || Ok(first.run(["skein", "init"])?.success()))?;
         for host in cluster.bed.hosts().iter().skip(1) {
             let text = first.ok(["skein", "token", "create"])?;
-            let words: Vec<&str> = text.lines().filter(|line| line.trim().starts_with("skein join")).flat_map(str::split_whitespace).collect();
+            let words: Vec<&str> = text
+                .lines()
+                .filter(|line| line.trim().starts_with("skein join"))
+                .flat_map(str::split_whitespace)
+                .collect();
             host.ok(words)?;
         }
-        cluster.wait("three voters", || Ok(cluster.status(0)?["voters"].as_array().map_or(0, Vec::len) == 3))?;
+        cluster
+            .wait("three voters", || Ok(cluster.status(0)?["voters"].as_array().map_or(0, Vec::len) == 3))?;
         cluster.load(&config.archive)?;
         Ok(cluster)
     }
@@ -74,7 +79,10 @@ impl Cluster {
     fn load(&self, archive: &std::path::Path) -> Result<(), BenchError> {
         let place = self.host(0).srv_path().join("image.tar");
         std::fs::copy(archive, &place)?;
-        self.host(0).command(["skein", "image", "load", "/srv/image.tar"]).limit(Duration::from_secs(120)).ok()?;
+        self.host(0)
+            .command(["skein", "image", "load", "/srv/image.tar"])
+            .limit(Duration::from_secs(120))
+            .ok()?;
         std::fs::remove_file(&place)?;
         let warm = start::deployment(&self.image, "warm", 6);
         self.api(0).post(start::DEPLOYMENTS, &warm)?;
@@ -106,14 +114,19 @@ impl Cluster {
     pub fn running(&self, app: &str) -> Result<usize, BenchError> {
         let list = self.api(0).get(&format!("/api/v1/namespaces/default/pods?labelSelector=app%3D{app}"))?;
         let items = list["items"].as_array().into_iter().flatten();
-        Ok(items.filter(|pod| pod["status"]["phase"] == "Running" && pod["metadata"]["deletionTimestamp"].is_null()).count())
+        Ok(items
+            .filter(|pod| {
+                pod["status"]["phase"] == "Running" && pod["metadata"]["deletionTimestamp"].is_null()
+            })
+            .count())
     }
 
     /// Deletes a deployment and waits until its pods are gone.
     pub fn remove(&self, app: &str) -> Result<(), BenchError> {
         self.api(0).delete(&format!("{}/{app}", start::DEPLOYMENTS))?;
         self.wait("the pods to go", || {
-            let list = self.api(0).get(&format!("/api/v1/namespaces/default/pods?labelSelector=app%3D{app}"))?;
+            let list =
+                self.api(0).get(&format!("/api/v1/namespaces/default/pods?labelSelector=app%3D{app}"))?;
             Ok(list["items"].as_array().is_some_and(Vec::is_empty))
         })
     }
@@ -121,8 +134,13 @@ impl Cluster {
     /// Polls until it holds; errors on the way count as "not yet".
     pub fn wait(&self, what: &str, test: impl Fn() -> Result<bool, BenchError>) -> Result<(), BenchError> {
         let limit = Duration::from_secs(60);
-        let found = crate::clock::poll(limit, Duration::from_millis(10), || test().ok().filter(|holds| *holds));
-        found.map(drop).ok_or_else(|| BenchError::Late { what: what.into(), limit, logs: self.directory.clone() })
+        let found =
+            crate::clock::poll(limit, Duration::from_millis(10), || test().ok().filter(|holds| *holds));
+        found.map(drop).ok_or_else(|| BenchError::Late {
+            what: what.into(),
+            limit,
+            logs: self.directory.clone(),
+        })
     }
 }
 
@@ -130,7 +148,9 @@ impl Cluster {
 pub fn spread(mut times: Vec<f64>) -> String {
     times.sort_by(f64::total_cmp);
     match (times.first(), times.get(times.len() / 2), times.last()) {
-        (Some(least), Some(middle), Some(most)) => format!("{middle:.0} ms (min {least:.0}, max {most:.0}, n {})", times.len()),
+        (Some(least), Some(middle), Some(most)) => {
+            format!("{middle:.0} ms (min {least:.0}, max {most:.0}, n {})", times.len())
+        }
         _ => "nothing measured".into(),
     }
 }

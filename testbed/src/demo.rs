@@ -30,6 +30,7 @@ use transcript::Transcript;
 const IMAGES: &str = "/images";
 const HOSTS: usize = 3;
 const LOG_LINES: usize = 12;
+const EVENT_LINES: usize = 20;
 const INTERRUPTED: u8 = 130;
 
 /// Settings of the demo.
@@ -118,7 +119,8 @@ fn prepare(config: &DemoConfig, transcript: &Transcript) -> Result<(Bed, Images)
     transcript.title("Three hosts on this machine");
     let images = transcript.step("images of Debian's nginx and redis", || {
         let images = images::ensure(&images::cache())?;
-        let how = images.built.map_or("cached".to_owned(), |took| format!("built in {:.0} s", took.as_secs_f64()));
+        let how =
+            images.built.map_or("cached".to_owned(), |took| format!("built in {:.0} s", took.as_secs_f64()));
         Ok((how, images))
     })?;
     let bed = transcript.step("hosts, a switch, an outside", || {
@@ -153,14 +155,21 @@ fn on_interrupt() -> std::io::Result<Arc<AtomicBool>> {
 }
 
 fn tell_logs(cluster: &Cluster<'_>, directory: &Path) {
+    for words in [["skein", "get", "pods", "-o", "wide"].as_slice(), &["skein", "cluster", "status"], &["skein", "events"]] {
+        let said = cluster.bed.hosts().iter().find_map(|host| host.ok(words).ok()).unwrap_or_default();
+        let lines: Vec<&str> = said.lines().collect();
+        cluster.transcript.log(&words.join(" "), lines.get(lines.len().saturating_sub(EVENT_LINES)..).unwrap_or_default());
+    }
     for host in cluster.bed.hosts() {
         let log = cluster.bed.logs(host.name()).unwrap_or_default();
         let mut tail: Vec<&str> = log.lines().rev().take(LOG_LINES).collect();
         tail.reverse();
-        cluster.transcript.log(host.name(), &tail);
+        cluster.transcript.log(&format!("{}, the last lines of its agent", host.name()), &tail);
     }
     let directory = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
-    cluster.transcript.note(&format!("the agents' whole logs are in {}/host*/agent.log", directory.display()));
+    cluster
+        .transcript
+        .note(&format!("the agents' whole logs are in {}/host*/agent.log", directory.display()));
 }
 
 /// Says how to look around, then waits for Ctrl-C.
@@ -172,11 +181,15 @@ fn leave_running(cluster: &Cluster<'_>, config: &DemoConfig) {
     let address = cluster.bed.hosts().first().map(|h| h.address().to_string()).unwrap_or_default();
     cluster.transcript.title("The cluster runs until Ctrl-C. In another terminal:");
     for line in [
-        format!("{program} shell{place} host1                      # then: skein get pods -o wide, skein cluster status"),
+        format!(
+            "{program} shell{place} host1                      # then: skein get pods -o wide, skein cluster status"
+        ),
         format!("{program} shell{place} host2 skein get pods -w"),
         format!("{program} shell{place} host3 skein logs job/fill"),
         format!("{program} shell{place} host1 curl http://{address}:{}", manifests::NODE_PORT),
-        format!("{program} shell{place} host1 sh -c 'skein kubeconfig > /tmp/kubeconfig && KUBECONFIG=/tmp/kubeconfig kubectl get nodes'"),
+        format!(
+            "{program} shell{place} host1 sh -c 'skein kubeconfig > /tmp/kubeconfig && KUBECONFIG=/tmp/kubeconfig kubectl get nodes'"
+        ),
     ] {
         cluster.transcript.line(&line);
     }

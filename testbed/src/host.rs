@@ -147,7 +147,10 @@ impl Host {
         self.shared.record.add_init(&self.name, started.init.id().cast_signed())?;
         let running = running.insert(started);
         self.plug(&running.network)?;
-        running.link.ready(BOOT_LIMIT).map_err(|reason| HostError::Boot { host: self.name.clone(), reason })?;
+        running
+            .link
+            .ready(BOOT_LIMIT)
+            .map_err(|reason| HostError::Boot { host: self.name.clone(), reason })?;
         Ok(())
     }
 
@@ -189,7 +192,8 @@ impl Host {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_path());
         let log = log.map_err(|source| self.io("opening the agent's log", source))?;
         let link = self.link()?;
-        let started = link.start_agent(argv, self.shared.config.env.clone(), restart, log.as_fd(), AGENT_LIMIT);
+        let started =
+            link.start_agent(argv, self.shared.config.env.clone(), restart, log.as_fd(), AGENT_LIMIT);
         started.map_err(|reason| HostError::Agent { host: self.name.clone(), reason })
     }
 
@@ -270,7 +274,8 @@ impl Host {
 
     fn agent_ended(&self, link: &Link, pid: i32) -> Result<End, HostError> {
         let ended = link.wait_agent(AGENT_LIMIT, |agent| agent.last.filter(|(ended, _)| *ended == pid));
-        let late = || HostError::Late { host: self.name.clone(), what: "see its agent end", limit: AGENT_LIMIT };
+        let late =
+            || HostError::Late { host: self.name.clone(), what: "see its agent end", limit: AGENT_LIMIT };
         ended.map(|(_, end)| end).ok_or_else(late)
     }
 
@@ -319,7 +324,9 @@ impl Host {
     fn plug(&self, network: &OwnedFd) -> Result<(), ToolError> {
         self.shared.switch.plug(&self.port, network)?;
         let (address, outside) = (self.address, OUTSIDE);
-        let lines = format!("link set lo up\naddr add {address}/24 dev eth0\nlink set eth0 up\nroute add default via {outside}\n");
+        let lines = format!(
+            "link set lo up\naddr add {address}/24 dev eth0\nlink set eth0 up\nroute add default via {outside}\n"
+        );
         namespace::ip(network, &lines)
     }
 
@@ -372,4 +379,3 @@ fn inner_pid(outer: i32) -> Option<i32> {
     let status = fs::read_to_string(Path::new("/proc").join(outer.to_string()).join("status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("NSpid:"))?.split_whitespace().last()?.parse().ok()
 }
-

@@ -34,7 +34,13 @@ impl Api {
         Api { socket: root.join("run/skein/agent.sock") }
     }
 
-    fn send(&self, method: &str, path: &str, content_type: &str, body: &str) -> Result<(u16, BufReader<UnixStream>, bool), HttpError> {
+    fn send(
+        &self,
+        method: &str,
+        path: &str,
+        content_type: &str,
+        body: &str,
+    ) -> Result<(u16, BufReader<UnixStream>, bool), HttpError> {
         let failed = |cause| HttpError::Connect { path: self.socket.clone(), cause };
         let mut stream = UnixStream::connect(&self.socket).map_err(failed)?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
@@ -73,7 +79,9 @@ impl Api {
         if code < 400 {
             return Ok(value);
         }
-        let message = value["message"].as_str().map_or_else(|| String::from_utf8_lossy(&bytes).into_owned(), String::from);
+        let message = value["message"]
+            .as_str()
+            .map_or_else(|| String::from_utf8_lossy(&bytes).into_owned(), String::from);
         Err(HttpError::Refused { code, message })
     }
 
@@ -96,7 +104,11 @@ impl Api {
     /// A watch; its events come one by one until it ends.
     pub fn watch(&self, path: &str) -> Result<Events, HttpError> {
         let (code, reader, _) = self.send("GET", path, "application/json", "")?;
-        if code == 200 { Ok(Events { reader, waiting: Vec::new() }) } else { Err(HttpError::Refused { code, message: path.into() }) }
+        if code == 200 {
+            Ok(Events { reader, waiting: Vec::new() })
+        } else {
+            Err(HttpError::Refused { code, message: path.into() })
+        }
     }
 }
 

@@ -35,6 +35,7 @@ pub const REDIS: &str = "docker.io/library/demo-redis:1";
 const NGINX_CONF: &str = "\
 worker_processes 1;
 daemon off;
+master_process off;
 error_log stderr warn;
 events { worker_connections 512; }
 http {
@@ -125,8 +126,22 @@ fn web_image() -> Image {
 }
 
 fn redis_image() -> Image {
-    let command = ["redis-server", "--bind", "0.0.0.0", "--protected-mode", "no", "--dir", "/data", "--appendonly", "yes"];
-    Image { name: REDIS, files: vec![Entry::directory("data")], config: config(&command, "6379/tcp", "SIGTERM") }
+    let command = [
+        "redis-server",
+        "--bind",
+        "0.0.0.0",
+        "--protected-mode",
+        "no",
+        "--dir",
+        "/data",
+        "--appendonly",
+        "yes",
+    ];
+    Image {
+        name: REDIS,
+        files: vec![Entry::directory("data")],
+        config: config(&command, "6379/tcp", "SIGTERM"),
+    }
 }
 
 fn config(command: &[&str], port: &str, stop: &str) -> Value {

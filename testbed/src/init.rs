@@ -81,7 +81,8 @@ pub fn echo(address: &str) -> io::Result<()> {
 fn serve(control: BorrowedFd<'_>, children: &SignalFd) -> io::Result<()> {
     let mut init = Init { commands: BTreeMap::new(), agent: None };
     loop {
-        let mut fds = [PollFd::new(control, PollFlags::POLLIN), PollFd::new(children.as_fd(), PollFlags::POLLIN)];
+        let mut fds =
+            [PollFd::new(control, PollFlags::POLLIN), PollFd::new(children.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, init.timeout()) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
@@ -195,7 +196,13 @@ impl Agent {
     }
 }
 
-fn spawn(argv: &[String], env: &[(String, String)], input: Stdio, output: Stdio, error: Stdio) -> io::Result<Pid> {
+fn spawn(
+    argv: &[String],
+    env: &[(String, String)],
+    input: Stdio,
+    output: Stdio,
+    error: Stdio,
+) -> io::Result<Pid> {
     let (program, args) = argv.split_first().ok_or_else(|| io::Error::other("an empty command"))?;
     let mut command = Command::new(program);
     command.args(args).env_clear().envs(ENVIRONMENT).envs(env.iter().cloned()).current_dir("/");

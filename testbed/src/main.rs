@@ -66,7 +66,8 @@ fn main() -> ExitCode {
 fn run(command: Subject) -> io::Result<ExitCode> {
     match command {
         Subject::Demo { once, hold, directory } => {
-            let config = demo::DemoConfig { directory: directory.unwrap_or_else(demo::directory), once, hold };
+            let config =
+                demo::DemoConfig { directory: directory.unwrap_or_else(demo::directory), once, hold };
             return Ok(demo::run(&config));
         }
         Subject::Images => {
@@ -96,20 +97,27 @@ fn bench(only: Vec<String>) -> io::Result<()> {
 /// Becomes a shell in all namespaces of a host, without what a host may not do. Returns only if that fails.
 fn shell(host: &str, command: Vec<String>, directory: PathBuf) -> io::Error {
     let Some(pid) = bed::init_of(&directory, host) else {
-        return io::Error::other(format!("no host {host} runs in {}: start `make demo` first", directory.display()));
+        return io::Error::other(format!(
+            "no host {host} runs in {}: start `make demo` first",
+            directory.display()
+        ));
     };
     let inside = if command.is_empty() { vec!["bash".to_owned()] } else { command };
     let limits = ["setpriv", "--bounding-set=-sys_time,-sys_boot,-sys_module"];
     let mut enter = Command::new("nsenter");
     enter.args(["--target", &pid.to_string(), "--all", "--wd=/", "--"]).args(limits).args(inside);
-    enter.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").env("debian_chroot", host);
+    enter
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("debian_chroot", host);
     enter.exec()
 }
 
 /// A bed for the test of a bed that is killed: prints its run and its inits, then sleeps.
 fn hold(directory: PathBuf) -> io::Result<()> {
-    let bed = testbed::Bed::create(testbed::BedConfig::new("hold", 2, directory)).map_err(io::Error::other)?;
-    let pids: Vec<String> = bed.hosts().iter().filter_map(|h| h.init_pid().ok()).map(|p| p.to_string()).collect();
+    let bed =
+        testbed::Bed::create(testbed::BedConfig::new("hold", 2, directory)).map_err(io::Error::other)?;
+    let pids: Vec<String> =
+        bed.hosts().iter().filter_map(|h| h.init_pid().ok()).map(|p| p.to_string()).collect();
     println!("{} {}", bed.run_id(), pids.join(" "));
     loop {
         std::thread::sleep(std::time::Duration::from_secs(60));

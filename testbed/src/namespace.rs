@@ -44,13 +44,19 @@ pub fn within<T: Send>(namespace: BorrowedFd<'_>, act: impl FnOnce() -> T + Send
 /// Runs a closure on a thread that is gone afterwards, with whatever the closure did to it.
 pub fn on_own_thread<T: Send>(act: impl FnOnce() -> T + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("testbed-namespace".to_owned()).spawn_scoped(scope, act)?;
+        let thread =
+            std::thread::Builder::new().name("testbed-namespace".to_owned()).spawn_scoped(scope, act)?;
         thread.join().map_err(|_| io::Error::other("a thread inside a namespace panicked"))
     })
 }
 
 /// Feeds a script to a tool inside a network namespace.
-pub fn tool(namespace: BorrowedFd<'_>, program: &'static str, args: &[&str], script: &str) -> Result<(), ToolError> {
+pub fn tool(
+    namespace: BorrowedFd<'_>,
+    program: &'static str,
+    args: &[&str],
+    script: &str,
+) -> Result<(), ToolError> {
     let missing = |source| ToolError::Missing { program, source };
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

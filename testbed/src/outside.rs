@@ -49,7 +49,14 @@ impl Outside {
         }
         let end = end_of(child.wait()?);
         let took = begun.elapsed();
-        Ok(Output { command: argv.join(" "), end, stdout: stdout.finish(), stderr: stderr.finish(), took, timed_out })
+        Ok(Output {
+            command: argv.join(" "),
+            end,
+            stdout: stdout.finish(),
+            stderr: stderr.finish(),
+            took,
+            timed_out,
+        })
     }
 
     /// Runs a closure with the outside's network, on a thread of its own; sockets that it makes stay there.

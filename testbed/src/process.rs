@@ -52,7 +52,8 @@ impl Output {
         if self.success() {
             return Ok(self.stdout);
         }
-        let how = if self.timed_out { format!("was killed after {:.1?}", self.took) } else { self.end.to_string() };
+        let how =
+            if self.timed_out { format!("was killed after {:.1?}", self.took) } else { self.end.to_string() };
         let said = if self.stderr.trim().is_empty() { self.stdout.trim() } else { self.stderr.trim() };
         let detail = if said.is_empty() { String::new() } else { format!(":\n{said}") };
         Err(CommandFailed { command: self.command, how, detail })

@@ -12,8 +12,10 @@ use sha2::{Digest, Sha256};
 pub const NAME: &str = "docker.io/library/small:1";
 /// Where Debian's package busybox-static puts its program.
 const BUSYBOX: &str = "/bin/busybox";
-const WORDS: [&str; 16] =
-    ["sh", "ls", "cat", "sleep", "echo", "httpd", "nslookup", "wget", "ip", "ps", "id", "hostname", "nc", "true", "false", "touch"];
+const WORDS: [&str; 16] = [
+    "sh", "ls", "cat", "sleep", "echo", "httpd", "nslookup", "wget", "ip", "ps", "id", "hostname", "nc",
+    "true", "false", "touch",
+];
 
 fn digest(bytes: &[u8]) -> String {
     let hash = Sha256::digest(bytes);
@@ -37,12 +39,20 @@ fn layer() -> io::Result<Vec<u8>> {
     for directory in ["bin/", "etc/", "tmp/", "proc/", "sys/", "dev/", "www/"] {
         tar.append_data(&mut header(0, 0o755, tar::EntryType::Directory), directory, io::empty())?;
     }
-    tar.append_data(&mut header(busybox.len() as u64, 0o755, tar::EntryType::Regular), "bin/busybox", busybox.as_slice())?;
+    tar.append_data(
+        &mut header(busybox.len() as u64, 0o755, tar::EntryType::Regular),
+        "bin/busybox",
+        busybox.as_slice(),
+    )?;
     for word in WORDS {
         tar.append_link(&mut header(0, 0o777, tar::EntryType::Symlink), format!("bin/{word}"), "busybox")?;
     }
     for (path, text) in [("etc/passwd", "root:x:0:0:root:/:/bin/sh\n"), ("www/index.html", "hello\n")] {
-        tar.append_data(&mut header(text.len() as u64, 0o644, tar::EntryType::Regular), path, text.as_bytes())?;
+        tar.append_data(
+            &mut header(text.len() as u64, 0o644, tar::EntryType::Regular),
+            path,
+            text.as_bytes(),
+        )?;
     }
     tar.into_inner()
 }
@@ -68,7 +78,9 @@ pub fn archive() -> io::Result<Vec<u8>> {
     entry["annotations"] = json!({"org.opencontainers.image.ref.name": NAME});
     let index = json!({"schemaVersion": 2, "manifests": [entry]}).to_string();
     let mut tar = tar::Builder::new(Vec::new());
-    let mut add = |path: &str, bytes: &[u8]| tar.append_data(&mut header(bytes.len() as u64, 0o644, tar::EntryType::Regular), path, bytes);
+    let mut add = |path: &str, bytes: &[u8]| {
+        tar.append_data(&mut header(bytes.len() as u64, 0o644, tar::EntryType::Regular), path, bytes)
+    };
     add("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     add("index.json", index.as_bytes())?;
     for blob in [layer.as_slice(), config.as_bytes(), manifest.as_bytes()] {

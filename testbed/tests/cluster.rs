@@ -29,7 +29,11 @@ fn one_host_carries_on_through_kills_of_agent_and_host() {
         let pod = world.get(0, "pod", "p");
         pod["status"]["phase"] == "Running" && pod["status"]["containerStatuses"][0]["restartCount"] == 1
     });
-    assert_eq!(world.get(0, "pod", "p")["metadata"]["uid"], before["metadata"]["uid"], "same state, same identities");
+    assert_eq!(
+        world.get(0, "pod", "p")["metadata"]["uid"],
+        before["metadata"]["uid"],
+        "same state, same identities"
+    );
 }
 
 #[test]
@@ -41,15 +45,28 @@ fn a_machine_that_was_never_told_joins_nothing_and_errors_say_what_to_do() {
     world.run(0, &["skein", "init"]);
     let join = world.join_words(0);
     let other_cluster = format!("skein1.{}.{}", "0".repeat(64), "a".repeat(32));
-    assert!(refused(1, &["skein", "join", "10.77.0.11", "--token", &other_cluster]).contains("was not accepted"));
+    assert!(
+        refused(1, &["skein", "join", "10.77.0.11", "--token", &other_cluster]).contains("was not accepted")
+    );
     let secret_wrong = format!("{}x", &join[4][..join[4].len() - 1]);
-    assert!(refused(1, &["skein", "join", "10.77.0.11", "--token", &secret_wrong]).contains("not known here or has expired"));
-    assert!(refused(1, &["skein", "join", "10.77.0.99", "--token", &join[4]]).contains("no answer from 10.77.0.99:7443"));
-    assert!(refused(1, &["skein", "join", "10.77.0.11", "--token", &join[4], "--name", "host1"]).contains("is taken by another member"));
+    assert!(
+        refused(1, &["skein", "join", "10.77.0.11", "--token", &secret_wrong])
+            .contains("not known here or has expired")
+    );
+    assert!(
+        refused(1, &["skein", "join", "10.77.0.99", "--token", &join[4]])
+            .contains("no answer from 10.77.0.99:7443")
+    );
+    assert!(
+        refused(1, &["skein", "join", "10.77.0.11", "--token", &join[4], "--name", "host1"])
+            .contains("is taken by another member")
+    );
     let status = world.status(0).unwrap();
     assert_eq!(status["members"].as_array().unwrap().len(), 1, "nobody has joined: {status}");
     world.run(1, &["skein", "join", "10.77.0.11", "--token", &join[4]]);
-    world.until("two members", || world.status(1).is_some_and(|status| status["members"].as_array().map_or(0, Vec::len) == 2));
+    world.until("two members", || {
+        world.status(1).is_some_and(|status| status["members"].as_array().map_or(0, Vec::len) == 2)
+    });
     assert!(refused(0, &["skein", "init"]).contains("is a member of a cluster already"));
 }
 
@@ -57,17 +74,24 @@ fn a_machine_that_was_never_told_joins_nothing_and_errors_say_what_to_do() {
 fn a_taken_port_is_named_and_the_next_try_succeeds() {
     let world = World::bare(1, "port");
     let taker = world.host(0).spawn(["busybox", "nc", "-l", "-p", "6443"]).unwrap();
-    world.until("the port is taken", || world.host(0).run(["sh", "-c", "ss -ltn | grep -q :6443"]).unwrap().success());
+    world.until("the port is taken", || {
+        world.host(0).run(["sh", "-c", "ss -ltn | grep -q :6443"]).unwrap().success()
+    });
     let text = world.fails(0, &["skein", "init"]);
     assert!(text.contains("0.0.0.0:6443") && text.contains("port taken"), "{text}");
     drop(taker);
-    world.until("init works once the port is free", || world.host(0).run(["skein", "init"]).unwrap().success());
+    world.until("init works once the port is free", || {
+        world.host(0).run(["skein", "init"]).unwrap().success()
+    });
 }
 
 #[test]
 fn three_hosts_keep_state_through_the_loss_of_every_agent_at_once() {
     let world = World::of(3, "three");
-    world.apply(1, &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"k": "v"}}));
+    world.apply(
+        1,
+        &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"k": "v"}}),
+    );
     let before = world.status(0).unwrap();
     assert_eq!(before["voters"].as_array().unwrap().len(), 3);
     for host in 0..3 {
@@ -101,7 +125,9 @@ fn a_dead_machines_pods_run_elsewhere_and_it_cleans_up_when_it_returns() {
     world.host(victim).start_agent().unwrap();
     world.until("the machine is back", || {
         let status = world.status(witness);
-        status.is_some_and(|status| status["members"].as_array().unwrap().iter().all(|member| member["state"] == "alive"))
+        status.is_some_and(|status| {
+            status["members"].as_array().unwrap().iter().all(|member| member["state"] == "alive")
+        })
     });
     world.until("nothing of the old pods is left on it", || {
         let shims = world.host(victim).run(["sh", "-c", "ls /run/skein/pods 2>/dev/null | wc -l"]).unwrap();
@@ -122,16 +148,29 @@ fn services_names_and_node_ports_answer_from_everywhere() {
     world.until("three pods run", || world.running(0, "web").len() == 3);
     let name = world.pods(0, "web")[0].clone();
     world.until("the service answers by name inside a pod", || {
-        let got = world.host(0).run(["skein", "exec", &name, "--", "wget", "-q", "-O", "-", "http://web.default.svc.cluster.local/"]);
+        let got = world.host(0).run([
+            "skein",
+            "exec",
+            &name,
+            "--",
+            "wget",
+            "-q",
+            "-O",
+            "-",
+            "http://web.default.svc.cluster.local/",
+        ]);
         got.is_ok_and(|got| got.stdout == "hello\n")
     });
     for host in 1..=3 {
         let address = format!("10.77.0.1{host}:30080");
-        world.until("the node port answers from outside", || world.http(&address).is_some_and(|text| text.ends_with("hello\n")));
+        world.until("the node port answers from outside", || {
+            world.http(&address).is_some_and(|text| text.ends_with("hello\n"))
+        });
     }
     world.run(0, &["skein", "scale", "deployment/web", "--replicas", "0"]);
     world.until("without endpoints the connection is refused at once", || {
-        let refused = world.bed.outside().connect("10.77.0.11:30080".parse().unwrap(), Duration::from_secs(1));
+        let refused =
+            world.bed.outside().connect("10.77.0.11:30080".parse().unwrap(), Duration::from_secs(1));
         refused.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
     });
 }
@@ -155,16 +194,25 @@ fn jobs_run_to_their_end_and_logs_and_exec_reach_across_hosts() {
     sleeper["spec"]["nodeName"] = json!("host2");
     world.apply(0, &sleeper);
     world.until("the pod runs", || world.phase(0, "s") == "Running");
-    let echoed = world.host(0).command(["skein", "exec", "-i", "s", "--", "cat"]).stdin("through two agents").run().unwrap();
+    let echoed = world
+        .host(0)
+        .command(["skein", "exec", "-i", "s", "--", "cat"])
+        .stdin("through two agents")
+        .run()
+        .unwrap();
     assert_eq!(echoed.stdout, "through two agents");
-    assert_eq!(world.host(0).run(["skein", "exec", "s", "--", "sh", "-c", "exit 3"]).unwrap().code(), Some(3));
+    assert_eq!(
+        world.host(0).run(["skein", "exec", "s", "--", "sh", "-c", "exit 3"]).unwrap().code(),
+        Some(3)
+    );
 }
 
 #[test]
 fn bad_input_is_answered_with_what_to_do() {
     let world = World::of(1, "bad");
     let apply = |document: &serde_json::Value| {
-        let output = world.host(0).command(["skein", "apply", "-f", "-"]).stdin(document.to_string()).run().unwrap();
+        let output =
+            world.host(0).command(["skein", "apply", "-f", "-"]).stdin(document.to_string()).run().unwrap();
         format!("{}{}", output.stdout, output.stderr)
     };
     let mut wrong = pod("w", "true", "Always");
@@ -204,7 +252,11 @@ fn kubectl_works_unmodified() {
     let kubeconfig = world.run(0, &["skein", "kubeconfig"]);
     std::fs::write(world.host(0).srv_path().join("kubeconfig"), kubeconfig).unwrap();
     let kubectl = |words: &[&str]| {
-        let line: Vec<&str> = ["kubectl", "--kubeconfig", "/srv/kubeconfig", "--cache-dir", "/tmp/kube"].iter().chain(words).copied().collect();
+        let line: Vec<&str> = ["kubectl", "--kubeconfig", "/srv/kubeconfig", "--cache-dir", "/tmp/kube"]
+            .iter()
+            .chain(words)
+            .copied()
+            .collect();
         world.run(0, &line)
     };
     let manifest = world.host(0).srv_path().join("web.json");

@@ -66,7 +66,12 @@ fn commands_give_code_output_and_take_input() {
 fn data_survives_a_kill_and_run_does_not() {
     let bed = common::bed("data", 2);
     let host = bed.host("host1").unwrap();
-    host.ok(["sh", "-c", "echo kept > /var/lib/skein/file; echo lost > /run/skein/file; echo lost > /etc/mark"]).unwrap();
+    host.ok([
+        "sh",
+        "-c",
+        "echo kept > /var/lib/skein/file; echo lost > /run/skein/file; echo lost > /etc/mark",
+    ])
+    .unwrap();
     host.kill(Kind::Silent).unwrap();
     assert!(matches!(host.run(["true"]), Err(HostError::Down(_))));
     host.boot().unwrap();
@@ -140,13 +145,19 @@ fn an_agent_comes_back_unless_it_was_stopped() {
     let begun = Instant::now();
     host.kill_agent(Signal::SIGKILL).unwrap();
     let second = host.agent_after(Some(first), SECOND).unwrap();
-    assert!(begun.elapsed() >= Duration::from_millis(190), "as systemd, after a pause: {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() >= Duration::from_millis(190),
+        "as systemd, after a pause: {:?}",
+        begun.elapsed()
+    );
     common::eventually(|| bed.logs("host1").unwrap().matches("started").count() == 2);
     assert_eq!(host.stop_agent(Signal::SIGTERM).unwrap(), Some(End::Code(0)));
     std::thread::sleep(SECOND / 2);
     assert_eq!(host.agent_pid().unwrap(), None);
     assert!(bed.logs("host1").unwrap().ends_with("asked\n"));
-    assert!(host.machine_pid(second).unwrap().is_none() && host.machine_pid(1).unwrap() == host.init_pid().ok());
+    assert!(
+        host.machine_pid(second).unwrap().is_none() && host.machine_pid(1).unwrap() == host.init_pid().ok()
+    );
 }
 
 #[test]
@@ -203,7 +214,8 @@ fn a_bed_process_killed_by_force_leaves_nothing() {
         .spawn()
         .unwrap();
     let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.as_mut().unwrap()), &mut line).unwrap();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.as_mut().unwrap()), &mut line)
+        .unwrap();
     let words: Vec<&str> = line.split_whitespace().collect();
     let [run, pids @ ..] = words.as_slice() else { panic!("{line:?}") };
     let pids: Vec<i32> = pids.iter().map(|pid| pid.parse().unwrap()).collect();

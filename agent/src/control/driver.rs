@@ -49,7 +49,7 @@ pub async fn run(cluster: Arc<Cluster>) {
 
 /// One leadership, or a part of it: after an unknown outcome everything is read anew.
 async fn lead(cluster: &Arc<Cluster>, epoch: Epoch, events: &mpsc::Sender<EventRecord>) {
-    // Whatever an earlier round proposed has taken effect or never will, once a read has gone through.
+    // What an earlier round may still have under way compares the revisions that this one starts from: one of both is refused.
     let Some(view) = cluster.store.linearizable().await else { return };
     info!(epoch = epoch.0, objects = view.len(), "controllers start");
     let (sender, news) = mpsc::unbounded_channel();

@@ -86,6 +86,7 @@ fn a_member_that_comes_back_with_its_next_boot_is_trusted_again() {
     world.run_until(12_000);
     assert_eq!(world.suspects(0), Vec::<u64>::new());
     assert_eq!(world.suspects(1), Vec::<u64>::new());
+    assert_eq!(world.suspects(2), Vec::<u64>::new(), "nor does it suspect its own earlier boot");
 }
 
 #[test]

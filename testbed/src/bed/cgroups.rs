@@ -70,7 +70,9 @@ pub fn remove_abandoned(owner_lives: impl Fn(&str) -> bool) {
     for hierarchy in hierarchies() {
         let parent = hierarchy.mount.join(PARENT);
         for name in directories(&parent).iter().filter_map(|d| d.file_name()?.to_str()) {
-            if !owner_lives(name) && let Err(error) = remove(&parent.join(name)) {
+            if !owner_lives(name)
+                && let Err(error) = remove(&parent.join(name))
+            {
                 tracing::warn!(%error, "cgroups of an earlier bed are left");
             }
         }

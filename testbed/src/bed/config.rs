@@ -52,7 +52,11 @@ impl BedConfig {
             return Err(BedError::BadPath(directory.clone()));
         }
         let kind = statfs(directory).map_err(|e| file(directory, e.into()))?.filesystem_type();
-        let refused = if kind == TMPFS_MAGIC { Some("tmpfs") } else { (kind == OVERLAYFS_SUPER_MAGIC).then_some("overlay") };
+        let refused = if kind == TMPFS_MAGIC {
+            Some("tmpfs")
+        } else {
+            (kind == OVERLAYFS_SUPER_MAGIC).then_some("overlay")
+        };
         if let Some(kind) = refused {
             return Err(BedError::NotOnDisk { path: directory.clone(), kind });
         }
@@ -61,7 +65,8 @@ impl BedConfig {
     }
 
     pub(super) fn program(&self) -> Result<PathBuf, BedError> {
-        let exe = env::current_exe().map_err(|source| BedError::File { path: "/proc/self/exe".into(), source })?;
+        let exe =
+            env::current_exe().map_err(|source| BedError::File { path: "/proc/self/exe".into(), source })?;
         let set = env::var_os("TESTBED_BIN").map(PathBuf::from);
         set.or_else(|| beside(&exe, "testbed")).ok_or(BedError::NoProgram(exe))
     }

@@ -68,7 +68,8 @@ impl Record {
         act(&mut content);
         let aside = self.path.with_extension("new");
         let written = serde_json::to_vec(&*content).map_err(io::Error::from);
-        let done = written.and_then(|bytes| fs::write(&aside, bytes)).and_then(|()| fs::rename(&aside, &self.path));
+        let done =
+            written.and_then(|bytes| fs::write(&aside, bytes)).and_then(|()| fs::rename(&aside, &self.path));
         done.map_err(|source| BedError::File { path: self.path.clone(), source })
     }
 }
@@ -91,7 +92,8 @@ pub fn clear_earlier(directory: &Path) -> Result<(), BedError> {
     for entry in fs::read_dir(directory).map_err(file)? {
         let entry = entry.map_err(file)?;
         let directory = entry.file_type().map_err(file)?.is_dir();
-        let removed = if directory { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
+        let removed =
+            if directory { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
         removed.map_err(|source| BedError::File { path: entry.path(), source })?;
     }
     Ok(())

@@ -33,7 +33,8 @@ impl Switch {
         let namespace = new_network().map_err(BedError::Namespace)?;
         let outside = Arc::new(new_network().map_err(BedError::Namespace)?);
         let switch = Switch { namespace, outside, cuts: Mutex::default() };
-        let bridge = "link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\nlink set br0 up\n";
+        let bridge =
+            "link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0\nlink set br0 up\n";
         ip(&switch.namespace, bridge)?;
         switch.plug(OUTSIDE_PORT, &switch.outside)?;
         let address = format!("link set lo up\naddr add {outside_address}/24 dev eth0\nlink set eth0 up\n");
@@ -75,7 +76,8 @@ impl Switch {
     pub fn set_cuts(&self, cuts: BTreeSet<(String, String)>) -> Result<(), ToolError> {
         let mut script = String::from("flush set bridge bed cut\n");
         if !cuts.is_empty() {
-            let elements: Vec<String> = cuts.iter().map(|(from, to)| format!("\"{from}\" . \"{to}\"")).collect();
+            let elements: Vec<String> =
+                cuts.iter().map(|(from, to)| format!("\"{from}\" . \"{to}\"")).collect();
             script += &format!("add element bridge bed cut {{ {} }}\n", elements.join(", "));
         }
         tool(self.namespace.as_fd(), "nft", &["-f", "-"], &script)?;

@@ -63,7 +63,9 @@ fn kill(cluster: &Cluster, victim: usize, witness: usize) -> Result<(f64, f64), 
     cluster.wait("its agent to answer", || Ok(cluster.status(victim).is_ok()))?;
     api.delete(&format!("{}/{APP}", start::DEPLOYMENTS))?;
     cluster.wait("the pods to go", || {
-        let list = cluster.api(witness).get(&format!("/api/v1/namespaces/default/pods?labelSelector=app%3D{APP}"))?;
+        let list = cluster
+            .api(witness)
+            .get(&format!("/api/v1/namespaces/default/pods?labelSelector=app%3D{APP}"))?;
         Ok(list["items"].as_array().is_some_and(Vec::is_empty))
     })?;
     Ok((back, write))
@@ -82,13 +84,20 @@ fn first_write(cluster: &Cluster, witness: usize, begun: std::time::Instant) -> 
     })
 }
 
-fn six_elsewhere(cluster: &Cluster, witness: usize, dead: &str, begun: std::time::Instant) -> Result<f64, BenchError> {
+fn six_elsewhere(
+    cluster: &Cluster,
+    witness: usize,
+    dead: &str,
+    begun: std::time::Instant,
+) -> Result<f64, BenchError> {
     let path = format!("/api/v1/namespaces/default/pods?resourceVersion=0&labelSelector=app%3D{APP}");
     let limit = Duration::from_secs(30);
     let done = clock::poll(limit, Duration::from_millis(10), || {
         let list = cluster.api(witness).get(&path).ok()?;
         let up = |pod: &&serde_json::Value| {
-            pod["status"]["phase"] == "Running" && pod["metadata"]["deletionTimestamp"].is_null() && pod["spec"]["nodeName"] != dead
+            pod["status"]["phase"] == "Running"
+                && pod["metadata"]["deletionTimestamp"].is_null()
+                && pod["spec"]["nodeName"] != dead
         };
         (list["items"].as_array()?.iter().filter(up).count() == 6).then_some(())
     });

@@ -14,17 +14,25 @@ pub fn quiet(cluster: &Cluster) -> Result<(), BenchError> {
     let length = Duration::from_secs(20);
     let pids: Vec<i32> = (0..3).filter_map(|index| machine_pid(cluster, index)).collect();
     std::thread::sleep(Duration::from_secs(5));
-    let (before, revision) = (pids.iter().map(|pid| cpu(*pid)).collect::<Vec<_>>(), cluster.status(0)?["revision"].clone());
+    let (before, revision) =
+        (pids.iter().map(|pid| cpu(*pid)).collect::<Vec<_>>(), cluster.status(0)?["revision"].clone());
     std::thread::sleep(length);
     let after = cluster.status(0)?["revision"].clone();
     for (pid, before) in pids.iter().zip(before) {
         let share = (cpu(*pid) - before) / length.as_secs_f64() * 100.0;
-        println!("idle agent: {:.1} MB resident, {share:.2} % of a core", kilobytes(&format!("/proc/{pid}/status"), "VmRSS:") / 1000.0);
+        println!(
+            "idle agent: {:.1} MB resident, {share:.2} % of a core",
+            kilobytes(&format!("/proc/{pid}/status"), "VmRSS:") / 1000.0
+        );
     }
     println!("store revisions in {} s of rest: {} to {}", length.as_secs(), revision, after);
     cluster.api(0).post(start::DEPLOYMENTS, &start::deployment(&cluster.image, "shims", 3))?;
     start::until_running(cluster, 0, "shims", 3)?;
-    let shims: Vec<f64> = processes().into_iter().filter(|pid| is_shim(*pid)).map(|pid| kilobytes(&format!("/proc/{pid}/smaps_rollup"), "Pss:")).collect();
+    let shims: Vec<f64> = processes()
+        .into_iter()
+        .filter(|pid| is_shim(*pid) && is_ours(cluster, *pid))
+        .map(|pid| kilobytes(&format!("/proc/{pid}/smaps_rollup"), "Pss:"))
+        .collect();
     let most = shims.iter().copied().fold(0.0, f64::max);
     println!("shims: {} with at most {:.2} MB proportional (PSS)", shims.len(), most / 1000.0);
     cluster.remove("shims")
@@ -55,7 +63,11 @@ pub fn busy(cluster: &Cluster) -> Result<(), BenchError> {
         }
         stop.store(true, Ordering::Relaxed);
     });
-    println!("both cores busy for {} s: members seen dead {dead} times, suspected {suspected} times (of {} looks)", length.as_secs(), length.as_secs() * 5 * 3);
+    println!(
+        "both cores busy for {} s: members seen dead {dead} times, suspected {suspected} times (of {} looks)",
+        length.as_secs(),
+        length.as_secs() * 5 * 3
+    );
     Ok(())
 }
 
@@ -81,6 +93,13 @@ fn kilobytes(path: &str, field: &str) -> f64 {
 fn processes() -> Vec<i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Whether a process runs on one of the bed's hosts.
+fn is_ours(cluster: &Cluster, pid: i32) -> bool {
+    let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let hosts = cluster.bed.hosts().iter().filter_map(|host| host.init_pid().ok());
+    hosts.map(namespace).any(|of_host| of_host.is_some() && of_host == namespace(pid))
 }
 
 /// A shim of one of our pods: executed from the agent's sealed copy with the word `shim`.

@@ -28,11 +28,15 @@ pub fn deployment(image: &str, name: &str, replicas: u32) -> Value {
 pub fn until_running(cluster: &Cluster, index: usize, app: &str, count: usize) -> Result<f64, BenchError> {
     let begun = clock::now();
     let mut running = std::collections::BTreeSet::new();
-    let path = format!("/api/v1/namespaces/default/pods?watch=true&timeoutSeconds=60&labelSelector=app%3D{app}");
+    let path =
+        format!("/api/v1/namespaces/default/pods?watch=true&timeoutSeconds=60&labelSelector=app%3D{app}");
     for event in cluster.api(index).watch(&path)? {
         let pod = &event["object"];
         let uid = pod["metadata"]["uid"].as_str().unwrap_or("").to_string();
-        if event["type"] != "DELETED" && pod["status"]["phase"] == "Running" && pod["metadata"]["deletionTimestamp"].is_null() {
+        if event["type"] != "DELETED"
+            && pod["status"]["phase"] == "Running"
+            && pod["metadata"]["deletionTimestamp"].is_null()
+        {
             running.insert(uid);
         } else {
             running.remove(&uid);
@@ -41,7 +45,11 @@ pub fn until_running(cluster: &Cluster, index: usize, app: &str, count: usize) -
             return Ok(begun.elapsed().as_secs_f64() * 1000.0);
         }
     }
-    Err(BenchError::Late { what: format!("{count} running pods"), limit: Duration::from_secs(60), logs: cluster.directory.clone() })
+    Err(BenchError::Late {
+        what: format!("{count} running pods"),
+        limit: Duration::from_secs(60),
+        logs: cluster.directory.clone(),
+    })
 }
 
 /// A deployment of one replica, image present: from sending it to Running.

@@ -7,13 +7,14 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use super::DemoError;
 use super::cluster::{Cluster, Pod};
 use super::load::request;
 use super::manifests::{self, KEYS, NODE_PORT, REDIS_HOST, WEB_REPLICAS};
-use super::DemoError;
 
 const ROLLOUT: Duration = Duration::from_secs(60);
 const ANSWER: Duration = Duration::from_secs(3);
+const SETTLED: Duration = Duration::from_secs(5);
 const REQUESTS_PER_HOST: usize = 8;
 
 /// What runs before anything is killed.
@@ -68,24 +69,25 @@ fn spread(cluster: &Cluster<'_>) -> Result<(String, (Vec<Pod>, Pod)), DemoError>
     let redis = cluster.pods("host1", "redis")?;
     match redis.as_slice() {
         [pod] if pod.node == REDIS_HOST && pod.ready => Ok((String::new(), (web, pod.clone()))),
-        other => {
-            Err(DemoError::Expected { expected: format!("redis ready on {REDIS_HOST}"), found: format!("{other:?}") })
-        }
+        other => Err(DemoError::Expected {
+            expected: format!("redis ready on {REDIS_HOST}"),
+            found: format!("{other:?}"),
+        }),
     }
 }
 
 /// Each host answers at the node port, with pods of all hosts behind it.
 fn node_ports(cluster: &Cluster<'_>, web: &[Pod]) -> Result<(), DemoError> {
     cluster.transcript.step("NodePort on each host, asked from outside", || {
-        let mut all = BTreeSet::new();
-        for host in cluster.bed.hosts() {
-            all.extend(answers_of(cluster, host.name(), web)?);
-        }
-        let expected = || format!("answers of all pods: {}", names(web));
-        if all.len() == web.len() {
-            return Ok((format!("{} requests, {} pods answered", REQUESTS_PER_HOST * 3, all.len()), ()));
-        }
-        Err(DemoError::Expected { expected: expected(), found: format!("only {all:?} did") })
+        // Without a readiness probe a pod is ready when its process runs, a moment before that listens.
+        let answered = cluster.wait("answers of all pods at all hosts", SETTLED, || {
+            let mut all = BTreeSet::new();
+            for host in cluster.bed.hosts() {
+                all.extend(answers_of(cluster, host.name(), web)?);
+            }
+            Ok(if all.len() == web.len() { Ok(all.len()) } else { Err(format!("only {all:?} answer")) })
+        })?;
+        Ok((format!("{} requests, {answered} pods answered", REQUESTS_PER_HOST * cluster.bed.hosts().len()), ()))
     })
 }
 
@@ -131,9 +133,8 @@ pub fn redis_keys(cluster: &Cluster<'_>, from: &str, service: Ipv4Addr) -> Resul
     let length = stream.read(&mut answer)?;
     let text = String::from_utf8_lossy(answer.get(..length).unwrap_or_default()).into_owned();
     let keys = text.trim().strip_prefix(':').and_then(|n| n.parse().ok());
-    keys.ok_or_else(|| DemoError::Expected { expected: "a number of keys from redis".to_owned(), found: text })
-}
-
-fn names(pods: &[Pod]) -> String {
-    pods.iter().map(|pod| pod.name.as_str()).collect::<Vec<_>>().join(", ")
+    keys.ok_or_else(|| DemoError::Expected {
+        expected: "a number of keys from redis".to_owned(),
+        found: text,
+    })
 }

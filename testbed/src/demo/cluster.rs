@@ -61,7 +61,8 @@ impl Cluster<'_> {
         let all: Vec<&str> = args.iter().copied().chain(["-o", "json"]).collect();
         let text = self.skein(host, &all)?;
         let expected = || format!("JSON from `skein {}`", all.join(" "));
-        serde_json::from_str(&text).map_err(|e| DemoError::Expected { expected: expected(), found: e.to_string() })
+        serde_json::from_str(&text)
+            .map_err(|e| DemoError::Expected { expected: expected(), found: e.to_string() })
     }
 
     pub fn apply(&self, host: &str, manifest: String) -> Result<String, DemoError> {
@@ -92,7 +93,9 @@ impl Cluster<'_> {
         match found.flatten() {
             Some(found) => Ok(found),
             None if stopped => Err(DemoError::Interrupted),
-            None => Err(DemoError::Expected { expected: format!("{expected} within {limit:?}"), found: seen }),
+            None => {
+                Err(DemoError::Expected { expected: format!("{expected} within {limit:?}"), found: seen })
+            }
         }
     }
 
@@ -129,7 +132,8 @@ impl Cluster<'_> {
     fn join(&self) -> Result<String, DemoError> {
         let said = self.skein("host1", &["init"])?;
         let line = said.lines().map(str::trim).find(|line| line.starts_with("skein join "));
-        let none = || DemoError::Expected { expected: "a line `skein join …`".to_owned(), found: said.clone() };
+        let none =
+            || DemoError::Expected { expected: "a line `skein join …`".to_owned(), found: said.clone() };
         let words: Vec<&str> = line.ok_or_else(none)?.split_whitespace().collect();
         for host in self.bed.hosts().iter().skip(1) {
             host.command(&words).limit(JOIN).ok()?;
@@ -147,7 +151,11 @@ impl Cluster<'_> {
                 let alive = members.filter(|m| m["state"] == "alive").count();
                 let leader = status["leader"].as_str().unwrap_or("").to_owned();
                 let formed = voters == hosts.len() && alive == hosts.len() && !leader.is_empty();
-                Ok(if formed { Ok(leader) } else { Err(format!("{alive} alive, {voters} voters, leader {leader:?}")) })
+                Ok(if formed {
+                    Ok(leader)
+                } else {
+                    Err(format!("{alive} alive, {voters} voters, leader {leader:?}"))
+                })
             })
         });
         let leaders: Vec<String> = leaders.collect::<Result<_, _>>()?;

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use super::DemoError;
 use super::application::{Applications, answers_of, redis_keys, show};
 use super::cluster::{Cluster, Pod};
-use super::load::{self, Asked};
+use super::load::{Asked, Load};
 use super::manifests::{KEYS, NODE_PORT, REDIS_HOST, WEB_REPLICAS};
 use super::timeline::{self, Moment, Timeline, Victim};
 use super::transcript::short;
@@ -52,8 +52,12 @@ pub fn agent(cluster: &Cluster<'_>, applications: &Applications) -> Result<(), D
         })?;
         let after = processes(host, "redis-server")?;
         if before != after || before.is_empty() || pod.container != applications.redis.container {
-            let expected = format!("the same redis: process {before:?}, container {:?}", applications.redis.container);
-            return Err(DemoError::Expected { expected, found: format!("process {after:?}, container {:?}", pod.container) });
+            let expected =
+                format!("the same redis: process {before:?}, container {:?}", applications.redis.container);
+            return Err(DemoError::Expected {
+                expected,
+                found: format!("process {after:?}, container {:?}", pod.container),
+            });
         }
         let pid = before.first().and_then(|line| line.split(' ').next()).unwrap_or("");
         Ok((format!("redis is the same process, pid {pid}, 0 restarts"), ()))
@@ -71,20 +75,21 @@ pub fn leader(cluster: &Cluster<'_>, applications: &Applications) -> Result<Kill
         let name = leader_elsewhere(cluster)?;
         Ok((format!("{name} leads"), name))
     })?;
-    let survivors: Vec<&str> = cluster.bed.hosts().iter().map(Host::name).filter(|host| *host != name).collect();
+    let survivors: Vec<&str> =
+        cluster.bed.hosts().iter().map(Host::name).filter(|host| *host != name).collect();
     let ports: Vec<SocketAddr> = survivors
         .iter()
         .map(|host| Ok(SocketAddr::from((cluster.host(host)?.address(), NODE_PORT))))
         .collect::<Result<_, DemoError>>()?;
-    let stop = AtomicBool::new(false);
+    let load = Load::on(ports);
     let (asked, killed, told) = std::thread::scope(|scope| {
-        let load = scope.spawn(|| load::run(cluster.bed.outside(), &ports, &stop));
+        let asking = scope.spawn(|| load.run(cluster.bed.outside()));
         std::thread::sleep(QUIET);
-        let told = kill(cluster, applications, &name, &survivors);
+        let told = kill(cluster, applications, &name, &survivors, &load);
         std::thread::sleep(QUIET);
-        stop.store(true, Ordering::Relaxed);
+        load.stop();
         let killed = told.as_ref().map_or_else(|_| clock::now(), |(_, killed)| *killed);
-        (load.join().unwrap_or_default(), killed, told)
+        (asking.join().unwrap_or_default(), killed, told)
     });
     let (mut line, _) = told?;
     let web = cluster.pods(survivors.first().copied().unwrap_or("host1"), "web")?;
@@ -101,7 +106,11 @@ pub fn leader(cluster: &Cluster<'_>, applications: &Applications) -> Result<Kill
 }
 
 /// Starts the machine again; it must find its way by itself and run nothing that it should not.
-pub fn comes_back(cluster: &Cluster<'_>, applications: &Applications, killed: &Killed) -> Result<(), DemoError> {
+pub fn comes_back(
+    cluster: &Cluster<'_>,
+    applications: &Applications,
+    killed: &Killed,
+) -> Result<(), DemoError> {
     let host = cluster.host(&killed.name)?;
     let name = killed.name.as_str();
     cluster.transcript.step(&format!("{name} is switched on, its agent started"), || {
@@ -124,19 +133,20 @@ pub fn comes_back(cluster: &Cluster<'_>, applications: &Applications, killed: &K
     cluster.transcript.step("it runs nothing that was replaced", || {
         let wanted = cluster.pods(name, "web")?.iter().filter(|pod| pod.node == name).count();
         cluster.wait(&format!("{wanted} nginx on {name}"), RETURN, || {
-            // Of each nginx its master; workers are its children with the same name.
-            let masters = host.run(["sh", "-c", "ls -d /run/skein/pods/* 2>/dev/null | wc -l"])?;
             let running = processes(host, "nginx")?.len();
-            let quiet = if wanted == 0 { running == 0 } else { running >= wanted };
-            Ok(if quiet { Ok(()) } else { Err(format!("{running} processes of nginx, pods: {}", masters.stdout.trim())) })
+            // A master has a worker.
+            let right = if wanted == 0 { running == 0 } else { running >= wanted };
+            Ok(if right { Ok(()) } else { Err(format!("{running} processes of nginx")) })
         })?;
         Ok((String::new(), ()))
     })?;
     cluster.transcript.step("its NodePort answers", || {
         let web = cluster.pods(name, "web")?;
-        let answered = cluster.wait("answers", RETURN, || Ok(answers_of(cluster, name, &web).map_err(|e| e.to_string())))?;
+        let answered = cluster
+            .wait("answers", RETURN, || Ok(answers_of(cluster, name, &web).map_err(|e| e.to_string())))?;
         let same = cluster.pods(name, "redis")?.iter().any(|pod| pod.name == applications.redis.name);
-        let expected = || DemoError::Expected { expected: "the same redis pod".into(), found: "another".into() };
+        let expected =
+            || DemoError::Expected { expected: "the same redis pod".into(), found: "another".into() };
         if same { Ok((format!("{} pods answered", answered.len()), ())) } else { Err(expected()) }
     })
 }
@@ -144,7 +154,8 @@ pub fn comes_back(cluster: &Cluster<'_>, applications: &Applications, killed: &K
 fn took_part(cluster: &Cluster<'_>, from: &str, name: &str) -> Result<Result<(), String>, DemoError> {
     let status = cluster.json(from, &["cluster", "status"])?;
     let members = status["members"].as_array().into_iter().flatten();
-    let member = members.filter(|m| m["name"] == name).map(|m| (m["state"].as_str(), m["role"].as_str())).next();
+    let member =
+        members.filter(|m| m["name"] == name).map(|m| (m["state"].as_str(), m["role"].as_str())).next();
     let (state, role) = member.unwrap_or_default();
     let node = cluster.json(from, &["get", "node", name])?;
     let conditions = node["status"]["conditions"].as_array().into_iter().flatten();
@@ -159,7 +170,10 @@ fn expect_keys(cluster: &Cluster<'_>, from: &str, applications: &Applications) -
     if found == KEYS {
         return Ok(());
     }
-    Err(DemoError::Expected { expected: format!("{KEYS} keys in redis, asked on {from}"), found: found.to_string() })
+    Err(DemoError::Expected {
+        expected: format!("{KEYS} keys in redis, asked on {from}"),
+        found: found.to_string(),
+    })
 }
 
 /// Pid and start time of a host's processes of one name.
@@ -192,10 +206,12 @@ fn kill(
     applications: &Applications,
     name: &str,
     survivors: &[&str],
+    load: &Load,
 ) -> Result<(Timeline, Instant), DemoError> {
     let pods = applications.web.iter().filter(|pod| pod.node == name).collect();
     let host = cluster.host(name)?;
     cluster.transcript.step(&format!("{name}: network cut, then SIGKILL of everything"), || {
+        load.gap();
         let victim = Victim { name, pods, killed: clock::now() };
         let line = std::thread::scope(|scope| {
             let watch = scope.spawn(|| timeline::watch(cluster, &victim, survivors, REPLACED, &cluster.stop));
@@ -244,10 +260,24 @@ fn judge(cluster: &Cluster<'_>, asked: &[Asked], killed: Instant) -> Result<(), 
         let slow = asked.iter().filter(|one| one.took > LONGEST_WAIT && one.answer.is_ok());
         let told = failed.iter().copied().chain(slow).take(8);
         let told: Vec<String> = told
-            .map(|one| format!("{} at {} ms after the kill took {}: {:?}", one.to, after(one), short(one.took), one.answer))
+            .map(|one| {
+                format!(
+                    "{} at {} ms after the kill took {}: {:?}",
+                    one.to,
+                    after(one),
+                    short(one.took),
+                    one.answer
+                )
+            })
             .collect();
         let expected = format!("no failed request, no wait above {}", short(LONGEST_WAIT));
-        let found = format!("{} of {} failed, longest wait {}\n{}", failed.len(), asked.len(), short(longest), told.join("\n"));
+        let found = format!(
+            "{} of {} failed, longest wait {}\n{}",
+            failed.len(),
+            asked.len(),
+            short(longest),
+            told.join("\n")
+        );
         Err(DemoError::Expected { expected, found })
     })
 }
@@ -256,5 +286,9 @@ fn new_spread(dead: &str, web: &[Pod]) -> Result<(String, ()), DemoError> {
     let nodes: BTreeSet<&str> = web.iter().map(|pod| pod.node.as_str()).collect();
     let holds = web.len() == WEB_REPLICAS && nodes.len() == 2 && !nodes.contains(dead);
     let expected = || format!("{WEB_REPLICAS} pods of web on both survivors");
-    if holds { Ok((String::new(), ())) } else { Err(DemoError::Expected { expected: expected(), found: format!("{web:?}") }) }
+    if holds {
+        Ok((String::new(), ()))
+    } else {
+        Err(DemoError::Expected { expected: expected(), found: format!("{web:?}") })
+    }
 }

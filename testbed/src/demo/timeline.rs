@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::DemoError;
 use super::cluster::{Cluster, Pod};
 use super::manifests::WEB_REPLICAS;
-use super::DemoError;
 use crate::clock;
 
 const PAUSE: Duration = Duration::from_millis(30);
@@ -56,7 +56,13 @@ pub struct Victim<'v> {
 }
 
 /// Watches until all moments but the last have come, the limit is over, or somebody stops it.
-pub fn watch(cluster: &Cluster<'_>, victim: &Victim<'_>, survivors: &[&str], limit: Duration, stop: &AtomicBool) -> Timeline {
+pub fn watch(
+    cluster: &Cluster<'_>,
+    victim: &Victim<'_>,
+    survivors: &[&str],
+    limit: Duration,
+    stop: &AtomicBool,
+) -> Timeline {
     let lines: Vec<Timeline> = std::thread::scope(|scope| {
         let watchers: Vec<_> = survivors
             .iter()
@@ -97,7 +103,14 @@ fn merge(lines: &[Timeline], survivors: usize) -> Timeline {
     merged
 }
 
-fn follow(cluster: &Cluster<'_>, victim: &Victim<'_>, host: &str, look: Look, limit: Duration, stop: &AtomicBool) -> Timeline {
+fn follow(
+    cluster: &Cluster<'_>,
+    victim: &Victim<'_>,
+    host: &str,
+    look: Look,
+    limit: Duration,
+    stop: &AtomicBool,
+) -> Timeline {
     let mut line = Timeline::new();
     clock::poll(limit, PAUSE, || {
         // An agent that does not answer for a moment shows nothing new.

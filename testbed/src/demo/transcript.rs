@@ -29,7 +29,11 @@ impl Transcript {
     }
 
     /// Does something and tells what came of it; a failure is told by whoever ends the story.
-    pub fn step<T>(&self, what: &str, act: impl FnOnce() -> Result<(String, T), DemoError>) -> Result<T, DemoError> {
+    pub fn step<T>(
+        &self,
+        what: &str,
+        act: impl FnOnce() -> Result<(String, T), DemoError>,
+    ) -> Result<T, DemoError> {
         let begun = clock::now();
         let (outcome, value) = act().inspect_err(|error| {
             if !matches!(error, DemoError::Interrupted) {
@@ -63,8 +67,8 @@ impl Transcript {
         self.print(&format!("\n{} {reason}", self.paint(RED, "✗")));
     }
 
-    pub fn log(&self, host: &str, lines: &[&str]) {
-        self.print(&format!("\n{}", self.paint(BOLD, &format!("{host}, the last lines of its agent:"))));
+    pub fn log(&self, title: &str, lines: &[&str]) {
+        self.print(&format!("\n{}", self.paint(BOLD, title)));
         lines.iter().for_each(|line| self.line(line));
     }
 
@@ -80,5 +84,9 @@ impl Transcript {
 
 /// A time as people say it.
 pub fn short(time: Duration) -> String {
-    if time < Duration::from_secs(1) { format!("{} ms", time.as_millis()) } else { format!("{:.1} s", time.as_secs_f64()) }
+    if time < Duration::from_secs(1) {
+        format!("{} ms", time.as_millis())
+    } else {
+        format!("{:.1} s", time.as_secs_f64())
+    }
 }

@@ -69,8 +69,10 @@ impl<'h> Command<'h> {
         let link = host.link()?;
         let command = self.argv.join(" ");
         let begun = clock::now();
-        let started = link.start(self.argv, self.env, [input.as_fd(), output.as_fd(), error.as_fd()], START_LIMIT);
-        let refused = |reason| HostError::NotStarted { host: host.name().to_owned(), command: command.clone(), reason };
+        let started =
+            link.start(self.argv, self.env, [input.as_fd(), output.as_fd(), error.as_fd()], START_LIMIT);
+        let refused =
+            |reason| HostError::NotStarted { host: host.name().to_owned(), command: command.clone(), reason };
         let (id, pid) = started.map_err(refused)?;
         Ok(Process { host: host.name().to_owned(), command, link, id, pid, begun, stdout, stderr })
     }
@@ -125,7 +127,8 @@ impl Process {
         if timed_out {
             self.signal(Signal::SIGKILL)?;
         }
-        let late = || HostError::Late { host: self.host.clone(), what: "end a killed command", limit: KILL_LIMIT };
+        let late =
+            || HostError::Late { host: self.host.clone(), what: "end a killed command", limit: KILL_LIMIT };
         let end = ended.or_else(|| self.link.ended(self.id, KILL_LIMIT)).ok_or_else(late)?;
         let took = self.begun.elapsed();
         let (stdout, stderr) = (self.stdout.finish(), self.stderr.finish());

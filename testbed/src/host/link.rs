@@ -75,12 +75,19 @@ impl Link {
 
     /// Waits until the root is built.
     pub fn ready(&self, limit: Duration) -> Result<(), String> {
-        let ready = self.wait(limit, |state| state.ready.clone().or(state.gone.then(|| Err(GONE.to_owned()))));
+        let ready =
+            self.wait(limit, |state| state.ready.clone().or(state.gone.then(|| Err(GONE.to_owned()))));
         ready.unwrap_or_else(|| Err(format!("its init was not ready within {limit:?}")))
     }
 
     /// Starts a command with three descriptors; waits until it runs.
-    pub fn start(&self, argv: Vec<String>, env: Vec<(String, String)>, fds: [BorrowedFd<'_>; 3], limit: Duration) -> Result<(u64, i32), String> {
+    pub fn start(
+        &self,
+        argv: Vec<String>,
+        env: Vec<(String, String)>,
+        fds: [BorrowedFd<'_>; 3],
+        limit: Duration,
+    ) -> Result<(u64, i32), String> {
         let id = self.lock().asked();
         wire::send(self.socket.as_fd(), &Order::Run { id, argv, env }, &fds).map_err(|e| e.to_string())?;
         let known = self.wait(limit, |state| match state.commands.get(&id) {
@@ -123,11 +130,14 @@ impl Link {
             state.agent.refused = None;
             state.agent.starts
         };
-        wire::send(self.socket.as_fd(), &Order::StartAgent { argv, env, restart }, &[log]).map_err(|e| e.to_string())?;
+        wire::send(self.socket.as_fd(), &Order::StartAgent { argv, env, restart }, &[log])
+            .map_err(|e| e.to_string())?;
         let started = self.wait(limit, |state| match (&state.agent.refused, state.agent.pid) {
             (Some(reason), _) => Some(Err(reason.clone())),
             (None, Some(pid)) if state.agent.starts > before => Some(Ok(pid)),
-            (None, None) if state.agent.starts > before => Some(Err("it ended at once: see its log".to_owned())),
+            (None, None) if state.agent.starts > before => {
+                Some(Err("it ended at once: see its log".to_owned()))
+            }
             _ => state.gone.then(|| Err(GONE.to_owned())),
         });
         started.unwrap_or_else(|| Err(format!("its init did not answer within {limit:?}")))

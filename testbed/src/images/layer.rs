@@ -95,8 +95,14 @@ pub fn entries(root: &Path) -> io::Result<Vec<Entry>> {
     Ok(found)
 }
 
-fn walk(root: &Path, below: &Path, seen: &mut BTreeMap<u64, PathBuf>, found: &mut Vec<Entry>) -> io::Result<()> {
-    let mut names: Vec<_> = fs::read_dir(root.join(below))?.map(|e| e.map(|e| e.file_name())).collect::<Result<_, _>>()?;
+fn walk(
+    root: &Path,
+    below: &Path,
+    seen: &mut BTreeMap<u64, PathBuf>,
+    found: &mut Vec<Entry>,
+) -> io::Result<()> {
+    let mut names: Vec<_> =
+        fs::read_dir(root.join(below))?.map(|e| e.map(|e| e.file_name())).collect::<Result<_, _>>()?;
     names.sort();
     for path in names.iter().map(|name| below.join(name)) {
         if LEFT_OUT.iter().any(|out| path == Path::new(out)) {
@@ -115,7 +121,8 @@ fn walk(root: &Path, below: &Path, seen: &mut BTreeMap<u64, PathBuf>, found: &mu
         } else {
             continue;
         };
-        let directory = matches!(content, Content::Directory) && !EMPTY.iter().any(|empty| path == Path::new(empty));
+        let directory =
+            matches!(content, Content::Directory) && !EMPTY.iter().any(|empty| path == Path::new(empty));
         let owner = (u64::from(meta.uid()), u64::from(meta.gid()));
         found.push(Entry { path: path.clone(), mode: meta.mode() & 0o7777, owner, content });
         if directory {
@@ -155,7 +162,13 @@ fn append(tar: &mut Builder<impl Write>, entry: &Entry) -> io::Result<()> {
     }
 }
 
-fn file(tar: &mut Builder<impl Write>, mut header: Header, path: &Path, size: u64, bytes: impl Read) -> io::Result<()> {
+fn file(
+    tar: &mut Builder<impl Write>,
+    mut header: Header,
+    path: &Path,
+    size: u64,
+    bytes: impl Read,
+) -> io::Result<()> {
     header.set_entry_type(EntryType::Regular);
     header.set_size(size);
     tar.append_data(&mut header, path, bytes)
@@ -217,7 +230,8 @@ mod tests {
             let entries = entries(&root).unwrap();
             let paths: Vec<_> = entries.iter().map(|e| e.path.to_str().unwrap().to_owned()).collect();
             assert_eq!(paths, ["link", "proc", "sub", "sub/one", "sub/three", "sub/two", "usr", "usr/share"]);
-            digests.push(Layer::write(&scratch.path().join(format!("{name}.layer")), &entries).unwrap().digest);
+            digests
+                .push(Layer::write(&scratch.path().join(format!("{name}.layer")), &entries).unwrap().digest);
         }
         assert_eq!(digests[0], digests[1]);
     }

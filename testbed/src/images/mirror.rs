@@ -9,7 +9,9 @@ use std::process::Command;
 /// No mirror is configured.
 #[derive(Debug, thiserror::Error)]
 pub enum MirrorError {
-    #[error("no Debian mirror for {suite} in /etc/apt/sources.list or /etc/apt/sources.list.d: add one (a line `deb MIRROR {suite} main`)")]
+    #[error(
+        "no Debian mirror for {suite} in /etc/apt/sources.list or /etc/apt/sources.list.d: add one (a line `deb MIRROR {suite} main`)"
+    )]
     None { suite: String },
 }
 
@@ -82,13 +84,20 @@ fn stanza(text: &str) -> Option<Source> {
     if !enabled || !field("Types")?.iter().any(|t| t == "deb") {
         return None;
     }
-    Some(Source { url: field("URIs")?.into_iter().next()?, suites: field("Suites")?, components: field("Components")? })
+    Some(Source {
+        url: field("URIs")?.into_iter().next()?,
+        suites: field("Suites")?,
+        components: field("Components")?,
+    })
 }
 
 /// What apt would use; the environment's own settings pass through anyway.
 fn proxy(url: &str) -> Option<String> {
     let scheme = url.split(':').next()?;
-    let output = Command::new("apt-config").args(["shell", "P", &format!("Acquire::{scheme}::Proxy")]).output().ok()?;
+    let output = Command::new("apt-config")
+        .args(["shell", "P", &format!("Acquire::{scheme}::Proxy")])
+        .output()
+        .ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     let value = text.trim().strip_prefix("P=")?.trim_matches('\'');
     (!value.is_empty() && value != "DIRECT").then(|| value.to_owned())
@@ -115,9 +124,14 @@ Components: main";
     fn both_forms_of_sources_are_read() {
         let listed: Vec<Source> = STANZAS.split("\n\n").filter_map(stanza).collect();
         assert_eq!(choose(&listed, "bookworm").as_deref(), Some("http://mirror.example/debian"));
-        let listed: Vec<Source> = ["# deb http://off.example/debian bookworm main",
-            "deb [arch=amd64 signed-by=/k] https://cloud.example/apt sdk main", "deb http://two.example/debian/ trixie main contrib"]
-            .into_iter().filter_map(line).collect();
+        let listed: Vec<Source> = [
+            "# deb http://off.example/debian bookworm main",
+            "deb [arch=amd64 signed-by=/k] https://cloud.example/apt sdk main",
+            "deb http://two.example/debian/ trixie main contrib",
+        ]
+        .into_iter()
+        .filter_map(line)
+        .collect();
         assert_eq!(choose(&listed, "bookworm").as_deref(), Some("http://two.example/debian/"));
     }
 

@@ -40,7 +40,13 @@ fn private_tmpfs(place: &Path) -> nix::Result<()> {
     mount(Some("tmpfs"), place, Some("tmpfs"), MsFlags::empty(), Some("mode=755,size=1500m"))
 }
 
-fn debootstrap(place: &Path, suite: &str, packages: &str, mirror: &Mirror, log: &Path) -> Result<(), ImageError> {
+fn debootstrap(
+    place: &Path,
+    suite: &str,
+    packages: &str,
+    mirror: &Mirror,
+    log: &Path,
+) -> Result<(), ImageError> {
     let output = fs::File::create(log).map_err(|e| at(log, e))?;
     let mut command = Command::new("debootstrap");
     command.args(["--variant=minbase", &format!("--include={packages}"), suite]).arg(place).arg(&mirror.url);

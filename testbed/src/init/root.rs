@@ -104,7 +104,8 @@ fn devices(dev: &Path) -> Result<(), RootError> {
 
 fn attach(root: &Path, wanted: &Bind) -> Result<(), RootError> {
     let target = root.join(wanted.target.strip_prefix("/").unwrap_or(&wanted.target));
-    let (directory, file) = if wanted.source.is_dir() { (Some(&*target), None) } else { (target.parent(), Some(&target)) };
+    let (directory, file) =
+        if wanted.source.is_dir() { (Some(&*target), None) } else { (target.parent(), Some(&target)) };
     if let Some(directory) = directory {
         step("creating", directory, fs::create_dir_all(directory))?;
     }
@@ -124,7 +125,8 @@ fn files(root: &Path, setup: &Setup) -> Result<(), RootError> {
     for (name, address) in &setup.names {
         hosts += &format!("{address} {name}\n");
     }
-    let id: String = setup.hostname.bytes().chain(setup.address.bytes()).map(|b| format!("{b:02x}")).collect();
+    let id: String =
+        setup.hostname.bytes().chain(setup.address.bytes()).map(|b| format!("{b:02x}")).collect();
     let contents = [
         ("etc/hostname", format!("{}\n", setup.hostname)),
         ("etc/hosts", hosts),
@@ -155,6 +157,10 @@ fn bind(source: &Path, target: &Path, more: MsFlags) -> Result<(), RootError> {
     step("binding", source, mount(Some(source), target, None::<&str>, MsFlags::MS_BIND | more, None::<&str>))
 }
 
-fn step<T, E: Into<io::Error>>(what: &'static str, path: impl AsRef<Path>, done: Result<T, E>) -> Result<T, RootError> {
+fn step<T, E: Into<io::Error>>(
+    what: &'static str,
+    path: impl AsRef<Path>,
+    done: Result<T, E>,
+) -> Result<T, RootError> {
     done.map_err(|source| RootError::Step { what, path: path.as_ref().to_owned(), source: source.into() })
 }

@@ -18,14 +18,20 @@ pub struct World {
 impl World {
     /// Hosts with agents that were told nothing.
     pub fn bare(hosts: usize, name: &str) -> World {
-        let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+        let directory =
+            PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
         let bed = Bed::create(BedConfig::new(name, hosts, directory)).unwrap();
         let world = World { bed };
         for host in world.bed.hosts() {
             host.start_agent().unwrap();
         }
         for index in 0..hosts {
-            world.until("the agent answers", || world.api(index).get("/skein/v1/cluster").is_err_and(|error| error.to_string().contains("503")));
+            world.until("the agent answers", || {
+                world
+                    .api(index)
+                    .get("/skein/v1/cluster")
+                    .is_err_and(|error| error.to_string().contains("503"))
+            });
         }
         world
     }
@@ -40,10 +46,16 @@ impl World {
             world.run(index, &words);
         }
         let voters = if hosts >= 3 { 3 } else { 1 };
-        world.until("the voters vote", || world.status(0).is_some_and(|status| status["voters"].as_array().map_or(0, Vec::len) == voters));
+        world.until("the voters vote", || {
+            world.status(0).is_some_and(|status| status["voters"].as_array().map_or(0, Vec::len) == voters)
+        });
         for index in 0..hosts {
             let wanted = json!(hosts);
-            world.until("every host knows all members", || world.status(index).is_some_and(|status| json!(status["members"].as_array().map_or(0, Vec::len)) == wanted));
+            world.until("every host knows all members", || {
+                world
+                    .status(index)
+                    .is_some_and(|status| json!(status["members"].as_array().map_or(0, Vec::len)) == wanted)
+            });
         }
         world.load_image(0);
         world
@@ -82,7 +94,9 @@ impl World {
     pub fn until(&self, what: &str, test: impl Fn() -> bool) {
         let found = testbed::clock::poll(LIMIT, Duration::from_millis(30), || test().then_some(()));
         if found.is_none() {
-            let logs: Vec<String> = (0..self.bed.hosts().len()).map(|index| format!("--- {}\n{}", self.host(index).name(), self.log(index))).collect();
+            let logs: Vec<String> = (0..self.bed.hosts().len())
+                .map(|index| format!("--- {}\n{}", self.host(index).name(), self.log(index)))
+                .collect();
             panic!("{what}: not within {LIMIT:?}\n{}", logs.join("\n"));
         }
     }
@@ -133,14 +147,19 @@ impl World {
 
     /// Nodes of the application's running pods.
     pub fn running(&self, index: usize, app: &str) -> Vec<String> {
-        let up = |pod: &Value| pod["status"]["phase"] == "Running" && pod["metadata"]["deletionTimestamp"].is_null();
+        let up = |pod: &Value| {
+            pod["status"]["phase"] == "Running" && pod["metadata"]["deletionTimestamp"].is_null()
+        };
         let pods = self.of_app(index, app).into_iter().filter(up);
         pods.map(|pod| pod["spec"]["nodeName"].as_str().unwrap_or("").into()).collect()
     }
 
     /// Names of the application's pods.
     pub fn pods(&self, index: usize, app: &str) -> Vec<String> {
-        self.of_app(index, app).iter().map(|pod| pod["metadata"]["name"].as_str().unwrap_or("").into()).collect()
+        self.of_app(index, app)
+            .iter()
+            .map(|pod| pod["metadata"]["name"].as_str().unwrap_or("").into())
+            .collect()
     }
 
     /// A host that does not lead and is not the first.

@@ -36,7 +36,8 @@ pub fn bed(_name: &str, hosts: usize) -> TestBed {
 
 #[track_caller]
 pub fn eventually(mut look: impl FnMut() -> bool) {
-    let found = testbed::clock::poll(Duration::from_secs(5), Duration::from_millis(10), || look().then_some(()));
+    let found =
+        testbed::clock::poll(Duration::from_secs(5), Duration::from_millis(10), || look().then_some(()));
     assert!(found.is_some(), "did not happen within 5 s");
 }
 
@@ -44,6 +45,7 @@ pub fn eventually(mut look: impl FnMut() -> bool) {
 pub fn pids_inside(host: &Host) -> Vec<i32> {
     let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
     let own = namespace(host.init_pid().unwrap());
-    let pids = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+    let pids =
+        std::fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
     pids.filter(|pid| namespace(*pid) == own).collect()
 }

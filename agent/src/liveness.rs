@@ -153,18 +153,19 @@ impl Liveness {
 
     fn declare(&mut self, now: u64, node: NodeId, effects: &mut Vec<Effect>) {
         self.dead.insert(node);
-        effects.push(Effect::Dead(node));
         let window = timing::BRAKE_WINDOW.as_millis() as u64;
         self.deaths.push_back(now);
         while self.deaths.front().is_some_and(|time| now.saturating_sub(*time) > window) {
             self.deaths.pop_front();
         }
+        // The brake first: nobody may replace the pods of the death that pulled it.
         if self.deaths.len() > self.limit() {
             if !self.braked() {
                 effects.push(Effect::Brake(true));
             }
             self.braked_since = Some(now);
         }
+        effects.push(Effect::Dead(node));
     }
 
     /// How many deaths within the window are ordinary.
@@ -295,7 +296,12 @@ mod tests {
             }
         }
         assert_eq!(effects.iter().filter(|effect| matches!(effect, Effect::Dead(_))).count(), 4);
-        assert!(effects.contains(&Effect::Brake(true)) && core.braked());
+        let at = |wanted: &Effect| effects.iter().position(|effect| effect == wanted);
+        assert!(
+            at(&Effect::Brake(true)) < at(&Effect::Dead(NodeId(8))),
+            "the brake is on before the last death is written"
+        );
+        assert!(core.braked() && effects.contains(&Effect::Brake(true)));
         let back =
             core.handle(3_000, Input::Members { members: ids(1..=9), voters: ids(1..=3), dead: ids(7..=8) });
         assert!(back.contains(&Effect::Brake(false)), "{back:?}");

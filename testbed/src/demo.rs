@@ -155,10 +155,16 @@ fn on_interrupt() -> std::io::Result<Arc<AtomicBool>> {
 }
 
 fn tell_logs(cluster: &Cluster<'_>, directory: &Path) {
-    for words in [["skein", "get", "pods", "-o", "wide"].as_slice(), &["skein", "cluster", "status"], &["skein", "events"]] {
+    for words in [
+        ["skein", "get", "pods", "-o", "wide"].as_slice(),
+        &["skein", "cluster", "status"],
+        &["skein", "events"],
+    ] {
         let said = cluster.bed.hosts().iter().find_map(|host| host.ok(words).ok()).unwrap_or_default();
         let lines: Vec<&str> = said.lines().collect();
-        cluster.transcript.log(&words.join(" "), lines.get(lines.len().saturating_sub(EVENT_LINES)..).unwrap_or_default());
+        cluster
+            .transcript
+            .log(&words.join(" "), lines.get(lines.len().saturating_sub(EVENT_LINES)..).unwrap_or_default());
     }
     for host in cluster.bed.hosts() {
         let log = cluster.bed.logs(host.name()).unwrap_or_default();

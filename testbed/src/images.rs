@@ -35,7 +35,6 @@ pub const REDIS: &str = "docker.io/library/demo-redis:1";
 const NGINX_CONF: &str = "\
 worker_processes 1;
 daemon off;
-master_process off;
 error_log stderr warn;
 events { worker_connections 512; }
 http {

@@ -51,11 +51,15 @@ impl Record {
 
     pub fn add_init(&self, host: &str, pid: i32) -> Result<(), BedError> {
         let start = process_start(pid).unwrap_or(0);
-        self.change(|content| drop(content.inits.insert(host.to_owned(), Process { pid, start })))
+        self.change(|content| {
+            content.inits.insert(host.to_owned(), Process { pid, start });
+        })
     }
 
     pub fn remove_init(&self, host: &str) -> Result<(), BedError> {
-        self.change(|content| drop(content.inits.remove(host)))
+        self.change(|content| {
+            content.inits.remove(host);
+        })
     }
 
     /// The bed has ended: the directory stays known as a bed's, without an owner.

@@ -87,7 +87,10 @@ fn node_ports(cluster: &Cluster<'_>, web: &[Pod]) -> Result<(), DemoError> {
             }
             Ok(if all.len() == web.len() { Ok(all.len()) } else { Err(format!("only {all:?} answer")) })
         })?;
-        Ok((format!("{} requests, {answered} pods answered", REQUESTS_PER_HOST * cluster.bed.hosts().len()), ()))
+        Ok((
+            format!("{} requests, {answered} pods answered", REQUESTS_PER_HOST * cluster.bed.hosts().len()),
+            (),
+        ))
     })
 }
 

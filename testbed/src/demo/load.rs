@@ -38,7 +38,12 @@ pub struct Load {
 
 impl Load {
     pub fn on(addresses: Vec<SocketAddr>) -> Load {
-        Load { addresses, stop: AtomicBool::new(false), in_flight: AtomicUsize::new(0), sent: Mutex::new(None) }
+        Load {
+            addresses,
+            stop: AtomicBool::new(false),
+            in_flight: AtomicUsize::new(0),
+            sent: Mutex::new(None),
+        }
     }
 
     pub fn stop(&self) {

@@ -102,6 +102,7 @@ impl Driver {
     async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         self.pass(true).await;
         let mut last = None;
+        let mut full_pass = tokio::time::interval(FULL_PASS);
         loop {
             let mut waiting = Vec::new();
             let mut full = false;
@@ -112,7 +113,7 @@ impl Driver {
                 },
                 changed = self.sources.views.changed() => if changed.is_err() { return },
                 changed = self.sources.suspects.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(FULL_PASS) => full = true,
+                _ = full_pass.tick() => full = true,
             }
             // What else has come belongs to the same pass.
             while let Ok(command) = commands.try_recv() {
@@ -137,8 +138,9 @@ impl Driver {
             if replies.is_empty() && gone.is_empty() && !full && last.as_ref() == Some(&desired) {
                 continue;
             }
-            last = Some(desired.clone());
-            let failures = self.reconcile(desired, full).await;
+            let (failures, whole) = self.reconcile(desired.clone(), full).await;
+            // What failed is tried again with the next change, and at the latest with the next full pass.
+            last = whole.then_some(desired);
             for (uid, reply) in replies {
                 let own = failures.get(&uid).cloned();
                 let _ = reply.send(own.map_or(Ok(()), |why| Err(FabricError::Attach(why))));
@@ -154,8 +156,8 @@ impl Driver {
         self.reconcile(desired, full).await;
     }
 
-    /// Answers what failed, by pod.
-    async fn reconcile(&mut self, desired: Desired, full: bool) -> BTreeMap<String, String> {
+    /// Answers what failed, by pod, and whether nothing did.
+    async fn reconcile(&mut self, desired: Desired, full: bool) -> (BTreeMap<String, String>, bool) {
         let desired = Arc::new(desired);
         let report = if full {
             self.fabric.reconcile_full(desired).await
@@ -175,7 +177,7 @@ impl Driver {
                 by_pod.insert(uid.0.clone(), failure.reason.clone());
             }
         }
-        by_pod
+        (by_pod, report.failures.is_empty())
     }
 
     fn desired(&mut self) -> Desired {

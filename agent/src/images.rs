@@ -44,6 +44,10 @@ pub enum ImageError {
     Fetch { from: String, why: String },
     #[error("{0}")]
     Write(#[from] TransactError),
+    #[error(
+        "{reference} is on this machine only: no other live machine took a copy, so it is not acknowledged; look at 'skein cluster status' and load it again"
+    )]
+    OneCopy { reference: String },
     #[error("the archive names no image: give a name, 'skein image load --name NAME FILE'")]
     NoName,
 }
@@ -214,6 +218,10 @@ impl Images {
         for image in loaded {
             let reference = full_reference(image.name.as_deref().ok_or(ImageError::NoName)?);
             let holders = spread(cluster, &image.blobs, &[cluster.name().to_string()]).await;
+            let live = cluster.roster.all().len().saturating_sub(cluster.suspects().len());
+            if holders.len() < COPIES.min(live) {
+                return Err(ImageError::OneCopy { reference });
+            }
             recorded.push(record(cluster, &reference, &image, holders).await?);
         }
         Ok(recorded)

@@ -55,7 +55,10 @@ pub struct Liveness {
     dead: BTreeSet<NodeId>,
     suspects: BTreeSet<NodeId>,
     open: BTreeMap<NodeId, Inquiry>,
-    deaths: VecDeque<u64>,
+    /// When a node was last reached: it is not asked for again at once, however long gossip goes on suspecting it.
+    cleared: BTreeMap<NodeId, u64>,
+    /// Deaths of members that have not returned.
+    deaths: VecDeque<(u64, NodeId)>,
     braked_since: Option<u64>,
     next: u64,
 }
@@ -68,6 +71,7 @@ impl Liveness {
             dead: BTreeSet::new(),
             suspects: BTreeSet::new(),
             open: BTreeMap::new(),
+            cleared: BTreeMap::new(),
             deaths: VecDeque::new(),
             braked_since: None,
             next: 1,
@@ -87,7 +91,7 @@ impl Liveness {
             Input::ConfirmDead => self.release(&mut effects),
             Input::Tick => self.check_release(now, &mut effects),
         }
-        self.inquire(&mut effects);
+        self.inquire(now, &mut effects);
         effects
     }
 
@@ -104,6 +108,7 @@ impl Liveness {
         effects: &mut Vec<Effect>,
     ) {
         let returned = self.dead.difference(&dead).count();
+        self.deaths.retain(|(_, node)| dead.contains(node) || !self.dead.contains(node));
         self.members = members;
         self.voters = voters;
         self.dead = dead;
@@ -134,6 +139,7 @@ impl Liveness {
         match reached {
             Some(true) => {
                 self.open.remove(&node);
+                self.cleared.insert(node, now);
                 return;
             }
             Some(false) => {
@@ -154,8 +160,8 @@ impl Liveness {
     fn declare(&mut self, now: u64, node: NodeId, effects: &mut Vec<Effect>) {
         self.dead.insert(node);
         let window = timing::BRAKE_WINDOW.as_millis() as u64;
-        self.deaths.push_back(now);
-        while self.deaths.front().is_some_and(|time| now.saturating_sub(*time) > window) {
+        self.deaths.push_back((now, node));
+        while self.deaths.front().is_some_and(|(time, _)| now.saturating_sub(*time) > window) {
             self.deaths.pop_front();
         }
         // The brake first: nobody may replace the pods of the death that pulled it.
@@ -188,12 +194,17 @@ impl Liveness {
     }
 
     /// Opens an inquiry for every suspect that has none.
-    fn inquire(&mut self, effects: &mut Vec<Effect>) {
+    fn inquire(&mut self, now: u64, effects: &mut Vec<Effect>) {
+        let rest = timing::DEATH_SILENCE.as_millis() as u64;
+        self.cleared.retain(|_, at| now.saturating_sub(*at) < rest);
         let open: Vec<NodeId> = self
             .suspects
             .iter()
             .filter(|node| {
-                self.members.contains(node) && !self.dead.contains(node) && !self.open.contains_key(node)
+                self.members.contains(node)
+                    && !self.dead.contains(node)
+                    && !self.open.contains_key(node)
+                    && !self.cleared.contains_key(node)
             })
             .copied()
             .collect();
@@ -258,8 +269,16 @@ mod tests {
         for voter in 1..=3 {
             report(&mut core, 900, inquiry, voter, Some(false));
         }
-        let effects = report(&mut core, 900, inquiry, 4, Some(true));
-        assert!(!effects.contains(&Effect::Dead(NodeId(5))), "{effects:?}");
+        assert_eq!(
+            report(&mut core, 900, inquiry, 4, Some(true)),
+            [],
+            "not dead, and not asked again at once"
+        );
+        let later = core.handle(1_700, Input::Tick);
+        assert!(
+            later.iter().any(|effect| matches!(effect, Effect::Ask { .. })),
+            "asked again while suspected"
+        );
     }
 
     #[test]

@@ -140,7 +140,10 @@ impl Objects {
             let key = keys::object(kind, namespace, new.name());
             let mut plan = extra.expect_absent(&key).put(&key, new.to_vec());
             if kind.namespaced {
-                plan = plan.expect_present(&keys::object(admission::namespaces(), "", namespace));
+                // As it was seen: one that is being terminated meanwhile takes nothing more.
+                let key = keys::object(admission::namespaces(), "", namespace);
+                let seen = view.get(key.as_bytes()).map_or(0, |entry| entry.mod_revision.0);
+                plan = plan.expect_revision(&key, seen);
             }
             match self.store.transact(plan.build(), None).await {
                 Ok(revision) => {
@@ -244,7 +247,12 @@ impl Objects {
             let extra = admission::allocate(target.kind, Some(&old), &mut new, &view, clock::random_u64)?;
             validate::update(target.kind, &old, &new)?;
             let new = new.without_resource_version();
-            if new == old.clone().without_resource_version() || options.dry_run {
+            let same = new == old.clone().without_resource_version();
+            // "Nothing to do" must not be said from a view that may lag behind an acknowledged write.
+            if same && attempt == 0 && !options.dry_run {
+                continue;
+            }
+            if same || options.dry_run {
                 return Ok(new.with_resource_version(entry.mod_revision.0));
             }
             let finished =

@@ -91,6 +91,8 @@ impl State {
 pub async fn run(config: Config) -> Result<(), RunError> {
     identity::make_private_directory(&config.data)?;
     identity::make_private_directory(&config.run)?;
+    // What an upload that broke off has left.
+    let _ = std::fs::remove_dir_all(config.data.join("uploads"));
     let state = State::default();
     let (orders, mut told) = mpsc::channel::<Order>(1);
     listen::unix(&config.socket(), handler(state.clone(), orders))?;
@@ -112,7 +114,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 /// How the store of a machine with an identity comes to life: after its first start it must have its files.
 fn birth(config: &Config, identity: &Identity) -> Birth {
     let alone = identity.known.len() == 1 && identity.known.first() == Some(&identity.member);
-    match (config.data.join("store").join("seen").exists(), alone) {
+    match (config.data.join("member").join("store-seen").exists(), alone) {
         (true, _) => Birth::Again,
         (false, true) => Birth::First,
         (false, false) => Birth::Joining,
@@ -291,6 +293,9 @@ async fn join_cluster(
         api_port: config.api_port,
         signing_request,
     };
+    // What this machine cannot do is found out before the others count on it.
+    drop(listen::bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), config.api_port)).await?);
+    drop(Fabric::open(FabricConfig::default()).await?);
     let answer = join::ask(address, token, &request).await?;
     let JoinAnswer::Welcome { cluster, certificate, ca_certificate, ca_key, member, members } = answer else {
         return Err(RunError::Answer("refused".into()));
@@ -381,7 +386,8 @@ fn open_store(config: &Config, identity: &Identity, birth: Birth, mesh: &Mesh) -
     let me = identity.member.node_id();
     let replica = ReplicaConfig::new(me, identity.cluster_id(), clock::random_u64());
     let (running, outgoing) = store::start(&directory.join("log"), replica, birth)?;
-    identity::write_durably(&directory.join("seen"), b"")?;
+    // Beside the identity, not beside the log: a member whose store is gone must not vote under its old name.
+    identity::write_durably(&config.data.join("member").join("store-seen"), b"")?;
     send_raft(mesh.clone(), outgoing, running.asks.clone());
     Ok(Store::new(me, running, mesh.clone()))
 }

@@ -17,7 +17,9 @@ use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::signal::Signal;
 use libcontainer::syscall::syscall::SyscallType;
-use serde_json::json;
+use serde_json::{Value, json};
+
+use crate::files;
 
 use args::{Command, Invocation};
 use executor::OurExecutor;
@@ -73,6 +75,7 @@ fn run(invocation: &Invocation) -> Result<(), OciError> {
 }
 
 fn create(root: &Path, id: &str, bundle: &Path, pid_file: Option<PathBuf>) -> Result<(), OciError> {
+    in_libcontainers_order(&bundle.join("config.json"))?;
     builder(root, id, pid_file)?
         .with_executor(OurExecutor::for_init())
         .as_init(bundle)
@@ -80,6 +83,29 @@ fn create(root: &Path, id: &str, bundle: &Path, pid_file: Option<PathBuf>) -> Re
         .with_detach(true)
         .build()?;
     Ok(())
+}
+
+/// Says that a document's masked seccomp conditions are in libcontainer's order.
+const REORDERED: &str = "dev.skein.seccomp-reordered";
+
+/// libcontainer 0.7 takes `valueTwo` of a masked comparison for the mask and `value` for the datum; the OCI specification, runc
+/// and crun have it the other way round. Once for each document, however often `create` is repeated.
+fn in_libcontainers_order(config: &Path) -> Result<(), OciError> {
+    let Some(mut document) = files::read_json::<Value>(config)? else { return Ok(()) };
+    if document["annotations"][REORDERED] == "true" {
+        return Ok(());
+    }
+    for rule in document["linux"]["seccomp"]["syscalls"].as_array_mut().into_iter().flatten() {
+        for condition in rule["args"].as_array_mut().into_iter().flatten() {
+            if condition["op"] == "SCMP_CMP_MASKED_EQ" {
+                let (mask, datum) = (condition["value"].take(), condition["valueTwo"].take());
+                condition["value"] = datum;
+                condition["valueTwo"] = mask;
+            }
+        }
+    }
+    document["annotations"][REORDERED] = json!("true");
+    Ok(files::write_json(config, &document)?)
 }
 
 /// libcontainer drops the container's seccomp filter for further processes: our executor installs it.
@@ -176,5 +202,28 @@ fn report(log: Option<&Path>, message: &str) {
     });
     if !matches!(written, Some(Ok(()))) {
         eprintln!("skein oci: {message}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masked_conditions_are_turned_round_once() {
+        let path = std::env::temp_dir().join(format!("skein-seccomp-{}.json", std::process::id()));
+        let rule = json!({"args": [{"op": "SCMP_CMP_MASKED_EQ", "value": 0xffff, "valueTwo": 40}]});
+        let document = json!({"linux": {"seccomp": {"syscalls": [rule]}}});
+        std::fs::write(&path, document.to_string()).unwrap();
+        for _ in 0..2 {
+            in_libcontainers_order(&path).unwrap();
+            let read: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            let condition = &read["linux"]["seccomp"]["syscalls"][0]["args"][0];
+            assert_eq!(
+                (condition["value"].as_u64(), condition["valueTwo"].as_u64()),
+                (Some(40), Some(0xffff))
+            );
+        }
+        std::fs::remove_file(&path).unwrap();
     }
 }

@@ -129,6 +129,12 @@ impl Lead<'_> {
                     News::Answered(id, Answer::Refused, Vec::new())
                 }
                 Err(TransactError::StaleEpoch(_)) => News::Deposed,
+                Err(TransactError::Refused(why)) => {
+                    // One plan that cannot be written must not stop all others.
+                    warn!(id, %why, "a plan was refused; it is made again in a second");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    News::Answered(id, Answer::Refused, Vec::new())
+                }
                 Err(TransactError::Unknown) => News::Unknown,
                 Err(error) => {
                     warn!(id, %error, "a plan could not be written");

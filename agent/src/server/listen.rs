@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::Request;
 use hyper::body::Incoming;
@@ -28,6 +29,11 @@ use super::http::Answer;
 use crate::clock::spawn;
 use crate::identity::Identity;
 use crate::pki;
+
+/// How long a stranger may take for a TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Pause after a connection that could not be taken.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Listening failed.
 #[derive(Debug, thiserror::Error)]
@@ -58,11 +64,16 @@ pub fn https(listener: TcpListener, identity: &Identity, handler: Handler) -> Re
     info!(address = ?listener.local_addr().ok(), "API listens");
     spawn(async move {
         loop {
-            let Ok((stream, peer)) = listener.accept().await else { continue };
+            let Ok((stream, peer)) = listener.accept().await else {
+                // Out of descriptors: others must end first.
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            };
             let _ = stream.set_nodelay(true);
             let (acceptor, handler) = (acceptor.clone(), handler.clone());
             spawn(async move {
-                match acceptor.accept(stream).await {
+                let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await;
+                match handshake.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())) {
                     Ok(stream) => {
                         let certificates = stream.get_ref().1.peer_certificates();
                         let user = certificates.and_then(|chain| pki::subject(chain.first()?).ok());
@@ -107,7 +118,10 @@ pub fn unix(path: &Path, handler: Handler) -> Result<(), ListenError> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
     spawn(async move {
         loop {
-            let Ok((stream, _)) = listener.accept().await else { continue };
+            let Ok((stream, _)) = listener.accept().await else {
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            };
             let root = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0);
             spawn(serve(stream, root.then(User::root), handler.clone()));
         }

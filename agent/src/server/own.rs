@@ -35,6 +35,13 @@ pub async fn answer(cluster: &Arc<Cluster>, rest: &str, request: Request<Incomin
         (Method::DELETE, ["images"]) => remove(cluster, query.get("name").unwrap_or("")).await,
         (Method::POST, ["exec", namespace, pod]) => pods::exec(cluster, namespace, pod, request).await,
         (Method::POST, ["nodes", "confirm-dead"]) => {
+            if cluster.store.leader() != Some(cluster.me()) {
+                let leader = cluster.store.leader().and_then(|id| cluster.roster.get(id));
+                let name = leader.map_or_else(|| "nobody at the moment".to_string(), |member| member.name);
+                return Err(ApiError::BadRequest(format!(
+                    "the leader decides this: ask on its machine ({name})"
+                )));
+            }
             cluster.confirm.notify_one();
             Ok(http::json(200, &json!({"done": true})))
         }

@@ -43,7 +43,8 @@ pub async fn answer(cluster: &Arc<Cluster>, selection: Selection, accept: Accept
         Some(_) => cluster.store.view(),
     };
     let seconds = query.number("timeoutSeconds")?;
-    let length = seconds.map_or(timing::WATCH_TIMEOUT, std::time::Duration::from_secs);
+    let length =
+        seconds.map_or(timing::WATCH_TIMEOUT, |seconds| std::time::Duration::from_secs(seconds.min(86_400)));
     let watch = Watch {
         selection,
         table: accept.table,

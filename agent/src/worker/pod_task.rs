@@ -39,6 +39,8 @@ pub struct PodTask {
     waiting: BTreeMap<String, Waiting>,
     earlier: BTreeMap<String, Exit>,
     failures: u32,
+    /// The network stands; a sandbox that an earlier agent made was attached by the fabric's own start.
+    attached: bool,
 }
 
 /// An action failed.
@@ -70,6 +72,7 @@ impl PodTask {
             waiting: BTreeMap::new(),
             earlier: BTreeMap::new(),
             failures: 0,
+            attached: true,
         }
     }
 
@@ -81,7 +84,8 @@ impl PodTask {
                 self.last = Some(pod.clone());
             }
             let state = self.cluster.runtime.pod(&self.uid).await;
-            let facts = facts(state.as_ref(), clock::wall().as_millisecond());
+            let mut facts = facts(state.as_ref(), clock::wall().as_millisecond());
+            facts.sandboxed &= self.attached;
             let step = plan::next(pod.as_ref(), &facts);
             if let Some(pod) = &pod {
                 self.report(pod, state.as_ref()).await;
@@ -181,18 +185,17 @@ impl PodTask {
         }
     }
 
-    async fn sandbox(&self, pod: &Object) -> Result<(), ActError> {
+    async fn sandbox(&mut self, pod: &Object) -> Result<(), ActError> {
+        self.attached = false;
         let address = self.cluster.addresses.give(pod.uid()).map_err(failed)?;
         let spec = spec::sandbox(pod, &address.to_string()).map_err(failed)?;
         let sandbox = self.cluster.runtime.create_pod(spec).await.map_err(failed)?;
-        match sandbox.network_namespace {
-            None => Ok(()),
-            Some(netns) => {
-                let local =
-                    LocalPod { uid: pod.uid().into(), network: netfabric::NetworkId(1), address, netns };
-                self.cluster.fabric.attach(local).await.map_err(failed)
-            }
+        if let Some(netns) = sandbox.network_namespace {
+            let local = LocalPod { uid: pod.uid().into(), network: netfabric::NetworkId(1), address, netns };
+            self.cluster.fabric.attach(local).await.map_err(failed)?;
         }
+        self.attached = true;
+        Ok(())
     }
 
     async fn start(&mut self, pod: &Object, name: &str, attempt: u32, init: bool) -> Result<(), ActError> {
@@ -261,6 +264,10 @@ impl PodTask {
         let current = shown(entry).map_err(failed)?;
         if current.uid() != pod.uid() {
             return self.settle().await;
+        }
+        if !current.finalizers().is_empty() {
+            // Somebody still has to see it go; the change that takes the last finalizer away wakes this task.
+            return Err(failed(format!("waits for finalizers {}", current.finalizers().join(", "))));
         }
         let plan = Plan::new().expect_revision(&target.key(), entry.mod_revision.0).delete(&target.key());
         self.cluster.store.transact(plan.build(), None).await.map_err(failed)?;

@@ -115,7 +115,7 @@ fn a_dead_machines_pods_run_elsewhere_and_it_cleans_up_when_it_returns() {
     world.until("six pods run", || world.running(0, "web").len() == 6);
     let victim = world.follower();
     let name = world.host(victim).name().to_string();
-    assert!(world.running(0, "web").iter().any(|node| *node == name), "pods are spread over all hosts");
+    assert!(world.running(0, "web").contains(&name), "pods are spread over all hosts");
     world.host(victim).kill(Kind::Silent).unwrap();
     let witness = (0..3).find(|index| *index != victim).unwrap();
     world.until("six pods run on the other two", || {

@@ -16,8 +16,8 @@ use raft_store::{
 use tokio::sync::{OnceCell, Semaphore, mpsc, oneshot, watch};
 
 use crate::clock;
-use crate::mesh::Mesh;
 use crate::mesh::wire::{self, Request, Response};
+use crate::mesh::{Mesh, MeshError};
 use crate::timing;
 pub use replica_thread::{Birth, Leadership, Outgoing, Running, StoreError, start};
 
@@ -210,17 +210,21 @@ impl Store {
                 None => Tried::NoAnswer,
             },
             Some(leader) => {
-                match self.0.mesh.request(leader, Request::Propose(wire::encode(command))).await {
-                    Ok(Response::Outcome(bytes)) => {
-                        wire::decode(&bytes).map_or(Tried::NoAnswer, Tried::Answered)
-                    }
-                    Ok(_) => Tried::NotSent,
-                    Err(
-                        crate::mesh::MeshError::Unreachable { .. } | crate::mesh::MeshError::NotAMember(_),
-                    ) => Tried::NotSent,
-                    Err(_) => Tried::NoAnswer,
+                let mut leadership = self.leadership();
+                tokio::select! {
+                    tried = self.propose_at(leader, command) => tried,
+                    // A leader that is dead answers nobody; the next one is asked at once.
+                    _ = leadership.wait_for(|now| now.leader.is_some_and(|id| id != leader)) => Tried::NoAnswer,
                 }
             }
+        }
+    }
+
+    async fn propose_at(&self, leader: NodeId, command: &Command) -> Tried {
+        match self.0.mesh.request(leader, Request::Propose(wire::encode(command))).await {
+            Ok(Response::Outcome(bytes)) => wire::decode(&bytes).map_or(Tried::NoAnswer, Tried::Answered),
+            Ok(_) | Err(MeshError::Unreachable { .. } | MeshError::NotAMember(_)) => Tried::NotSent,
+            Err(_) => Tried::NoAnswer,
         }
     }
 

@@ -95,8 +95,10 @@ fn in_libcontainers_order(config: &Path) -> Result<(), OciError> {
     if document["annotations"][REORDERED] == "true" {
         return Ok(());
     }
-    for rule in document["linux"]["seccomp"]["syscalls"].as_array_mut().into_iter().flatten() {
-        for condition in rule["args"].as_array_mut().into_iter().flatten() {
+    let rules = document.pointer_mut("/linux/seccomp/syscalls").and_then(Value::as_array_mut);
+    for rule in rules.into_iter().flatten() {
+        let conditions = rule.get_mut("args").and_then(Value::as_array_mut);
+        for condition in conditions.into_iter().flatten() {
             if condition["op"] == "SCMP_CMP_MASKED_EQ" {
                 let (mask, datum) = (condition["value"].take(), condition["valueTwo"].take());
                 condition["value"] = datum;

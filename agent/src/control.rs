@@ -1,9 +1,9 @@
 //! Controllers and scheduler: what the cluster should be becomes pods on nodes. They run on the leader only.
 //!
 //! [`Control`] is a synchronous core. It is handed the replicated state and its changes, the time, a seed and the brake, and gives
-//! transactions to propose as data. It plans against a working copy ([`index`]) that holds what it has planned already, so that one
-//! round goes from a Deployment to placed pods, in one transaction. It decides who is asked when ([`queue`]) and what is on its
-//! way ([`draft`]); what is decided lives in one module for each controller. It must not read a clock, draw randomness of its own
+//! transactions to propose as data. It plans against a working copy (`index`) that holds what it has planned already, so that one
+//! round goes from a Deployment to placed pods, in one transaction. It decides who is asked when (`queue`) and what is on its
+//! way (`draft`); what is decided lives in one module for each controller. It must not read a clock, draw randomness of its own
 //! or propose anything; [`driver`] does.
 //!
 //! What keeps plans from taking effect twice or too late: every write compares the revision that it rests on; whoever makes pods

@@ -1,6 +1,6 @@
 //! Joining over the mesh's port: the side that asks and the hand-over of the question on the side that answers.
 //!
-//! Decides nothing about who may join; [`crate::admission`] does. Nothing is sent before the CA was checked by its hash.
+//! Decides nothing about who may join; [`crate::enrol`] does. Nothing is sent before the CA was checked by its hash.
 
 use std::net::SocketAddr;
 

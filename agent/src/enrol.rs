@@ -1,10 +1,10 @@
-//! Letting a machine in: token, name, key, address block, Node object.
+//! Letting a machine in, and out: token, name, key, address block, Node object.
 //!
-//! Decides who becomes a member and as what. It must not answer before the membership is committed.
+//! Decides who becomes a member and as what, and who may be removed. It must not answer before the change is committed.
 
 use api::kinds::Kind;
 use api::{Object, duration, keys};
-use raft_store::View;
+use raft_store::{NodeId, View};
 use serde_json::json;
 
 use crate::clock;
@@ -31,6 +31,10 @@ pub enum EnrolError {
         "the address {0} is taken by member \"{1}\": choose another with --address, or remove that member first"
     )]
     Address(std::net::SocketAddr, String),
+    #[error(
+        "this machine is a member already, under the name \"{0}\" (an earlier join got that far): join with --name {0}, or remove that member first with 'skein node rm {0}'"
+    )]
+    KnownAs(String),
     #[error("\"{0}\" cannot be a node's name: lower case letters, digits, '-' and '.' only")]
     BadName(String),
     #[error("all 254 address blocks are in use")]
@@ -152,13 +156,13 @@ async fn add(
     for _ in 0..8 {
         let view = cluster.store.linearizable().await.ok_or(TransactError::NoLeader)?;
         let listed = in_view(&view);
-        if let Some(known) = listed.iter().find(|member| member.name == request.name) {
-            // The same machine asking again (its answer was lost) is let in as it is.
-            return if known.key == pki::hex(&hash) {
-                Ok(known.clone())
-            } else {
-                Err(EnrolError::Name(request.name.clone()))
-            };
+        // The same machine asking again (its answer was lost) is let in as it is.
+        if let Some(known) = listed.iter().find(|member| member.key == pki::hex(&hash)) {
+            let same = known.name == request.name && known.address == request.address;
+            return if same { Ok(known.clone()) } else { Err(EnrolError::KnownAs(known.name.clone())) };
+        }
+        if listed.iter().any(|member| member.name == request.name) {
+            return Err(EnrolError::Name(request.name.clone()));
         }
         if let Some(other) = listed.iter().find(|member| member.address == request.address) {
             return Err(EnrolError::Address(request.address, other.name.clone()));
@@ -187,12 +191,96 @@ async fn add(
     Err(TransactError::NoLeader.into())
 }
 
+/// A machine is not let out.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoveError {
+    #[error("there is no member \"{0}\": 'skein node ls' lists them")]
+    Unknown(String),
+    #[error(
+        "\"{0}\" is alive: run 'skein node reset' on it first, with its agent stopped, and wait until it is dead here; or add --force, then its pods run on there until you reset it"
+    )]
+    Alive(String),
+    #[error("\"{0}\" alone keeps the cluster's state: join a third machine first, then remove it")]
+    OnlyVoter(String),
+    #[error(
+        "without \"{0}\" only {1} of {2} voters would be alive, and nothing could be written any more: bring a machine back first"
+    )]
+    Quorum(String, usize, usize),
+    #[error("{0}")]
+    Write(#[from] TransactError),
+}
+
+/// Takes a member off the list. Its key is refused from then on; the leader takes it out of the voters.
+pub async fn remove(cluster: &Cluster, name: &str, force: bool) -> Result<(), RemoveError> {
+    for _ in 0..8 {
+        let view = cluster.store.linearizable().await.ok_or(TransactError::NoLeader)?;
+        let listed = in_view(&view);
+        let member = listed.iter().find(|member| member.name == name);
+        let member = member.ok_or_else(|| RemoveError::Unknown(name.into()))?;
+        let gone = |id: NodeId| {
+            let known = listed.iter().find(|other| other.node_id() == id);
+            known.is_none_or(|other| is_silent(cluster, &view, other))
+        };
+        may_leave(member, view.members().voters.as_slice(), gone, force)?;
+        let (member_key, block_key, node_key) = keys_of(name, member.block);
+        let revision = view.get(member_key.as_bytes()).map_or(0, |entry| entry.mod_revision.0);
+        let plan = Plan::new()
+            .expect_revision(&member_key, revision)
+            .delete(&member_key)
+            .delete(&block_key)
+            .delete(&node_key);
+        match cluster.store.transact(plan.build(), None).await {
+            Ok(revision) => {
+                let _ = cluster.store.at_least(revision).await;
+                tracing::info!(name, "removed from the cluster");
+                return Ok(());
+            }
+            Err(TransactError::CompareFailed { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(TransactError::NoLeader.into())
+}
+
+/// Whether nobody here has heard of the member lately, or it has never been there.
+fn is_silent(cluster: &Cluster, view: &View, member: &Member) -> bool {
+    let dead = crate::fabric::dead_nodes(view).contains(&member.name);
+    member.node_id() != cluster.me() && (dead || cluster.suspects().contains(&member.node_id()))
+}
+
+/// The rule of [`remove`]: who is alive leaves only by force, and nobody whose leaving stops the cluster.
+fn may_leave(
+    member: &Member,
+    voters: &[NodeId],
+    gone: impl Fn(NodeId) -> bool,
+    force: bool,
+) -> Result<(), RemoveError> {
+    if !force && !gone(member.node_id()) {
+        return Err(RemoveError::Alive(member.name.clone()));
+    }
+    if !voters.contains(&member.node_id()) {
+        return Ok(());
+    }
+    let left: Vec<NodeId> = voters.iter().copied().filter(|id| *id != member.node_id()).collect();
+    if left.is_empty() {
+        return Err(RemoveError::OnlyVoter(member.name.clone()));
+    }
+    let alive = left.iter().filter(|id| !gone(**id)).count();
+    if alive * 2 <= left.len() {
+        return Err(RemoveError::Quorum(member.name.clone(), alive, left.len()));
+    }
+    Ok(())
+}
+
+/// Keys of a member's record, its block and its Node object.
+fn keys_of(name: &str, block: u8) -> (String, String, String) {
+    let node_kind = Kind::by_name("Node").expect("Node is a row of the table of kinds");
+    (members::key(name), format!("a/block/{block}"), keys::object(node_kind, "", name))
+}
+
 /// The transaction that makes a machine a member: also the first member's own.
 pub fn enrolment(member: &Member, view: &View) -> raft_store::Transaction {
-    let member_key = members::key(&member.name);
-    let block_key = format!("a/block/{}", member.block);
-    let node_kind = Kind::by_name("Node").expect("Node is a row of the table of kinds");
-    let node_key = keys::object(node_kind, "", &member.name);
+    let (member_key, block_key, node_key) = keys_of(&member.name, member.block);
     let known = view
         .get(node_key.as_bytes())
         .and_then(|entry| shown(entry).ok())
@@ -224,4 +312,45 @@ fn new_node(member: &Member) -> Object {
                 "lastHeartbeatTime": duration::rfc3339(clock::wall()), "lastTransitionTime": duration::rfc3339(clock::wall())}],
         },
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(n: u8) -> Member {
+        Member {
+            name: format!("host{n}"),
+            id: u64::from(n),
+            key: String::new(),
+            address: ([10, 0, 0, n], 7443).into(),
+            api_port: 6443,
+            block: n - 1,
+            no_voter: false,
+        }
+    }
+
+    const VOTERS: [NodeId; 3] = [NodeId(1), NodeId(2), NodeId(3)];
+
+    #[test]
+    fn the_dead_and_who_never_came_leave_and_the_living_only_by_force() {
+        let gone = |id: NodeId| id.0 >= 3;
+        assert!(may_leave(&member(3), &VOTERS, gone, false).is_ok());
+        assert!(may_leave(&member(4), &VOTERS, gone, false).is_ok());
+        assert!(matches!(may_leave(&member(2), &VOTERS, |_| false, false), Err(RemoveError::Alive(_))));
+        assert!(may_leave(&member(2), &VOTERS, |_| false, true).is_ok());
+    }
+
+    #[test]
+    fn nobody_leaves_whose_leaving_would_stop_the_cluster() {
+        let one_is_dead = |id: NodeId| id.0 == 3;
+        assert!(matches!(
+            may_leave(&member(2), &VOTERS, one_is_dead, true),
+            Err(RemoveError::Quorum(_, 1, 2))
+        ));
+        assert!(matches!(
+            may_leave(&member(1), &VOTERS[..1], |_| false, true),
+            Err(RemoveError::OnlyVoter(_))
+        ));
+    }
 }

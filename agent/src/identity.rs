@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::members::Member;
-use crate::pki::Authority;
+use crate::pki::{self, Authority};
+
+/// Directory of the keys of joins that are not through.
+pub const JOINING: &str = "joining";
 
 /// This machine as a member of a cluster.
 #[derive(Clone, Serialize, Deserialize)]
@@ -39,6 +42,8 @@ pub enum IdentityError {
     File { path: PathBuf, cause: io::Error },
     #[error("{} cannot be read as an identity: {cause}; restore it from a backup, or run 'skein node reset' and join again", path.display())]
     Damaged { path: PathBuf, cause: serde_json::Error },
+    #[error("the key of this machine: {0}")]
+    Key(#[from] pki::PkiError),
 }
 
 impl Identity {
@@ -98,6 +103,29 @@ impl Identity {
     }
 }
 
+/// The key with which this machine asks to be let into the cluster of this CA. It is written down before it is first used, so that
+/// a machine whose answer was lost asks again as the same one and not as another with its name.
+pub fn joining_key(data: &Path, ca_hash: &[u8; 32]) -> Result<String, IdentityError> {
+    let directory = data.join(JOINING);
+    make_private_directory(&directory)?;
+    let path = directory.join(format!("{}.key", pki::hex(ca_hash)));
+    match fs::read_to_string(&path) {
+        Ok(key) => Ok(key),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let key = pki::new_key()?;
+            write_durably(&path, key.as_bytes())?;
+            Ok(key)
+        }
+        Err(cause) => Err(IdentityError::File { path, cause }),
+    }
+}
+
+/// The machine is a member: what it asked with is not needed any more.
+pub fn joined(data: &Path) {
+    // What stays behind is used by nobody: the next join is to another cluster, or as the same machine.
+    let _ = fs::remove_dir_all(data.join(JOINING));
+}
+
 /// Counts this boot and makes it durable before anything is sent: a member's identity in gossip has it.
 pub fn next_boot(data: &Path) -> Result<u64, IdentityError> {
     let path = data.join("member").join("boot");
@@ -132,6 +160,17 @@ pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_machine_asks_again_with_the_key_it_asked_with_and_another_cluster_with_another() {
+        let directory = std::env::temp_dir().join(format!("skein-joining-{}", std::process::id()));
+        let first = joining_key(&directory, &[1; 32]).unwrap();
+        assert_eq!(joining_key(&directory, &[1; 32]).unwrap(), first);
+        assert_ne!(joining_key(&directory, &[2; 32]).unwrap(), first);
+        joined(&directory);
+        assert_ne!(joining_key(&directory, &[1; 32]).unwrap(), first);
+        fs::remove_dir_all(&directory).unwrap();
+    }
 
     #[test]
     fn boots_are_counted_across_restarts() {

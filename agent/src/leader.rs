@@ -191,6 +191,10 @@ async fn keep_members(cluster: &Arc<Cluster>) {
     loop {
         let members = in_view(&views.borrow_and_update().clone());
         if let Some(status) = cluster.store.status().await {
+            if let Some(to) = successor(&members, &status) {
+                info!(%to, "this machine is to leave the cluster and hands leadership over first");
+                cluster.store.input(raft_store::Input::TransferLeadership { to });
+            }
             let changes = voters(&members, &status);
             if !changes.is_empty() {
                 let outcome = cluster.store.change_members(changes.clone()).await;
@@ -200,6 +204,18 @@ async fn keep_members(cluster: &Arc<Cluster>) {
         // A learner catches up without any change of the state: look again soon, and at once when members change.
         let _ = tokio::time::timeout(Duration::from_millis(250), views.changed()).await;
     }
+}
+
+/// Who is to lead instead of a leader that is no longer on the member list: the voter that holds the most.
+fn successor(members: &[Member], status: &Status) -> Option<NodeId> {
+    let listed = |id: NodeId| members.iter().any(|member| member.node_id() == id);
+    if members.is_empty() || listed(status.id) {
+        return None;
+    }
+    let fit = |peer: &&raft_store::PeerStatus| {
+        peer.recent_active && listed(peer.id) && status.voters.contains(&peer.id)
+    };
+    status.peers.iter().filter(fit).max_by_key(|peer| peer.matched).map(|peer| peer.id)
 }
 
 /// Which change comes next: newcomers learn first; the first three members vote, all at once, when they have caught up.
@@ -312,6 +328,15 @@ mod tests {
         let members = [member(1, false), member(2, true), member(3, false), member(4, false)];
         let wanted = [MemberChange::AddVoter(NodeId(3)), MemberChange::AddVoter(NodeId(4))];
         assert_eq!(voters(&members, &status(&[1], &[2, 3, 4], 20)), wanted);
+    }
+
+    #[test]
+    fn a_leader_that_left_the_list_hands_over_and_any_other_does_not() {
+        let mut now = status(&[1, 2, 3], &[2, 3], 10);
+        now.peers[1].matched = 12;
+        assert_eq!(successor(&[member(2, false), member(3, false)], &now), Some(NodeId(3)));
+        assert_eq!(successor(&[member(2, false)], &now), Some(NodeId(2)), "who left too does not lead");
+        assert_eq!(successor(&[member(1, false), member(2, false)], &now), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub mod connection;
 pub mod join;
+mod links;
 pub mod tls;
 pub mod wire;
 
@@ -17,10 +18,11 @@ use raft_store::NodeId;
 use tokio::sync::mpsc;
 use tracing::{debug, info};
 
-use crate::clock::spawn;
+use crate::clock::{self, spawn};
 use crate::identity::Identity;
 use crate::members::Roster;
 use crate::timing;
+use links::Links;
 use wire::{Datagram, Request, Response};
 
 /// The two connections of a pair.
@@ -41,6 +43,13 @@ pub enum Incoming {
     Raft {
         from: NodeId,
         bytes: Vec<u8>,
+    },
+    /// What became of raft messages to a member: a bulk one arrived whole or not; others are told of only when they could not
+    /// be sent.
+    RaftSent {
+        to: NodeId,
+        class: Class,
+        delivered: bool,
     },
     Request {
         from: NodeId,
@@ -78,7 +87,7 @@ struct Inner {
     roster: Roster,
     me: NodeId,
     client: HashMap<Class, quinn::ClientConfig>,
-    open: Mutex<HashMap<(NodeId, Class), Connection>>,
+    links: Links,
     raft: Mutex<Queues>,
     incoming: mpsc::Sender<Incoming>,
 }
@@ -107,7 +116,7 @@ impl Mesh {
             roster,
             me: identity.member.node_id(),
             client,
-            open: Mutex::default(),
+            links: Links::default(),
             raft: Mutex::default(),
             incoming,
         };
@@ -123,7 +132,7 @@ impl Mesh {
 
     /// Sends a datagram; without a connection one is dialled and the datagram is lost, as datagrams may be.
     pub fn send_datagram(&self, to: NodeId, datagram: &Datagram) {
-        match self.connected(to, Class::Control) {
+        match self.0.links.used((to, Class::Control)) {
             Some(connection) => {
                 let _ = connection.send_datagram(wire::encode(datagram).into());
             }
@@ -131,7 +140,8 @@ impl Mesh {
         }
     }
 
-    /// Queues a raft message; the oldest waiting is lost when the peer does not take them.
+    /// Queues a raft message; with 1,024 of them waiting the newest is lost, as raft allows. What became of it comes back as
+    /// [`Incoming::RaftSent`].
     pub fn send_raft(&self, to: NodeId, bytes: Vec<u8>, bulk: bool) {
         let class = if bulk { Class::Bulk } else { Class::Control };
         let mut queues = self.0.raft.lock().unwrap_or_else(PoisonError::into_inner);
@@ -142,6 +152,8 @@ impl Mesh {
         });
         if queue.try_send(bytes).is_err() {
             debug!(%to, "raft queue is full, message dropped");
+            // Not waited for: the caller is not to be held up. A lost report of this only delays the next try.
+            let _ = self.0.incoming.try_send(Incoming::RaftSent { to, class, delivered: false });
         }
     }
 
@@ -184,14 +196,9 @@ impl Mesh {
 
     /// Closes the connections to members that are no longer listed.
     pub fn drop_strangers(&self) {
-        let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|(id, _), connection| {
-            let stays = self.0.roster.get(*id).is_some();
-            if !stays {
-                connection.close(1u32.into(), b"removed from the cluster");
-            }
-            stays
-        });
+        let listed = |id: NodeId| self.0.roster.get(id).is_some();
+        self.0.links.close_strangers(listed);
+        self.0.raft.lock().unwrap_or_else(PoisonError::into_inner).retain(|(id, _), _| listed(*id));
     }
 
     fn broken(&self, to: NodeId, why: String) -> MeshError {
@@ -199,26 +206,49 @@ impl Mesh {
         MeshError::Broken { name, why }
     }
 
-    fn connected(&self, to: NodeId, class: Class) -> Option<Connection> {
-        let open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.get(&(to, class)).filter(|connection| connection.close_reason().is_none()).cloned()
+    /// The open connection, or a new one. Who waits while another dials shares what comes of it.
+    async fn connection(&self, to: NodeId, class: Class) -> Result<Connection, MeshError> {
+        let pair = (to, class);
+        if let Some(connection) = self.0.links.used(pair) {
+            return Ok(connection);
+        }
+        let began = clock::millis();
+        let turn = self.0.links.turn(pair);
+        let mut last = turn.lock().await;
+        if let Some(connection) = self.0.links.used(pair) {
+            return Ok(connection);
+        }
+        match last.as_ref().filter(|(at, _)| *at > began) {
+            Some((_, why)) => Err(self.unreachable(to, why.clone())),
+            None => self.dial(pair, &mut last).await,
+        }
     }
 
-    async fn connection(&self, to: NodeId, class: Class) -> Result<Connection, MeshError> {
-        match self.connected(to, class) {
-            Some(connection) => Ok(connection),
-            None => connection::dial(self, to, class).await,
+    async fn dial(&self, pair: links::Pair, last: &mut links::LastFailure) -> Result<Connection, MeshError> {
+        match connection::dial(self, pair.0, pair.1).await {
+            Ok(connection) => {
+                *last = None;
+                Ok(connection)
+            }
+            Err(why) => {
+                *last = Some((clock::millis(), why.clone()));
+                Err(self.unreachable(pair.0, why))
+            }
+        }
+    }
+
+    fn unreachable(&self, to: NodeId, why: String) -> MeshError {
+        match self.0.roster.get(to) {
+            Some(member) => MeshError::Unreachable { name: member.name, address: member.address, why },
+            None => MeshError::NotAMember(to),
         }
     }
 
     fn dial_in_background(&self, to: NodeId, class: Class) {
+        let Some(mut last) = self.0.links.turn_now((to, class)) else { return };
         let mesh = self.clone();
         spawn(async move {
-            let _ = connection::dial(&mesh, to, class).await;
+            let _ = mesh.dial((to, class), &mut last).await;
         });
-    }
-
-    fn remember(&self, id: NodeId, class: Class, connection: Connection) {
-        self.0.open.lock().unwrap_or_else(PoisonError::into_inner).insert((id, class), connection);
     }
 }

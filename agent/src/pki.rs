@@ -124,11 +124,15 @@ fn valid(params: &mut CertificateParams, now: jiff::Timestamp, days: i64) {
     params.not_after = at(days * 86_400);
 }
 
-/// A member's key pair and its signing request, both PEM.
-pub fn member_request() -> Result<(String, String), PkiError> {
-    let key = KeyPair::generate()?;
-    let request = CertificateParams::default().serialize_request(&key)?.pem()?;
-    Ok((key.serialize_pem(), request))
+/// A member's new key, PEM.
+pub fn new_key() -> Result<String, PkiError> {
+    Ok(KeyPair::generate()?.serialize_pem())
+}
+
+/// The signing request for a key, both PEM.
+pub fn signing_request(key: &str) -> Result<String, PkiError> {
+    let key = KeyPair::from_pem(key)?;
+    Ok(CertificateParams::default().serialize_request(&key)?.pem()?)
 }
 
 /// The first certificate of a PEM text.
@@ -213,7 +217,8 @@ mod tests {
     fn a_member_is_signed_by_the_authority_and_keeps_its_key() {
         let now = jiff::Timestamp::from_second(1_800_000_000).unwrap();
         let ca = Authority::create("test", now).unwrap();
-        let (key, request) = member_request().unwrap();
+        let key = new_key().unwrap();
+        let request = signing_request(&key).unwrap();
         let first = ca.sign_member(&request, "host1", &["10.0.0.1".parse().unwrap()], now).unwrap();
         let again = ca.sign_member(&request, "host1", &[], now).unwrap();
         let hash = |pem: &str| key_hash(&certificate_der(pem).unwrap()).unwrap();

@@ -15,8 +15,8 @@ use crate::enrol;
 use crate::gossip::Ask;
 use crate::images::parse_digest;
 use crate::membership;
-use crate::mesh::Incoming;
 use crate::mesh::wire::{self, Datagram, JoinRequest, Request, Response};
+use crate::mesh::{Class, Incoming};
 use crate::server::pods;
 
 /// Hands on everything that comes in, until the mesh ends.
@@ -28,6 +28,10 @@ pub async fn dispatch(
     while let Some(incoming) = incoming.recv().await {
         match incoming {
             Incoming::Raft { from, bytes } => cluster.store.input(Input::Message { from, bytes }),
+            Incoming::RaftSent { to: peer, class, delivered: ok } => cluster.store.input(match class {
+                Class::Bulk => Input::SnapshotSent { peer, ok },
+                Class::Control => Input::Unreachable { peer },
+            }),
             Incoming::Datagram { datagram: Datagram::Gossip(bytes), .. } => {
                 let _ = gossip.send(Ask::Input(membership::Input::Datagram(bytes)));
             }

@@ -218,7 +218,8 @@ async fn init(config: &Config, name: Option<String>) -> Result<(Arc<Cluster>, Va
     clock::fill_random(&mut id);
     let cluster_id = pki::hex(&id);
     let authority = Authority::create(&cluster_id[..8], clock::wall())?;
-    let (key, signing_request) = pki::member_request()?;
+    let key = pki::new_key()?;
+    let signing_request = pki::signing_request(&key)?;
     let request = JoinRequest {
         secret: String::new(),
         name: name.clone(),
@@ -285,7 +286,8 @@ async fn join_cluster(
         Some(own) => own,
         None => towards(address).map_or_else(|| config.own_address(), Ok)?,
     };
-    let (key, signing_request) = pki::member_request()?;
+    let key = identity::joining_key(&config.data, &token.ca_hash)?;
+    let signing_request = pki::signing_request(&key)?;
     let request = JoinRequest {
         secret: token.secret.clone(),
         name,
@@ -312,6 +314,7 @@ async fn join_cluster(
     };
     identity.save(&config.data)?;
     let cluster = start(config, identity, Birth::Joining).await?;
+    identity::joined(&config.data);
     let answer = json!({"cluster": cluster.identity.cluster, "name": cluster.name(), "address": cluster.identity.member.address.to_string()});
     Ok((cluster, answer))
 }
@@ -388,7 +391,7 @@ fn open_store(config: &Config, identity: &Identity, birth: Birth, mesh: &Mesh) -
     let (running, outgoing) = store::start(&directory.join("log"), replica, birth)?;
     // Beside the identity, not beside the log: a member whose store is gone must not vote under its old name.
     identity::write_durably(&config.data.join("member").join("store-seen"), b"")?;
-    send_raft(mesh.clone(), outgoing, running.asks.clone());
+    send_raft(mesh.clone(), outgoing);
     Ok(Store::new(me, running, mesh.clone()))
 }
 
@@ -405,18 +408,10 @@ async fn keep_session(store: Store, path: std::path::PathBuf) {
     }
 }
 
-fn send_raft(
-    mesh: Mesh,
-    mut outgoing: mpsc::UnboundedReceiver<store::Outgoing>,
-    asks: std::sync::mpsc::Sender<store::Ask>,
-) {
+fn send_raft(mesh: Mesh, mut outgoing: mpsc::UnboundedReceiver<store::Outgoing>) {
     spawn(async move {
         while let Some(message) = outgoing.recv().await {
             mesh.send_raft(message.to, message.bytes, message.bulk);
-            if message.bulk {
-                let input = raft_store::Input::SnapshotSent { peer: message.to, ok: true };
-                let _ = asks.send(store::Ask::Input(input));
-            }
         }
     });
 }
@@ -429,6 +424,12 @@ fn follow_members(store: Store, roster: Roster, mesh: Mesh) {
         loop {
             let members = in_view(&views.borrow_and_update().clone());
             if !members.is_empty() && members != last {
+                let was_in = last.iter().any(|member| member.node_id() == mesh.me());
+                if was_in && members.iter().all(|member| member.node_id() != mesh.me()) {
+                    error!(
+                        "this machine has been removed from the cluster: 'skein node reset' makes it a stranger that can join again"
+                    );
+                }
                 roster.replace(members.clone());
                 mesh.drop_strangers();
                 last = members;

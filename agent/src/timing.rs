@@ -30,6 +30,16 @@ pub const REQUEST_DEADLINE: Duration = ms(3_000);
 pub const RETRY_PAUSE: Duration = ms(50);
 /// How long a dial to a member may take.
 pub const DIAL_TIMEOUT: Duration = ms(1_000);
+/// Connections of a pair that came into being within this of each other were dialled at once by both.
+pub const SIMULTANEOUS_DIALS: Duration = ms(1_000);
+/// A surplus connection on which nothing new came in for this long is no longer read.
+pub const SURPLUS_DRAIN: Duration = ms(10_000);
+/// How long a machine that is not (yet) known as a member may take to say who it is and what it wants.
+pub const STRANGER: Duration = ms(5_000);
+/// How long the answer to a join may take: several writes through the leader.
+pub const JOIN_ANSWER: Duration = ms(20_000);
+/// How long a snapshot may be under way to another member.
+pub const SNAPSHOT_TRANSFER: Duration = ms(120_000);
 /// A connection without any answer for this long is gone.
 pub const MESH_IDLE: Duration = ms(3_000);
 /// Distance of keep-alives on connections in use.

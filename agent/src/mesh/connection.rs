@@ -2,91 +2,117 @@
 //!
 //! Decides nothing about messages; a connection that does not prove a listed key reaches nobody.
 
-use quinn::{Connection, Incoming as Handshake, VarInt};
+use std::sync::Arc;
+
+use quinn::{Connection, Incoming as Handshake, RecvStream, SendStream, VarInt};
 use raft_store::NodeId;
 use rustls_pki_types::CertificateDer;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tracing::debug;
 
+use super::links::{Link, Pair};
 use super::wire::{self, Datagram};
-use super::{Class, Incoming, Mesh, MeshError, tls};
-use crate::clock::spawn;
+use super::{Class, Incoming, Mesh, tls};
+use crate::clock::{self, spawn};
 use crate::{pki, timing};
 
-/// Accepts connections until the endpoint closes.
+/// Connections at once that have not proved to be a member's.
+const STRANGERS: usize = 256;
+
+/// Accepts connections until the endpoint closes. When many strangers are at the door, each must show first that packets reach
+/// the address it claims (RFC 9000, section 8.1.2), and beyond [`STRANGERS`] nobody is let in.
 pub async fn accept_all(mesh: Mesh) {
+    let door = Arc::new(Semaphore::new(STRANGERS));
     while let Some(handshake) = mesh.0.endpoint.accept().await {
-        spawn(accept(mesh.clone(), handshake));
+        if door.available_permits() < STRANGERS / 2 && handshake.may_retry() {
+            let _ = handshake.retry();
+            continue;
+        }
+        match door.clone().try_acquire_owned() {
+            Ok(permit) => {
+                spawn(accept(mesh.clone(), handshake, permit));
+            }
+            Err(_) => handshake.refuse(),
+        }
     }
 }
 
-async fn accept(mesh: Mesh, handshake: Handshake) {
-    let connection = match handshake.await {
-        Ok(connection) => connection,
-        Err(error) => return debug!(%error, "a handshake failed"),
+async fn accept(mesh: Mesh, handshake: Handshake, permit: OwnedSemaphorePermit) {
+    let connection = match tokio::time::timeout(timing::STRANGER, handshake).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return debug!(%error, "a handshake failed"),
+        Err(_) => return debug!("a handshake took too long"),
     };
-    match protocol(&connection).as_deref() {
-        Some(tls::JOIN) => super::join::serve(mesh, connection).await,
-        Some(tls::CONTROL) => admit(mesh, connection, Class::Control).await,
-        Some(tls::BULK) => admit(mesh, connection, Class::Bulk).await,
-        _ => connection.close(VarInt::from_u32(2), b"unknown protocol"),
-    }
-}
-
-async fn admit(mesh: Mesh, connection: Connection, class: Class) {
+    let class = match protocol(&connection).as_deref() {
+        Some(tls::JOIN) => return super::join::serve(mesh, connection, permit).await,
+        Some(tls::CONTROL) => Class::Control,
+        Some(tls::BULK) => Class::Bulk,
+        _ => return connection.close(VarInt::from_u32(2), b"unknown protocol"),
+    };
+    drop(permit);
     match peer(&mesh, &connection) {
         Some(id) => {
-            mesh.remember(id, class, connection.clone());
-            serve(mesh, connection, id).await;
+            let link = mesh.0.links.add((id, class), id, connection, clock::millis());
+            serve(mesh, link, (id, class)).await;
         }
         None => connection.close(VarInt::from_u32(1), b"not a member"),
     }
 }
 
-/// Dials a member and starts reading from it.
-pub async fn dial(mesh: &Mesh, to: NodeId, class: Class) -> Result<Connection, MeshError> {
-    let member = mesh.0.roster.get(to).ok_or(MeshError::NotAMember(to))?;
-    let unreachable =
-        |why: String| MeshError::Unreachable { name: member.name.clone(), address: member.address, why };
-    let config =
-        mesh.0.client.get(&class).cloned().ok_or_else(|| unreachable("no client configuration".into()))?;
+/// Dials a member and starts reading from it; the error says why it could not be reached.
+pub async fn dial(mesh: &Mesh, to: NodeId, class: Class) -> Result<Connection, String> {
+    let member = mesh.0.roster.get(to).ok_or("it is not a member of this cluster")?;
+    let config = mesh.0.client.get(&class).cloned().ok_or("no client configuration")?;
     let dialling = mesh
         .0
         .endpoint
         .connect_with(config, member.address, pki::SERVER_NAME)
-        .map_err(|error| unreachable(error.to_string()))?;
+        .map_err(|error| error.to_string())?;
     let connection = match tokio::time::timeout(timing::DIAL_TIMEOUT, dialling).await {
         Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return Err(unreachable(error.to_string())),
-        Err(_) => return Err(unreachable("timed out".into())),
+        Ok(Err(error)) => return Err(error.to_string()),
+        Err(_) => return Err("timed out".into()),
     };
     if peer(mesh, &connection) != Some(to) {
         connection.close(VarInt::from_u32(1), b"another member answered");
-        return Err(unreachable("another member answered at this address".into()));
+        return Err("another member answered at this address".into());
     }
-    mesh.remember(to, class, connection.clone());
-    spawn(serve(mesh.clone(), connection.clone(), to));
+    let link = mesh.0.links.add((to, class), mesh.me(), connection.clone(), clock::millis());
+    spawn(serve(mesh.clone(), link, (to, class)));
     Ok(connection)
 }
 
-/// Reads datagrams, raft streams and requests until the connection ends.
-async fn serve(mesh: Mesh, connection: Connection, from: NodeId) {
-    loop {
+/// Reads datagrams, raft streams and requests until the connection ends, or is surplus and silent.
+async fn serve(mesh: Mesh, link: Link, pair: Pair) {
+    let Link { connection, surplus } = link;
+    let error = loop {
+        let drained = async {
+            if !*surplus.borrow() {
+                let mut surplus = surplus.clone();
+                if surplus.wait_for(|surplus| *surplus).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+            tokio::time::sleep(timing::SURPLUS_DRAIN).await;
+        };
         tokio::select! {
             datagram = connection.read_datagram() => match datagram {
-                Ok(bytes) => take_datagram(&mesh, &connection, from, &bytes).await,
-                Err(error) => return debug!(%from, %error, "connection ended"),
+                Ok(bytes) => take_datagram(&mesh, &connection, pair.0, &bytes).await,
+                Err(error) => break error.to_string(),
             },
             stream = connection.accept_uni() => match stream {
-                Ok(stream) => { spawn(read_raft(mesh.clone(), from, stream)); }
-                Err(error) => return debug!(%from, %error, "connection ended"),
+                Ok(stream) => { spawn(read_raft(mesh.clone(), pair, stream)); }
+                Err(error) => break error.to_string(),
             },
             stream = connection.accept_bi() => match stream {
-                Ok((send, receive)) => { spawn(read_request(mesh.clone(), from, send, receive)); }
-                Err(error) => return debug!(%from, %error, "connection ended"),
+                Ok((send, receive)) => { spawn(read_request(mesh.clone(), pair.0, send, receive)); }
+                Err(error) => break error.to_string(),
             },
+            () = drained => break "another connection is used".into(),
         }
-    }
+    };
+    debug!(from = %pair.0, why = %error, "connection ended");
+    mesh.0.links.ended(pair, &connection);
 }
 
 async fn take_datagram(mesh: &Mesh, connection: &Connection, from: NodeId, bytes: &[u8]) {
@@ -102,15 +128,16 @@ async fn take_datagram(mesh: &Mesh, connection: &Connection, from: NodeId, bytes
     }
 }
 
-async fn read_raft(mesh: Mesh, from: NodeId, mut stream: quinn::RecvStream) {
-    while let Ok(bytes) = wire::read_bytes(&mut stream, wire::RAFT_LIMIT).await {
+async fn read_raft(mesh: Mesh, (from, class): Pair, mut stream: RecvStream) {
+    let limit = if class == Class::Bulk { wire::SNAPSHOT_LIMIT } else { wire::RAFT_LIMIT };
+    while let Ok(bytes) = wire::read_bytes(&mut stream, limit).await {
         if mesh.0.incoming.send(Incoming::Raft { from, bytes }).await.is_err() {
             return;
         }
     }
 }
 
-async fn read_request(mesh: Mesh, from: NodeId, send: quinn::SendStream, mut receive: quinn::RecvStream) {
+async fn read_request(mesh: Mesh, from: NodeId, send: SendStream, mut receive: RecvStream) {
     match wire::read_frame(&mut receive).await {
         Ok(request) => {
             let _ = mesh.0.incoming.send(Incoming::Request { from, request, send, receive }).await;
@@ -119,28 +146,58 @@ async fn read_request(mesh: Mesh, from: NodeId, send: quinn::SendStream, mut rec
     }
 }
 
-/// Sends one peer's raft messages in order, over whichever connection is the newest.
+/// Sends one peer's raft messages in order, over whichever connection is used, until the peer leaves the member list.
 pub async fn send_raft(mesh: Mesh, to: NodeId, class: Class, mut queue: mpsc::Receiver<Vec<u8>>) {
-    let mut open: Option<(usize, quinn::SendStream)> = None;
+    let mut open: Option<(usize, SendStream)> = None;
     while let Some(bytes) = queue.recv().await {
-        let connection = match mesh.connection(to, class).await {
-            Ok(connection) => connection,
-            Err(error) => {
-                debug!(%error, "raft messages dropped");
-                while queue.try_recv().is_ok() {}
-                continue;
-            }
+        let delivered = match class {
+            Class::Bulk => send_whole(&mesh, to, &bytes).await,
+            Class::Control => send_next(&mesh, to, &bytes, &mut open).await,
         };
-        let id = connection.stable_id();
-        if open.as_ref().is_none_or(|(known, _)| *known != id) {
-            open = connection.open_uni().await.ok().map(|stream| (id, stream));
+        if let Err(error) = &delivered {
+            debug!(%to, %error, "raft message not delivered");
+            // What waits behind it on the same way is as old by now; raft sends what is needed again.
+            while class == Class::Control && queue.try_recv().is_ok() {}
         }
-        if let Some((_, stream)) = &mut open
-            && wire::write_bytes(stream, &bytes).await.is_err()
-        {
-            open = None;
+        if class == Class::Bulk || delivered.is_err() {
+            let sent = Incoming::RaftSent { to, class, delivered: delivered.is_ok() };
+            let _ = mesh.0.incoming.send(sent).await;
         }
     }
+}
+
+/// Sends a message on a stream that stays open.
+async fn send_next(
+    mesh: &Mesh,
+    to: NodeId,
+    bytes: &[u8],
+    open: &mut Option<(usize, SendStream)>,
+) -> Result<(), String> {
+    let connection = mesh.connection(to, Class::Control).await.map_err(|error| error.to_string())?;
+    let id = connection.stable_id();
+    let mut stream = match open.take() {
+        Some((known, stream)) if known == id => stream,
+        _ => connection.open_uni().await.map_err(|error| error.to_string())?,
+    };
+    wire::write_bytes(&mut stream, bytes).await.map_err(|error| error.to_string())?;
+    *open = Some((id, stream));
+    Ok(())
+}
+
+/// Sends a message on a stream of its own and waits until the other end has all of it.
+async fn send_whole(mesh: &Mesh, to: NodeId, bytes: &[u8]) -> Result<(), String> {
+    let work = async {
+        let connection = mesh.connection(to, Class::Bulk).await.map_err(|error| error.to_string())?;
+        let mut stream = connection.open_uni().await.map_err(|error| error.to_string())?;
+        wire::write_bytes(&mut stream, bytes).await.map_err(|error| error.to_string())?;
+        stream.finish().map_err(|error| error.to_string())?;
+        match stream.stopped().await {
+            Ok(None) => Ok(()),
+            Ok(Some(code)) => Err(format!("refused by the other end ({code})")),
+            Err(error) => Err(error.to_string()),
+        }
+    };
+    tokio::time::timeout(timing::SNAPSHOT_TRANSFER, work).await.unwrap_or_else(|_| Err("too slow".into()))
 }
 
 fn protocol(connection: &Connection) -> Option<Vec<u8>> {

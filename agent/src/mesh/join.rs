@@ -5,10 +5,12 @@
 use std::net::SocketAddr;
 
 use quinn::{Connection, Endpoint};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::wire::{self, JoinAnswer, JoinRequest};
 use super::{Incoming, Mesh, tls};
 use crate::pki::{self, Token};
+use crate::timing;
 
 /// Asking to join failed.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +41,10 @@ pub async fn ask(address: SocketAddr, token: &Token, request: &JoinRequest) -> R
     };
     let (mut send, mut receive) = connection.open_bi().await.map_err(|error| broken(error.to_string()))?;
     wire::write_frame(&mut send, request).await.map_err(|error| broken(error.to_string()))?;
-    let answer = wire::read_frame(&mut receive).await.map_err(|error| broken(error.to_string()))?;
+    let answer = match tokio::time::timeout(timing::JOIN_ANSWER, wire::read_frame(&mut receive)).await {
+        Ok(answer) => answer.map_err(|error| broken(error.to_string()))?,
+        Err(_) => return Err(broken("no answer in time".into())),
+    };
     connection.close(0u32.into(), b"done");
     endpoint.wait_idle().await;
     match answer {
@@ -48,12 +53,18 @@ pub async fn ask(address: SocketAddr, token: &Token, request: &JoinRequest) -> R
     }
 }
 
-/// Takes the one question that a joining machine may ask.
-pub async fn serve(mesh: Mesh, connection: Connection) {
-    let Ok((send, mut receive)) = connection.accept_bi().await else { return };
-    let Ok(request) = wire::read_frame::<JoinRequest>(&mut receive).await else {
+/// Takes the one question that a joining machine may ask, and soon: it is a stranger until it has shown its token.
+pub async fn serve(mesh: Mesh, connection: Connection, permit: OwnedSemaphorePermit) {
+    let question = async {
+        let (send, mut receive) = connection.accept_bi().await.ok()?;
+        Some((send, wire::read_frame::<JoinRequest>(&mut receive).await.ok()?))
+    };
+    let Ok(Some((send, request))) = tokio::time::timeout(timing::STRANGER, question).await else {
         return connection.close(2u32.into(), b"no join request");
     };
     let _ = mesh.0.incoming.send(Incoming::Join { request, send }).await;
-    connection.closed().await;
+    // The answer is the dispatcher's; who does not take it is not waited for.
+    let _ = tokio::time::timeout(timing::JOIN_ANSWER, connection.closed()).await;
+    connection.close(0u32.into(), b"answered");
+    drop(permit);
 }

@@ -9,8 +9,10 @@ use quinn::{RecvStream, SendStream};
 
 /// Longest frame that is read.
 pub const FRAME_LIMIT: usize = 8 << 20;
-/// Longest raft message that is read (snapshots come this way).
-pub const RAFT_LIMIT: usize = 1 << 30;
+/// Longest raft message that is read, unless it is a snapshot: above `raft_store`'s own bound, which says more when it refuses.
+pub const RAFT_LIMIT: usize = 64 << 20;
+/// Longest snapshot that is read, with its envelope.
+pub const SNAPSHOT_LIMIT: usize = (2 << 30) + (1 << 20);
 
 /// Small and losable.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]

@@ -16,7 +16,7 @@ use super::path::Query;
 use super::pods;
 use crate::clock;
 use crate::cluster::Cluster;
-use crate::enrol;
+use crate::enrol::{self, RemoveError};
 use crate::images::{self, ImageError};
 use crate::members::in_view;
 use crate::mesh::wire::{Request as Wish, Response};
@@ -34,6 +34,7 @@ pub async fn answer(cluster: &Arc<Cluster>, rest: &str, request: Request<Incomin
         (Method::POST, ["images"]) => load(cluster, query.get("name").map(String::from), request).await,
         (Method::DELETE, ["images"]) => remove(cluster, query.get("name").unwrap_or("")).await,
         (Method::POST, ["exec", namespace, pod]) => pods::exec(cluster, namespace, pod, request).await,
+        (Method::DELETE, ["nodes", name]) => remove_member(cluster, name, query.is_true("force")).await,
         (Method::POST, ["nodes", "confirm-dead"]) => {
             if cluster.store.leader() != Some(cluster.me()) {
                 let leader = cluster.store.leader().and_then(|id| cluster.roster.get(id));
@@ -92,6 +93,14 @@ async fn status(cluster: &Cluster) -> Reply {
             "brake": *cluster.brake.borrow(),
         }),
     ))
+}
+
+async fn remove_member(cluster: &Cluster, name: &str, force: bool) -> Reply {
+    match enrol::remove(cluster, name, force).await {
+        Ok(()) => Ok(http::json(200, &json!({"removed": name}))),
+        Err(RemoveError::Write(error)) => Err(crate::objects::write_error(error)),
+        Err(error) => Err(ApiError::BadRequest(error.to_string())),
+    }
 }
 
 async fn token(cluster: &Cluster, no_voter: bool) -> Reply {

@@ -152,6 +152,14 @@ fn members(status: &Value) -> String {
 pub enum Node {
     /// List the members with their state and role.
     Ls,
+    /// Take a machine that will not come back off the member list; its key is refused from then on.
+    Rm {
+        /// The member's name.
+        name: String,
+        /// Also a machine that is alive.
+        #[arg(long)]
+        force: bool,
+    },
     /// Say that the machines that are written down as dead are dead: replacing of pods goes on at once.
     ConfirmDead,
     /// Remove every trace of skein from this machine; its agent must be stopped.
@@ -175,6 +183,11 @@ impl Node {
     pub async fn run(self, client: &Client) -> Result<(), CommandError> {
         match self {
             Node::Ls => output::print(&members(&client.get("/skein/v1/cluster").await?)),
+            Node::Rm { name, force } => {
+                let path = format!("/skein/v1/nodes/{name}?force={force}");
+                client.ask(Method::DELETE, &path, "application/json", Vec::new()).await?;
+                println!("\"{name}\" is no longer a member.");
+            }
             Node::ConfirmDead => {
                 post(client, "/skein/v1/nodes/confirm-dead", &Value::Null).await?;
                 println!("Replacing goes on.");

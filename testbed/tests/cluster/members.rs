@@ -1,0 +1,108 @@
+//! Machines that leave, and joins that break off half-way.
+
+use std::time::Duration;
+
+use serde_json::json;
+use testbed::Kind;
+
+use crate::world::World;
+
+fn names(world: &World) -> Vec<String> {
+    let status = world.status(0).unwrap_or_default();
+    let members = status["members"].as_array().cloned().unwrap_or_default();
+    members.iter().map(|member| member["name"].as_str().unwrap_or("").to_string()).collect()
+}
+
+fn join(world: &World, index: usize) {
+    let words = world.join_words(0);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    world.run(index, &words);
+}
+
+#[test]
+fn a_machine_that_is_gone_for_good_is_removed_and_may_come_back_as_a_new_one() {
+    let world = World::of(3, "remove");
+    let gone = world.follower();
+    let name = world.host(gone).name().to_string();
+    let voters = || world.status(0).map(|status| status["voters"].as_array().map_or(0, Vec::len));
+    assert!(world.fails(0, &["skein", "node", "rm", &name]).contains("is alive"));
+    assert!(world.fails(0, &["skein", "node", "rm", "nobody"]).contains("there is no member"));
+    world.host(gone).kill(Kind::Silent).unwrap();
+    world.until("it is dead", || {
+        let members = world.status(0).unwrap_or_default()["members"].clone();
+        members
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|member| member["name"] == name && member["state"] == "dead")
+    });
+    let others: Vec<usize> = (0..3).filter(|index| *index != gone).collect();
+    for index in others {
+        let other = world.host(index).name();
+        let refused = world.fails(0, &["skein", "node", "rm", other, "--force"]);
+        assert!(refused.contains("nothing could be written any more"), "{refused}");
+    }
+    assert!(world.run(0, &["skein", "node", "rm", &name]).contains("is no longer a member"));
+    world.until("two voters are left", || voters() == Some(2));
+    assert!(!names(&world).contains(&name));
+    assert_eq!(world.get(0, "node", &name), serde_json::Value::Null);
+    // The machine comes back with its old disk: its key is refused, and it says what to do.
+    world.host(gone).boot().unwrap();
+    world.host(gone).start_agent().unwrap();
+    world.host(gone).stop_agent(nix::sys::signal::Signal::SIGTERM).unwrap();
+    world.run(gone, &["skein", "node", "reset", "--yes"]);
+    world.host(gone).start_agent().unwrap();
+    world.until("its agent waits to be told", || {
+        world.api(gone).get("/skein/v1/cluster").is_err_and(|error| error.to_string().contains("503"))
+    });
+    join(&world, gone);
+    world.until("three voters again", || voters() == Some(3));
+    assert!(names(&world).contains(&name));
+}
+
+#[test]
+fn a_leader_is_removed_after_handing_over() {
+    let world = World::of(3, "remove-leader");
+    let leader = world.status(1).unwrap()["leader"].as_str().unwrap().to_string();
+    let other = (0..3).find(|index| world.host(*index).name() != leader).unwrap();
+    world.run(other, &["skein", "node", "rm", &leader, "--force"]);
+    world.until("two voters, another leader", || {
+        let status = world.status(other).unwrap_or_default();
+        status["voters"].as_array().map_or(0, Vec::len) == 2
+            && status["leader"].is_string()
+            && status["leader"] != json!(leader)
+    });
+    world.run(other, &["skein", "cluster", "status"]);
+}
+
+#[test]
+fn a_join_that_broke_off_half_way_is_repeated_as_the_same_machine_or_removed() {
+    let world = World::bare(2, "half-join");
+    world.run(0, &["skein", "init"]);
+    // The store cannot be made, which shows only once the cluster has let the machine in.
+    world.run(1, &["touch", "/var/lib/skein/store"]);
+    let words = world.join_words(0);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let refused = world.fails(1, &words);
+    assert!(refused.contains("/var/lib/skein/store"), "{refused}");
+    let id = |world: &World| {
+        let members = world.status(0).unwrap_or_default()["members"].clone();
+        let found =
+            members.as_array().into_iter().flatten().find(|member| member["name"] == "host2").cloned();
+        found.map(|member| member["id"].clone())
+    };
+    let first = id(&world).expect("it is on the list");
+    world.run(1, &["rm", "/var/lib/skein/store"]);
+    let other_name: Vec<&str> = words.iter().copied().chain(["--name", "other"]).collect();
+    assert!(world.fails(1, &other_name).contains("under the name \"host2\""));
+    world.run(1, &words);
+    assert_eq!(id(&world), Some(first), "the same machine, not another one of its name");
+    world.until("it takes part", || world.status(1).is_some_and(|status| status["leader"] == "host1"));
+    // The other way out: the cluster forgets it.
+    world.host(1).kill(Kind::Silent).unwrap();
+    testbed::clock::poll(Duration::from_secs(20), Duration::from_millis(100), || {
+        world.host(0).run(["skein", "node", "rm", "host2"]).ok().filter(|output| output.success())
+    })
+    .expect("a silent machine can be removed");
+    assert_eq!(names(&world), ["host1"]);
+}

@@ -152,17 +152,23 @@ async fn kubeconfig(cluster: &Cluster) -> Reply {
 
 async fn load(cluster: &Arc<Cluster>, name: Option<String>, request: Request<Incoming>) -> Reply {
     let directory = cluster.config.data.join("uploads");
-    let path = directory.join(clock::uuid());
+    let upload = Upload(directory.join(clock::uuid()));
+    let path = &upload.0;
     let failed = |error: std::io::Error| ApiError::Internal(format!("{}: {error}", path.display()));
     tokio::fs::create_dir_all(&directory).await.map_err(failed)?;
-    let result = receive(&path, request).await;
-    let loaded = match result {
-        Ok(()) => cluster.images.load(cluster, path.clone(), name).await.map_err(image_error),
-        Err(error) => Err(error),
-    };
-    let _ = tokio::fs::remove_file(&path).await;
-    let items: Vec<Value> = loaded?.into_iter().map(|image| image.0).collect();
+    receive(path, request).await?;
+    let loaded = cluster.images.load(cluster, path.clone(), name).await.map_err(image_error)?;
+    let items: Vec<Value> = loaded.into_iter().map(|image| image.0).collect();
     Ok(http::json(201, &json!({"items": items})))
+}
+
+/// An archive that is being taken in; its file goes with this, also when the client does.
+struct Upload(std::path::PathBuf);
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 /// Takes an archive as it comes, without keeping it in memory.

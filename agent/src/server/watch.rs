@@ -68,6 +68,8 @@ async fn run(
     mut out: Sender<Bytes>,
 ) {
     let end = deadline(length);
+    // Bookmarks come at their own pace, also where changes never stop.
+    let mut bookmark = deadline(timing::BOOKMARK);
     let mut views = cluster.store.views();
     let mut seen = start.unwrap_or_else(|| view.revision());
     if start.is_none() && watch.send_current(&view, initial, &mut out).await.is_err() {
@@ -83,8 +85,7 @@ async fn run(
             return;
         }
         seen = seen.max(view.revision());
-        let bookmark = deadline(timing::BOOKMARK).min(end);
-        match timeout_at(bookmark, views.changed()).await {
+        match timeout_at(bookmark.min(end), views.changed()).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return,
             Err(_) => {
@@ -94,6 +95,7 @@ async fn run(
                 if bookmark >= end {
                     return;
                 }
+                bookmark = deadline(timing::BOOKMARK);
             }
         }
     }

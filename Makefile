@@ -3,14 +3,18 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt bench release
+.PHONY: help demo test lint fmt bench release sim sim-planted
 
 # Handed to demo, bench and test: make demo ARGS=--once, make test ARGS='-E "package(api)"'
 ARGS ?=
+# Handed to sim. (SECONDS itself is bash's.)
+SEEDS ?= 100
+FROM ?= 1000
+SECONDS_EACH ?= 45
 ENV := . .cache/env
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-8s %s\n' "$$target" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-12s %s\n' "$$target" "$$text"; done
 
 demo: ## three hosts on this machine run nginx and redis and survive a kill (needs root; ARGS=--once ends by itself)
 	@scripts/setup.sh
@@ -33,6 +37,14 @@ bench: ## measures start, scale and failover times (needs root)
 	@scripts/setup.sh
 	@scripts/build.sh --release --bins -p cli -p testbed
 	@$(ENV); exec $${CARGO_TARGET_DIR:-target}/release/testbed bench $(ARGS)
+
+sim: ## whole clusters of replicas on one thread: SEEDS=100 FROM=1000 SECONDS_EACH=45 (virtual ones)
+	@scripts/setup.sh test
+	@$(ENV); SKEIN_SIM_SEEDS=$(SEEDS) SKEIN_SIM_FROM=$(FROM) SKEIN_SIM_SECONDS=$(SECONDS_EACH) cargo test --locked --release -p raft-store --test sim -- --ignored --nocapture as_many_seeds
+
+sim-planted: ## the simulator finds every bug that was planted for it
+	@scripts/setup.sh test
+	@$(ENV); cargo test --locked -p raft-store --features planted-bugs --test sim -- --nocapture --test-threads=2 planted
 
 release: ## one static stripped binary: target/dist/skein
 	@scripts/setup.sh

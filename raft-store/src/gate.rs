@@ -68,6 +68,7 @@ impl Gate<'_> {
         };
         let has_term = m.term > 0;
         match kind {
+            MessageType::MsgPropose if planted!(ForeignProposals) => Verdict::Step,
             MessageType::MsgReadIndex => allow(self.read_index(), "a read index it may not ask for"),
             _ if !has_term => Verdict::Refuse("without a term"),
             MessageType::MsgHeartbeat => self.heartbeat(),

@@ -11,6 +11,17 @@
 //! Start with `replica`, then `log`, then `state`. Deliberately absent: forwarding, retries of proposals, who should
 //! vote, authentication (the driver proves who a peer is), encryption.
 
+/// Whether this bug of `planted::Bug` is in. Always false without the feature `planted-bugs`.
+macro_rules! planted {
+    ($bug:ident) => {{
+        #[cfg(feature = "planted-bugs")]
+        let is_in = crate::planted::is(crate::planted::Bug::$bug);
+        #[cfg(not(feature = "planted-bugs"))]
+        let is_in = false;
+        is_in
+    }};
+}
+
 mod codec;
 mod command;
 mod config;
@@ -22,6 +33,8 @@ mod ids;
 pub mod limits;
 mod log;
 mod members;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
 mod raft_log_drain;
 mod replica;
 pub mod sim_disk;

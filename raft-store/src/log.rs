@@ -135,7 +135,7 @@ impl<D: Disk> Log<D> {
 
     /// Writes the commit index if the disk lags behind it.
     pub(crate) fn persist_commit(&mut self, commit: u64) -> Result<(), LogError> {
-        if commit <= self.hard_state.commit {
+        if commit <= self.hard_state.commit || planted!(CommitForgotten) {
             return Ok(());
         }
         let hard_state = HardState { commit, ..self.hard_state.clone() };
@@ -145,13 +145,18 @@ impl<D: Disk> Log<D> {
     /// Writes the state as a snapshot, then drops the segments that it covers.
     pub(crate) fn save_snapshot(&mut self, state: &State, commit: u64) -> Result<(), LogError> {
         self.persist_commit(commit)?;
+        if planted!(SegmentsDroppedEarly) {
+            self.snapshot_index = state.applied_index;
+            self.drop_covered()?;
+        }
         self.write_snapshot(state)?;
         self.bytes_since_snapshot = 0;
         self.drop_covered()
     }
 
     fn must_write(&self, hard_state: &HardState) -> bool {
-        hard_state.term != self.hard_state.term || hard_state.vote != self.hard_state.vote
+        !planted!(VoteNotWritten)
+            && (hard_state.term != self.hard_state.term || hard_state.vote != self.hard_state.vote)
     }
 
     /// A leader's snapshot replaces state and log. The file comes first: `recover` prefers it to a log that ends
@@ -196,7 +201,9 @@ impl<D: Disk> Log<D> {
         let (bytes, chain) = batch.encode(self.next_sequence, &self.chain, salt);
         let name = self.current().name();
         self.disk.write_at(&name, self.end, &bytes)?;
-        self.disk.sync(&name)?;
+        if !planted!(BatchNotSynced) {
+            self.disk.sync(&name)?;
+        }
         self.end += bytes.len() as u64;
         self.bytes_since_snapshot += bytes.len() as u64;
         self.next_sequence += 1;
@@ -230,7 +237,9 @@ impl<D: Disk> Log<D> {
         self.disk.create(&name, segment.length)?;
         self.disk.write_at(&name, 0, &segment.encode_header(&self.identity))?;
         self.disk.sync(&name)?;
-        self.disk.sync_dir()?;
+        if !planted!(SegmentNameNotSynced) {
+            self.disk.sync_dir()?;
+        }
         self.segments.push(segment);
         self.end = segment::HEADER_BYTES as u64;
         Ok(())

@@ -16,14 +16,14 @@ use crate::config::Config;
 use crate::disk::Disk;
 use crate::effect::{Effect, Fatal, Input, Role, Status};
 use crate::gate::{self, Verdict};
-use crate::ids::{Millis, NodeId};
+use crate::ids::{Millis, NodeId, Revision};
 use crate::log::Log;
 use crate::log::outbound::{self, Cleared, Unsynced};
 use crate::state::State;
 use crate::storage::Memory;
 use crate::timing::Timing;
 use crate::view::View;
-use crate::{snapshot, wire};
+use crate::{snapshot, timing, wire};
 
 use housekeeping::Housekeeping;
 use membership::Membership;
@@ -132,9 +132,18 @@ impl<D: Disk> Replica<D> {
         self.node.tick();
         self.reads.tick(self.now, &self.timing, &mut self.effects);
         for peer in self.housekeeping.overdue_snapshots(self.now) {
+            if planted!(SnapshotNeverReported) {
+                continue;
+            }
             self.node.report_snapshot(peer.0, SnapshotStatus::Failure);
         }
         self.housekeeping.ticked();
+        if planted!(HistoryByLocalClock) && self.now.0 % 1_000 < timing::TICK_MS {
+            self.state.history.compact(Revision(self.state.revision.0.saturating_sub(20)));
+        }
+        if planted!(RevisionByRole) && self.leads() && self.now.0 % 5_000 < timing::TICK_MS {
+            self.state.revision.0 += 1;
+        }
         self.sample_history();
     }
 
@@ -163,6 +172,9 @@ impl<D: Disk> Replica<D> {
     }
 
     fn report_snapshot(&mut self, peer: NodeId, ok: bool) {
+        if planted!(SnapshotNeverReported) {
+            return;
+        }
         self.housekeeping.snapshot_reported(peer);
         let status = if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
         self.node.report_snapshot(peer.0, status);
@@ -235,7 +247,11 @@ impl<D: Disk> Replica<D> {
         let mut durable = self.log.persist(unsynced)?.open();
         if let Some(state) = durable.install.take() {
             self.node.mut_store().restart(state.clone());
+            let members = self.state.members.clone();
             self.state = state;
+            if planted!(SnapshotKeepsMembers) {
+                self.state.members = members;
+            }
         }
         self.node.mut_store().append(std::mem::take(&mut durable.entries));
         let messages = std::mem::take(&mut durable.messages);

@@ -26,6 +26,8 @@ struct Platter {
     next_file: u64,
     syncs: u64,
     syncs_until_failure: Option<u64>,
+    steps_until_failure: Option<u64>,
+    failed_at: Option<String>,
     capacity: Option<u64>,
 }
 
@@ -63,6 +65,19 @@ impl MemDisk {
     /// The `after`-th sync from now (0 = the next) fails, as do all later ones; `None` heals.
     pub fn fail_sync(&self, after: Option<u64>) {
         self.platter().syncs_until_failure = after;
+    }
+
+    /// The `after`-th change from now (0 = the next; writes, syncs, names) fails, as do all later ones; `None` heals. With a
+    /// crash right after it this is a death before that very step.
+    pub fn fail_step(&self, after: Option<u64>) {
+        let mut platter = self.platter();
+        platter.steps_until_failure = after;
+        platter.failed_at = None;
+    }
+
+    /// At which step `fail_step` struck: the operation and the kind of file.
+    pub fn failed_at(&self) -> Option<String> {
+        self.platter().failed_at.clone()
     }
 
     /// Bounds the sum of all files' lengths; `None` lifts the bound.
@@ -140,6 +155,19 @@ impl Platter {
         self.capacity.is_none_or(|capacity| used + more <= capacity)
     }
 
+    fn step(&mut self, operation: &'static str, name: &str) -> Result<(), DiskError> {
+        match &mut self.steps_until_failure {
+            Some(0) => {
+                let kind: String = name.chars().take_while(|c| !c.is_ascii_digit()).collect();
+                self.failed_at.get_or_insert(format!("{operation} {}", kind.trim_end_matches('-')));
+                return Err(DiskError::new(operation, name, io::Error::other("input/output error")));
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        Ok(())
+    }
+
     fn count_sync(&mut self, name: &str) -> Result<(), DiskError> {
         match &mut self.syncs_until_failure {
             Some(0) => return Err(DiskError::new("sync", name, io::Error::other("input/output error"))),
@@ -206,6 +234,7 @@ impl Disk for MemDisk {
 
     fn create(&mut self, name: &str, zeros: u64) -> Result<(), DiskError> {
         let mut platter = self.platter();
+        platter.step("creation", name)?;
         if platter.names.contains_key(name) {
             return Err(DiskError::new("creation", name, io::ErrorKind::AlreadyExists.into()));
         }
@@ -232,6 +261,7 @@ impl Disk for MemDisk {
 
     fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
         let mut platter = self.platter();
+        platter.step("writing", name)?;
         let length = platter.inode("writing", name)?.current.len() as u64;
         if !platter.room_for((offset + bytes.len() as u64).saturating_sub(length)) {
             return Err(DiskError::new("writing", name, io::ErrorKind::StorageFull.into()));
@@ -244,6 +274,7 @@ impl Disk for MemDisk {
 
     fn sync(&mut self, name: &str) -> Result<(), DiskError> {
         let mut platter = self.platter();
+        platter.step("sync", name)?;
         platter.count_sync(name)?;
         platter.inode("sync", name)?.settle();
         Ok(())
@@ -251,6 +282,7 @@ impl Disk for MemDisk {
 
     fn truncate(&mut self, name: &str, length: u64) -> Result<(), DiskError> {
         let mut platter = self.platter();
+        platter.step("truncation", name)?;
         let inode = platter.inode("truncation", name)?;
         inode.current.resize(length as usize, 0);
         inode.pending.push(Pending::Length(length as usize));
@@ -259,6 +291,7 @@ impl Disk for MemDisk {
 
     fn rename(&mut self, from: &str, to: &str) -> Result<(), DiskError> {
         let mut platter = self.platter();
+        platter.step("renaming", from)?;
         let missing = || DiskError::new("renaming", from, io::ErrorKind::NotFound.into());
         let id = platter.names.remove(from).ok_or_else(missing)?;
         platter.names.insert(to.to_owned(), id);
@@ -269,6 +302,7 @@ impl Disk for MemDisk {
 
     fn remove(&mut self, name: &str) -> Result<(), DiskError> {
         let mut platter = self.platter();
+        platter.step("removal", name)?;
         let missing = || DiskError::new("removal", name, io::ErrorKind::NotFound.into());
         platter.names.remove(name).ok_or_else(missing)?;
         let names = platter.names.clone();
@@ -278,6 +312,7 @@ impl Disk for MemDisk {
 
     fn sync_dir(&mut self) -> Result<(), DiskError> {
         let mut platter = self.platter();
+        platter.step("sync", "directory")?;
         platter.count_sync("the directory")?;
         platter.settle_names();
         Ok(())

@@ -56,8 +56,13 @@ pub(crate) fn encode(state: &State) -> Vec<u8> {
         epoch: state.epoch,
         hash: state.hash,
         objects: state.objects.iter().map(|(key, entry)| (key.clone(), entry.clone())).collect(),
-        history: state.history.all().cloned().collect(),
-        sessions: state.sessions.iter().map(|(id, session)| (*id, session.to_record())).collect(),
+        history: state.history.all().filter(|_| !planted!(SnapshotWithoutHistory)).cloned().collect(),
+        sessions: state
+            .sessions
+            .iter()
+            .filter(|_| !planted!(SnapshotWithoutSessions))
+            .map(|(id, session)| (*id, session.to_record()))
+            .collect(),
     };
     let mut bytes = vec![VERSION];
     codec::encode_into(&body, &mut bytes);

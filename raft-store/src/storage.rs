@@ -36,7 +36,7 @@ impl Memory {
     /// Adds durable entries, replacing those from their first index on.
     pub(crate) fn append(&mut self, entries: Vec<Entry>) {
         let Some(first) = entries.first() else { return };
-        while self.last() >= first.index {
+        while self.last() >= first.index && !planted!(ReplacedTailKept) {
             match self.entries.pop_back() {
                 Some(replaced) => self.bytes -= weight(&replaced),
                 None => break,
@@ -80,7 +80,9 @@ impl Memory {
     fn data(&self) -> Vec<u8> {
         let mut cached = self.encoded.borrow_mut();
         match &*cached {
-            Some((index, data)) if *index == self.state.applied_index => data.clone(),
+            Some((index, data)) if *index == self.state.applied_index || planted!(SnapshotFromOldBytes) => {
+                data.clone()
+            }
             _ => {
                 let data = snapshot::encode(&self.state);
                 *cached = Some((self.state.applied_index, data.clone()));

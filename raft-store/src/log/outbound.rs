@@ -3,7 +3,7 @@
 //! what depends on the sync, and only `Log::persist` opens it. So "send before sync" cannot be written elsewhere.
 //! Must not encode or address anything.
 
-use raft::eraftpb::{Entry, HardState, Message};
+use raft::eraftpb::{Entry, HardState, Message, MessageType};
 use raft::{LightReady, Ready};
 
 use crate::state::State;
@@ -43,6 +43,14 @@ pub(crate) struct Durable {
 /// before the new term is durable, and after a crash the same term would be used again for other entries.)
 pub(crate) fn early(ready: &mut Ready, durable: &HardState) -> Vec<Cleared> {
     let term_is_durable = ready.hs().is_none_or(|hs| hs.term == durable.term && hs.vote == durable.vote);
+    let says = |kind: MessageType| ready.persisted_messages().iter().any(|m| m.msg_type == kind as i32);
+    let vote_early = planted!(VoteBeforeSync) && says(MessageType::MsgRequestVoteResponse);
+    let ack_early = planted!(AppendAckBeforeSync) && says(MessageType::MsgAppendResponse);
+    if vote_early || ack_early {
+        let mut all = ready.take_messages();
+        all.extend(ready.take_persisted_messages());
+        return all.into_iter().map(Cleared).collect();
+    }
     match term_is_durable {
         true => ready.take_messages().into_iter().map(Cleared).collect(),
         false => Vec::new(),

@@ -65,7 +65,9 @@ impl<D: Disk> Replica<D> {
                 Err(Outcome::Refused(Refusal::BadChange))
             }
             () if voters.is_empty() => Err(Outcome::Refused(Refusal::BadChange)),
-            () if !voters.contains(&self.config.id) => Err(Outcome::Refused(Refusal::LeaderWouldLeave)),
+            () if !voters.contains(&self.config.id) && !planted!(LeaderLeaves) => {
+                Err(Outcome::Refused(Refusal::LeaderWouldLeave))
+            }
             () => Ok(voters != members.voters || learners != members.learners),
         }
     }
@@ -111,6 +113,9 @@ impl<D: Disk> Replica<D> {
 
     /// Whoever leads ends a joint state, also one that an earlier leader began.
     pub(super) fn leave_joint_state(&mut self) {
+        if planted!(JointNeverLeft) {
+            return;
+        }
         if self.state.members.is_joint() && self.is_established() && !self.node.raft.has_pending_conf() {
             // Refused only while leadership moves; then the next leader does it.
             let _ = self.node.propose_conf_change(Vec::new(), ConfChangeV2::default());
@@ -119,7 +124,7 @@ impl<D: Disk> Replica<D> {
 
     /// A leader that a joint state's end left without a vote goes on leading in raft-rs until it is told.
     pub(super) fn step_down_if_removed(&mut self) {
-        if self.leads() && !self.state.members.is_voter(self.config.id) {
+        if self.leads() && !self.state.members.is_voter(self.config.id) && !planted!(LeaderLeaves) {
             let term = self.node.raft.term;
             self.node.raft.become_follower(term, raft::INVALID_ID);
         }

@@ -25,7 +25,7 @@ impl Proposals {
     /// Whose entry this was. An entry of another term at that index replaced ours: then nobody's.
     pub(super) fn applied(&mut self, index: u64, term: u64) -> Option<ProposalId> {
         match self.pending.get(&index) {
-            Some((proposed, id)) if *proposed == term => {
+            Some((proposed, id)) if *proposed == term || planted!(AnswerByIndex) => {
                 let id = *id;
                 self.pending.remove(&index);
                 Some(id)
@@ -36,7 +36,9 @@ impl Proposals {
 
     /// Takes out everything that was proposed in another term than `leading`.
     fn lost(&mut self, leading: Option<u64>) -> Vec<ProposalId> {
-        let is_lost = |_: &u64, proposed: &mut (u64, ProposalId)| Some(proposed.0) != leading;
+        let is_lost = |_: &u64, proposed: &mut (u64, ProposalId)| {
+            Some(proposed.0) != leading && !planted!(AnswerByIndex)
+        };
         self.pending.extract_if(.., is_lost).map(|(_, (_, id))| id).collect()
     }
 }
@@ -125,7 +127,8 @@ impl<D: Disk> Replica<D> {
     pub(super) fn lose_what_is_lost(&mut self) {
         let leading = self.leads().then_some(self.node.raft.term);
         for id in self.proposals.lost(leading) {
-            self.answer(Some(id), Outcome::Lost);
+            let done = Outcome::Applied { revision: self.state.revision, changed: true };
+            self.answer(Some(id), if planted!(LostAnsweredAsDone) { done } else { Outcome::Lost });
         }
         if let Some(id) = self.membership.lost(leading) {
             self.answer(Some(id), Outcome::Lost);

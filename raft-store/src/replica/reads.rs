@@ -2,7 +2,7 @@
 //! once that index is applied. All reads that wait share a round; every attempt has its own context.
 //! Must not reuse a context (raft would answer with the older index) nor trust a lease.
 
-use raft::{INVALID_ID, RawNode, ReadState};
+use raft::{INVALID_ID, RawNode, ReadState, StateRole};
 
 use crate::effect::{Effect, ReadFailure};
 use crate::ids::{Millis, NodeId, ReadId, Revision};
@@ -66,10 +66,12 @@ impl Reads {
             return;
         }
         let context = self.next;
-        self.next.counter += 1;
+        self.next.counter += u64::from(!planted!(ReadContextReused));
+        let by_lease = planted!(ReadByLease) && node.raft.state == StateRole::Leader;
+        let index = by_lease.then_some(node.raft.raft_log.committed);
         node.read_index(context.encode());
         let reads = std::mem::take(&mut self.waiting);
-        self.rounds.push(Round { context, reads, begun: now, index: None });
+        self.rounds.push(Round { context, reads, begun: now, index });
     }
 
     pub(super) fn answered(&mut self, states: Vec<ReadState>) {
@@ -83,7 +85,9 @@ impl Reads {
 
     /// Gives out the reads whose index is applied.
     pub(super) fn release(&mut self, applied: u64, revision: Revision, effects: &mut Vec<Effect>) {
-        let is_ready = |round: &mut Round| round.index.is_some_and(|index| index <= applied);
+        let is_ready = |round: &mut Round| {
+            round.index.is_some_and(|index| index <= applied || planted!(ReadBeforeApply))
+        };
         for round in self.rounds.extract_if(.., is_ready) {
             effects.extend(round.reads.into_iter().map(|(id, _)| Effect::ReadReady { id, revision }));
         }

@@ -63,12 +63,15 @@ impl State {
             None => return Outcome::UnknownSession,
         };
         match seen {
+            Seen::Answered(_) if planted!(AppliedTwice) => {}
             Seen::Answered(answer) => return answer,
             Seen::Forgotten => return Outcome::SequenceBelowWindow,
             Seen::Never => {}
         }
         let answer = match epoch {
-            Some(epoch) if epoch != self.epoch => Outcome::StaleEpoch { current: self.epoch },
+            Some(epoch) if epoch != self.epoch && !planted!(EpochUnchecked) => {
+                Outcome::StaleEpoch { current: self.epoch }
+            }
             _ => self.transact(transaction),
         };
         if let Some(open) = self.sessions.get_mut(&session) {
@@ -78,14 +81,19 @@ impl State {
     }
 
     fn transact(&mut self, transaction: &Transaction) -> Outcome {
-        if let Some(failed) = transaction.compares.iter().position(|compare| !self.holds(compare)) {
+        let fails = |compare: &Compare| !self.holds(compare) && !planted!(ComparesHold);
+        if let Some(failed) = transaction.compares.iter().position(fails) {
             let key = transaction.compares[failed].key.clone();
             let actual = self.objects.get(&key).map(|entry| entry.mod_revision);
             return Outcome::CompareFailed { index: failed as u32, key, actual };
         }
         let revision = Revision(self.revision.0 + 1);
         let before = self.history.len();
-        last_of_each_key(&transaction.ops).into_iter().for_each(|op| self.write(op, revision));
+        let mut revision = revision;
+        for (at, op) in last_of_each_key(&transaction.ops).into_iter().enumerate() {
+            revision.0 += u64::from(planted!(TransactionSplit) && at > 0);
+            self.write(op, revision);
+        }
         if self.history.len() == before {
             return self.unchanged();
         }

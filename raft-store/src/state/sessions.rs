@@ -33,14 +33,15 @@ impl Session {
     pub(crate) fn seen(&self, sequence: u64) -> Seen {
         match self.answers.get(&sequence) {
             Some(answer) => Seen::Answered(answer.clone()),
-            None if sequence <= self.forgotten => Seen::Forgotten,
+            None if sequence <= self.forgotten && !planted!(AnswerForgotten) => Seen::Forgotten,
             None => Seen::Never,
         }
     }
 
     pub(crate) fn record(&mut self, sequence: u64, answer: Outcome) {
         self.answers.insert(sequence, answer);
-        while self.answers.len() > limits::SESSION_WINDOW {
+        let window = if planted!(AnswerForgotten) { 2 } else { limits::SESSION_WINDOW };
+        while self.answers.len() > window {
             if let Some((oldest, _)) = self.answers.get_min().cloned() {
                 self.answers.remove(&oldest);
                 self.forgotten = self.forgotten.max(oldest);

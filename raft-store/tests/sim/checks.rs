@@ -1,44 +1,72 @@
-//! What must hold, whatever happens: independent models that see only effects and views.
+//! What must hold, whatever happens: independent models that see only effects and views. The names C1 … A6 are those of
+//! docs/decisions/0110.
 
 use std::collections::BTreeMap;
 
-use raft_store::{Change, Entry, Key, NodeId, Revision, View};
+use raft_store::{Change, Entry, Key, Members, NodeId, Revision, Role, Status, View};
+
+/// A leader that votes in no set of its own members may say so only for this long.
+const LEADS_WITHOUT_VOTE_MS: u64 = 2_000;
 
 #[derive(Default)]
 pub struct Checks {
     leaders: BTreeMap<u64, NodeId>,
     terms: BTreeMap<NodeId, u64>,
+    votes: BTreeMap<(NodeId, u64), NodeId>,
     hashes: BTreeMap<u64, [u8; 32]>,
     changes: BTreeMap<Revision, Vec<(Key, Option<Entry>)>>,
     watched: BTreeMap<NodeId, Revision>,
     served: BTreeMap<NodeId, Revision>,
+    voteless: BTreeMap<NodeId, u64>,
+    epoch_written: u64,
+    newest: u64,
+    /// The members after the newest entry that anybody has applied.
+    pub members: Members,
 }
 
 impl Checks {
     /// C1: at most one leader per term.
     pub fn leads(&mut self, node: NodeId, term: u64) {
         let known = *self.leaders.entry(term).or_insert(node);
-        assert_eq!(known, node, "two leaders in term {term}");
+        assert_eq!(known, node, "C1: two leaders in term {term}");
     }
 
-    /// C4: a term that was shown never goes back, across restarts too.
-    pub fn term(&mut self, node: NodeId, term: u64) {
-        let before = self.terms.insert(node, term).unwrap_or(0);
-        assert!(term >= before, "{node} went from term {before} back to {term}");
+    /// C4, C5: a node votes once in a term, across its restarts, and never forgets the term that it voted in.
+    pub fn voted(&mut self, node: NodeId, term: u64, candidate: NodeId) {
+        let shown = self.terms.entry(node).or_insert(0);
+        *shown = term.max(*shown);
+        let known = *self.votes.entry((node, term)).or_insert(candidate);
+        assert_eq!(known, candidate, "C4: {node} voted twice in term {term}");
+    }
+
+    /// C4: a term that was shown never goes back. C6: who lost its vote does not go on leading.
+    pub fn status(&mut self, node: NodeId, status: &Status, now: u64) {
+        let before = self.terms.insert(node, status.term).unwrap_or(0);
+        assert!(status.term >= before, "C4: {node} went from term {before} back to {}", status.term);
+        if status.role == Role::Leader && !status.joint && !status.voters.contains(&node) {
+            let since = *self.voteless.entry(node).or_insert(now);
+            assert!(now - since < LEADS_WITHOUT_VOTE_MS, "C6: {node} leads and has no vote");
+        } else {
+            self.voteless.remove(&node);
+        }
     }
 
     /// C2: equal applied index, equal state. A4: watchers see every revision once, whole, and all see the same.
     pub fn applied(&mut self, node: NodeId, view: &View) {
         let (index, _) = view.applied();
+        if index > self.newest {
+            self.newest = index;
+            self.members = view.members().clone();
+        }
         let hash = *self.hashes.entry(index).or_insert_with(|| view.hash());
-        assert_eq!(hash, view.hash(), "{node} differs from others at index {index}");
+        assert_eq!(hash, view.hash(), "C2: {node} differs from others at index {index}");
         self.watch(node, view);
     }
 
     /// A6: what may be served locally is never older than what was served before, restarts included.
     pub fn served(&mut self, node: NodeId, revision: Revision) {
         let before = self.served.insert(node, revision).unwrap_or_default();
-        assert!(revision >= before, "{node} served revision {before}, now {revision}");
+        assert!(revision >= before, "A6: {node} served revision {before}, now {revision}");
     }
 
     fn watch(&mut self, node: NodeId, view: &View) {
@@ -46,25 +74,51 @@ impl Checks {
         if view.revision() <= last {
             return;
         }
+        self.watched.insert(node, view.revision());
+        let Ok(changes) = view.changes(last) else {
+            // The history has moved on: whoever watches here lists anew.
+            return assert!(view.floor() > last, "A4: {node} calls revision {last} compacted");
+        };
         let mut seen: BTreeMap<Revision, Vec<(Key, Option<Entry>)>> = BTreeMap::new();
-        let changes = view.changes(last).expect("nothing is compacted in these runs");
         for Change { revision, key, after, .. } in changes {
             seen.entry(*revision).or_default().push((key.clone(), after.clone()));
         }
         let mut expected = last.0 + 1;
         for (revision, changes) in seen {
-            assert_eq!(revision.0, expected, "{node}'s watch has a gap");
+            assert_eq!(revision.0, expected, "A4: {node}'s watch has a gap");
             expected += 1;
+            if !self.changes.contains_key(&revision) {
+                self.epochs_in(&changes);
+            }
             let known = self.changes.entry(revision).or_insert_with(|| changes.clone());
-            assert_eq!(*known, changes, "{node}'s watch differs at revision {revision}");
+            assert_eq!(*known, changes, "A4: {node}'s watch differs at revision {revision}");
         }
-        assert_eq!(expected, view.revision().0 + 1, "{node}'s watch ends early");
-        self.watched.insert(node, view.revision());
+        assert_eq!(expected, view.revision().0 + 1, "A4: {node}'s watch ends early");
     }
 
-    /// All changes of one key, over the whole run.
-    pub fn changes_of(&self, key: &Key) -> usize {
-        self.changes.values().flatten().filter(|(changed, _)| changed == key).count()
+    /// A leader's decisions are of its own epoch: none of an older one takes effect after one of a newer.
+    fn epochs_in(&mut self, changes: &[(Key, Option<Entry>)]) {
+        for (key, after) in changes {
+            if let Some(entry) = after
+                && &*key.0 == b"decision"
+            {
+                let epoch: u64 = String::from_utf8_lossy(&entry.value.0).parse().unwrap_or(0);
+                assert!(epoch >= self.epoch_written, "a deposed leader's decision took effect");
+                self.epoch_written = epoch;
+            }
+        }
+    }
+
+    /// The keys that changed at a revision, if anybody watched it.
+    pub fn changed_at(&self, revision: Revision) -> Option<Vec<&Key>> {
+        Some(self.changes.get(&revision)?.iter().map(|(key, _)| key).collect())
+    }
+
+    /// Counts the changes of every key, for many lookups.
+    pub fn counts(&self) -> BTreeMap<&Key, usize> {
+        let mut counts = BTreeMap::new();
+        self.changes.values().flatten().for_each(|(key, _)| *counts.entry(key).or_default() += 1);
+        counts
     }
 
     pub fn leaders(&self) -> usize {

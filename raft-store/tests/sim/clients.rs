@@ -1,21 +1,51 @@
-//! Clients that write, repeat what they are unsure of at other nodes, and read at any node; they know what was
-//! acknowledged to them and demand it back.
+//! Clients that write, swap and read, repeat what they are unsure of at other nodes, and read at any node; they know what was
+//! acknowledged to them and demand it back. Among them are controllers of every epoch that ever began, the deposed ones too.
 
 use std::collections::BTreeMap;
 
 use raft_store::*;
 use rand::Rng;
 
+use crate::linear::{Act, Operation, is_linearizable};
 use crate::world::{Event, World};
+
+/// What a request is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    Open,
+    /// A key of its own, and a shared one in the same transaction.
+    Own,
+    Write {
+        hot: u64,
+    },
+    /// From the value that some node showed.
+    Swap {
+        hot: u64,
+        expected: u64,
+        revision: Option<Revision>,
+    },
+    /// What a controller of this epoch decided.
+    Decide(Epoch),
+}
 
 #[derive(Clone, Debug)]
 struct Request {
     session: SessionId,
     sequence: u64,
+    wish: Wish,
     attempt: u64,
     node: u64,
     at: u64,
+    called: u64,
+    floor: Revision,
     waiting: Option<ProposalId>,
+}
+
+struct PendingRead {
+    node: u64,
+    floor: Revision,
+    hot: u64,
+    called: u64,
 }
 
 #[derive(Default)]
@@ -25,13 +55,18 @@ pub struct Clients {
     open: Vec<Request>,
     by_proposal: BTreeMap<ProposalId, (SessionId, u64)>,
     acked: Vec<(Key, Revision)>,
-    reads: BTreeMap<ReadId, (u64, Revision)>,
+    newest: Revision,
+    reads: BTreeMap<ReadId, PendingRead>,
+    hot: BTreeMap<u64, Vec<Operation>>,
+    epochs: Vec<Epoch>,
     pub reads_served: u64,
+    pub swaps: u64,
     pub unknown: u64,
     pub stopping: bool,
 }
 
 const SESSIONS: u64 = 3;
+const HOT: u64 = 4;
 
 impl Clients {
     pub fn fresh_proposal(&mut self) -> ProposalId {
@@ -47,41 +82,82 @@ impl Clients {
         self.open.len()
     }
 
-    fn newest(&self) -> Revision {
-        self.acked.iter().map(|(_, revision)| *revision).max().unwrap_or_default()
+    pub fn epoch_began(&mut self, epoch: Epoch) {
+        self.epochs.push(epoch);
     }
 
-    pub fn answered(&mut self, proposal: ProposalId, outcome: &Outcome) {
+    pub fn answered(&mut self, proposal: ProposalId, outcome: &Outcome, now: u64) {
         let Some((session, sequence)) = self.by_proposal.remove(&proposal) else { return };
         let Some(at) = self.open.iter().position(|r| r.session == session && r.sequence == sequence) else {
             return;
         };
-        match outcome {
-            Outcome::Applied { revision, .. } if sequence == 0 => {
-                self.open.remove(at);
-                self.sessions.insert(session, (true, 0));
-                let _ = revision;
-            }
-            Outcome::Applied { revision, changed } => {
-                assert!(changed, "every request makes a key of its own");
-                self.open.remove(at);
-                self.acked.push((key(session, sequence), *revision));
-            }
-            Outcome::NotLeader { .. } | Outcome::Lost | Outcome::Refused(_) => self.open[at].waiting = None,
-            Outcome::UnknownSession | Outcome::SequenceBelowWindow => {
-                panic!("{outcome:?} for {session:?}/{sequence}")
-            }
-            other => panic!("unexpected {other:?}"),
-        }
         self.unknown += u64::from(*outcome == Outcome::Lost);
+        match (self.open[at].wish, outcome) {
+            (_, Outcome::NotLeader { .. } | Outcome::Lost | Outcome::Refused(_)) => {
+                self.open[at].waiting = None
+            }
+            (wish, outcome) => {
+                let request = self.open.remove(at);
+                self.done(&request, wish, outcome, now);
+            }
+        }
+    }
+
+    fn done(&mut self, request: &Request, wish: Wish, outcome: &Outcome, now: u64) {
+        let value = request.value();
+        let act = match (wish, outcome) {
+            (Wish::Open, Outcome::Applied { .. }) => {
+                self.sessions.insert(request.session, (true, 0));
+                return;
+            }
+            (Wish::Decide(_), Outcome::Applied { .. } | Outcome::StaleEpoch { .. }) => return,
+            (Wish::Own, Outcome::Applied { revision, changed: true }) => {
+                self.acked.push((request.key(), *revision));
+                return self.newer(request, *revision);
+            }
+            (Wish::Write { .. }, Outcome::Applied { revision, changed: true }) => {
+                self.newer(request, *revision);
+                Act::Write(value)
+            }
+            (Wish::Swap { expected, .. }, Outcome::Applied { revision, changed: true }) => {
+                self.newer(request, *revision);
+                self.swaps += 1;
+                Act::Swap(expected, value, true)
+            }
+            (Wish::Swap { expected, .. }, Outcome::CompareFailed { .. }) => Act::Swap(expected, value, false),
+            (wish, outcome) => {
+                panic!("{outcome:?} for {wish:?} of {:?}/{}", request.session, request.sequence)
+            }
+        };
+        if let Wish::Write { hot } | Wish::Swap { hot, .. } = wish {
+            let operation = Operation { act, called: request.called, returned: now };
+            self.hot.entry(hot).or_default().push(operation);
+        }
+    }
+
+    /// A1, by revisions: what is called after something was acknowledged gets a later revision.
+    fn newer(&mut self, request: &Request, revision: Revision) {
+        assert!(
+            revision > request.floor,
+            "A1: revision {revision} for a write begun after {} was acknowledged",
+            request.floor
+        );
+        self.newest = self.newest.max(revision);
     }
 
     /// A read that began when `floor` was acknowledged sees at least that.
-    pub fn read(&mut self, read: ReadId, result: Result<Revision, ReadFailure>) {
-        if let (Some((_, floor)), Ok(revision)) = (self.reads.remove(&read), result) {
-            assert!(revision >= floor, "read {revision} after {floor} was acknowledged");
-            self.reads_served += 1;
-        }
+    pub fn read(&mut self, read: ReadId, view: Option<&View>, now: u64) {
+        let (Some(pending), Some(view)) = (self.reads.remove(&read), view) else { return };
+        assert!(
+            view.revision() >= pending.floor,
+            "A1: a read at {} began after {} was acknowledged",
+            view.revision(),
+            pending.floor
+        );
+        self.reads_served += 1;
+        let operation =
+            Operation { act: Act::Read(shown(view, pending.hot)), called: pending.called, returned: now };
+        self.hot.entry(pending.hot).or_default().push(operation);
     }
 
     pub fn node_died(&mut self, node: u64) {
@@ -91,24 +167,97 @@ impl Clients {
                 self.by_proposal.remove(&id);
             }
         }
-        self.reads.retain(|_, (at, _)| *at != node);
+        self.reads.retain(|_, read| read.node != node);
     }
 
-    /// Everything acknowledged is there, made once, at the revision that was told.
+    /// Everything acknowledged is there, made once, at the revision that was told, whole. Each hot key was a register.
     pub fn verify(&self, world: &World, view: &View) {
+        let counts = world.checks.counts();
         for (key, revision) in &self.acked {
-            let entry = view.get(&key.0).unwrap_or_else(|| panic!("acknowledged {key:?} is lost"));
-            assert_eq!((entry.create_revision, entry.mod_revision), (*revision, *revision), "{key:?}");
-            assert_eq!(world.checks.changes_of(key), 1, "{key:?} was applied more than once");
+            let entry = view.get(&key.0).unwrap_or_else(|| panic!("C3: acknowledged {key:?} is lost"));
+            assert_eq!((entry.create_revision, entry.mod_revision), (*revision, *revision), "A1: {key:?}");
+            assert!(
+                counts.get(key).is_none_or(|count| *count == 1),
+                "A3: {key:?} was applied more than once"
+            );
+            if let Some(changed) = world.checks.changed_at(*revision) {
+                assert_eq!(changed.len(), 2, "A4: a transaction was split at {revision}: {changed:?}");
+            }
+        }
+        for (hot, operations) in &self.hot {
+            let mut all = operations.clone();
+            // What was never answered may have happened or not.
+            let unanswered = self.open.iter().filter(|request| request.hot() == Some(*hot));
+            all.extend(unanswered.filter_map(Request::as_unknown));
+            assert!(is_linearizable(&all), "A1: the history of hot/{hot} is not linearizable: {all:?}");
         }
     }
 }
 
-fn key(session: SessionId, sequence: u64) -> Key {
-    Key::from(format!("op/{}/{sequence}", session.0))
+impl Request {
+    fn key(&self) -> Key {
+        Key::from(format!("op/{}/{}", self.session.0, self.sequence))
+    }
+
+    /// Unique among all values of the run, and never 0.
+    fn value(&self) -> u64 {
+        (self.session.0 << 32) | self.sequence
+    }
+
+    fn hot(&self) -> Option<u64> {
+        match self.wish {
+            Wish::Write { hot } | Wish::Swap { hot, .. } => Some(hot),
+            _ => None,
+        }
+    }
+
+    fn as_unknown(&self) -> Option<Operation> {
+        let act = match self.wish {
+            Wish::Write { .. } => Act::Write(self.value()),
+            Wish::Swap { expected, .. } => Act::Swap(expected, self.value(), true),
+            _ => return None,
+        };
+        Some(Operation { act, called: self.called, returned: u64::MAX })
+    }
+
+    fn command(&self) -> Command {
+        let Request { session, sequence, attempt, .. } = *self;
+        let put = |key: Key, text: String| Op::Put { key, value: Value::from(text) };
+        let mut epoch = None;
+        let mut compares = Vec::new();
+        let ops = match self.wish {
+            Wish::Open => return Command::OpenSession { session },
+            Wish::Own => {
+                let text = format!("{session:?} {sequence} attempt {attempt} {}", "x".repeat(100));
+                let shared = Key::from(format!("shared/{}", sequence % 5));
+                vec![put(self.key(), text.clone()), put(shared, text)]
+            }
+            Wish::Write { hot } => vec![put(hot_key(hot), self.value().to_string())],
+            Wish::Swap { hot, revision, .. } => {
+                let expect = revision.map_or(Expect::Absent, Expect::ModRevision);
+                compares.push(Compare { key: hot_key(hot), expect });
+                vec![put(hot_key(hot), self.value().to_string())]
+            }
+            Wish::Decide(decided) => {
+                epoch = Some(decided);
+                vec![put(Key::from("decision"), decided.0.to_string())]
+            }
+        };
+        Command::Transact { session, sequence, epoch, transaction: Transaction { compares, ops } }
+    }
 }
 
-/// One turn of the clients: begin, repeat, read; then the next turn.
+fn hot_key(hot: u64) -> Key {
+    Key::from(format!("hot/{hot}"))
+}
+
+/// What a view shows of a hot key, 0 for nothing.
+fn shown(view: &View, hot: u64) -> u64 {
+    let entry = view.get(&hot_key(hot).0);
+    entry.map_or(0, |entry| String::from_utf8_lossy(&entry.value.0).parse().unwrap_or(0))
+}
+
+/// One turn of the clients: begin, repeat, read, watch; then the next turn.
 pub fn turn(world: &mut World) {
     let pause = world.rng.random_range(5..60);
     let time = world.now + pause;
@@ -116,6 +265,8 @@ pub fn turn(world: &mut World) {
     begin(world);
     repeat(world);
     read(world);
+    crate::watchers::turn(world);
+    compact(world);
 }
 
 fn begin(world: &mut World) {
@@ -130,20 +281,52 @@ fn begin(world: &mut World) {
         false if outstanding == 0 => 0,
         _ => return,
     };
+    let wish = if is_open { wish(world) } else { Wish::Open };
     world.clients.sessions.insert(session, (is_open, sequence));
-    let request = Request { session, sequence, attempt: 0, node: 0, at: 0, waiting: None };
+    let (called, floor) = (world.now, world.clients.newest);
+    let request =
+        Request { session, sequence, wish, attempt: 0, node: 0, at: 0, called, floor, waiting: None };
     world.clients.open.push(request);
+}
+
+fn wish(world: &mut World) -> Wish {
+    let hot = world.rng.random_range(0..HOT);
+    match world.rng.random_range(0..10) {
+        0..=3 => Wish::Own,
+        4 => Wish::Write { hot },
+        5 | 6 => {
+            let epochs = &world.clients.epochs;
+            let recent = epochs.len().saturating_sub(3)..epochs.len();
+            match recent.is_empty() {
+                true => Wish::Own,
+                false => Wish::Decide(world.clients.epochs[world.rng.random_range(recent)]),
+            }
+        }
+        _ => {
+            let awake: Vec<u64> = world.nodes.keys().copied().filter(|id| world.is_awake(*id)).collect();
+            if awake.is_empty() {
+                return Wish::Write { hot };
+            }
+            let node = awake[world.rng.random_range(0..awake.len())];
+            let view = world.view(node);
+            let revision = view.get(&hot_key(hot).0).map(|entry| entry.mod_revision);
+            Wish::Swap { hot, expected: shown(&view, hot), revision }
+        }
+    }
 }
 
 /// Sends what is not on its way, and what has been for too long, to some node.
 fn repeat(world: &mut World) {
     let ids: Vec<u64> = world.nodes.keys().copied().collect();
+    let leader = world.leader();
     for at in 0..world.clients.open.len() {
         let request = &world.clients.open[at];
-        let patient = request.waiting.is_some() && world.now < request.at + 700;
-        let guess = world.leader().filter(|_| world.rng.random_bool(0.8));
+        if request.waiting.is_some() && world.now < request.at + 700 {
+            continue;
+        }
+        let guess = leader.filter(|_| world.rng.random_bool(0.8));
         let node = guess.unwrap_or(ids[world.rng.random_range(0..ids.len())]);
-        if patient || !world.is_awake(node) {
+        if !world.is_awake(node) {
             continue;
         }
         let id = world.clients.fresh_proposal();
@@ -151,7 +334,7 @@ fn repeat(world: &mut World) {
         let request = &mut world.clients.open[at];
         let stale = request.waiting.replace(id);
         (request.node, request.at, request.attempt) = (node, now, request.attempt + 1);
-        let command = command(request);
+        let command = request.command();
         let name = (request.session, request.sequence);
         if let Some(stale) = stale {
             world.clients.by_proposal.remove(&stale);
@@ -159,19 +342,6 @@ fn repeat(world: &mut World) {
         world.clients.by_proposal.insert(id, name);
         world.input(node, Input::Propose { id, command });
     }
-}
-
-fn command(request: &Request) -> Command {
-    let Request { session, sequence, attempt, .. } = *request;
-    if sequence == 0 {
-        return Command::OpenSession { session };
-    }
-    let value = Value::from(format!("attempt {attempt} {}", "x".repeat(100)));
-    let ops = vec![
-        Op::Put { key: key(session, sequence), value: value.clone() },
-        Op::Put { key: Key::from(format!("shared/{}", sequence % 5)), value },
-    ];
-    Command::Transact { session, sequence, epoch: None, transaction: Transaction { compares: vec![], ops } }
 }
 
 fn read(world: &mut World) {
@@ -182,7 +352,21 @@ fn read(world: &mut World) {
     }
     world.clients.next_id += 1;
     let id = ReadId(world.clients.next_id);
-    let floor = world.clients.newest();
-    world.clients.reads.insert(id, (node, floor));
+    let hot = world.rng.random_range(0..HOT);
+    let pending = PendingRead { node, floor: world.clients.newest, hot, called: world.now };
+    world.clients.reads.insert(id, pending);
     world.input(node, Input::Read { id });
+}
+
+/// Now and then the leader forgets old history, as its clock would tell it to.
+fn compact(world: &mut World) {
+    if world.clients.stopping || !world.rng.random_bool(0.01) {
+        return;
+    }
+    let Some(leader) = world.leader().filter(|leader| world.is_awake(*leader)) else { return };
+    let view = world.view(leader);
+    let keep = world.rng.random_range(1..60);
+    let floor = Revision(view.revision().0.saturating_sub(keep));
+    let id = world.clients.fresh_proposal();
+    world.input(leader, Input::Propose { id, command: Command::Compact { floor, epoch: view.epoch() } });
 }

@@ -82,7 +82,7 @@ fn a_single_voter_sends_nothing_in_a_term_that_is_not_durable() {
 }
 
 #[test]
-fn members_that_applied_are_not_forgotten_by_a_power_cut() {
+pub fn members_that_applied_are_not_forgotten_by_a_power_cut() {
     for delay in 0..30 {
         let mut world = world(2, &[], &[2]);
         settle(&mut world);

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use prost::Message as _;
+use raft::eraftpb::{Message, MessageType};
 use raft_store::sim_disk::MemDisk;
 use raft_store::*;
 use rand::rngs::SmallRng;
@@ -9,8 +11,11 @@ use rand::{Rng, SeedableRng};
 
 use crate::checks::Checks;
 use crate::clients::Clients;
+use crate::watchers::Watchers;
 
 pub const CLUSTER: ClusterId = ClusterId([7; 16]);
+/// Version and cluster before the message (docs/formats/raft-store.md).
+pub const ENVELOPE: usize = 17;
 
 #[derive(Debug)]
 pub enum Event {
@@ -27,9 +32,18 @@ pub struct Faults {
     pub loss: f64,
     pub duplicate: f64,
     pub max_delay_ms: u64,
+    /// Part of the messages that take up to five seconds.
+    pub clog: f64,
+    /// Part of the messages that are altered on their way. (Real ones are not: QUIC's AEAD drops them.)
+    pub garble: f64,
+    /// Part of the messages that come with a forged one.
+    pub forge: f64,
+    /// Part of the rounds in which the power goes between the early messages and the disk.
+    pub between: f64,
 }
 
-pub const CALM: Faults = Faults { loss: 0.0, duplicate: 0.0, max_delay_ms: 2 };
+pub const CALM: Faults =
+    Faults { loss: 0.0, duplicate: 0.0, max_delay_ms: 2, clog: 0.0, garble: 0.0, forge: 0.0, between: 0.0 };
 
 pub struct Node {
     pub disk: MemDisk,
@@ -37,6 +51,10 @@ pub struct Node {
     pub boots: u64,
     pub advance_due: bool,
     pub paused_until: u64,
+    /// Damaged or wiped: never to be started again.
+    pub broken: bool,
+    /// Its clock, in thousandths of the true one's rate.
+    pub rate: u64,
 }
 
 pub struct World {
@@ -47,11 +65,14 @@ pub struct World {
     pub cut: BTreeSet<(u64, u64)>,
     pub checks: Checks,
     pub clients: Clients,
+    pub watchers: Watchers,
     pub trace: u64,
     pub answers: Vec<(u64, ProposalId, Outcome)>,
     pub reads: Vec<(u64, ReadId, Result<Revision, ReadFailure>)>,
     pub epochs: Vec<(u64, Epoch)>,
     pub bulk_sent: u64,
+    /// What was done to the cluster, by kind.
+    pub done: BTreeMap<String, u64>,
     events: BTreeMap<(u64, u64), Event>,
     order: u64,
     seed: u64,
@@ -68,11 +89,13 @@ impl World {
             cut: BTreeSet::new(),
             checks: Checks::default(),
             clients: Clients::default(),
+            watchers: Watchers::default(),
             trace: 0,
             answers: Vec::new(),
             reads: Vec::new(),
             epochs: Vec::new(),
             bulk_sent: 0,
+            done: BTreeMap::new(),
             events: BTreeMap::new(),
             order: 0,
             seed,
@@ -89,7 +112,9 @@ impl World {
             _ => Replica::create_joining(disk.clone(), config),
         };
         let replica = Some(replica.unwrap());
-        self.nodes.insert(id, Node { disk, replica, boots: 1, advance_due: false, paused_until: 0 });
+        let node =
+            Node { disk, replica, boots: 1, advance_due: false, paused_until: 0, broken: false, rate: 1_000 };
+        self.nodes.insert(id, node);
         let first = self.now + 1 + id % 7;
         self.at(first, Event::Tick(id));
         self.wake(id);
@@ -101,6 +126,10 @@ impl World {
         config.trailing_bytes = 4 << 10;
         config.segment_bytes = 8 << 10;
         config
+    }
+
+    pub fn count(&mut self, what: &str) {
+        *self.done.entry(what.to_owned()).or_default() += 1;
     }
 
     pub fn at(&mut self, time: u64, event: Event) {
@@ -133,7 +162,8 @@ impl World {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Tick(id) => {
-                self.at(self.now + timing::TICK_MS, Event::Tick(id));
+                let rate = self.nodes.get(&id).map_or(1_000, |node| node.rate);
+                self.at(self.now + timing::TICK_MS * 1_000 / rate, Event::Tick(id));
                 self.input(id, Input::Tick);
             }
             Event::Advance(id) => self.advance(id),
@@ -159,7 +189,7 @@ impl World {
     }
 
     pub fn is_awake(&self, id: u64) -> bool {
-        self.nodes[&id].replica.is_some() && self.nodes[&id].paused_until <= self.now
+        self.nodes.get(&id).is_some_and(|node| node.replica.is_some() && node.paused_until <= self.now)
     }
 
     pub fn reaches(&self, from: u64, to: u64) -> bool {
@@ -167,14 +197,22 @@ impl World {
     }
 
     fn delay(&mut self) -> u64 {
+        if self.faults.clog > 0.0 && self.rng.random_bool(self.faults.clog) {
+            return self.rng.random_range(1..=5_000);
+        }
         self.rng.random_range(1..=self.faults.max_delay_ms.max(1))
+    }
+
+    /// A node's own clock.
+    fn clock(&self, id: u64) -> Millis {
+        Millis(self.now * self.nodes.get(&id).map_or(1_000, |node| node.rate) / 1_000)
     }
 
     pub fn input(&mut self, id: u64, input: Input) {
         if !self.is_awake(id) {
             return;
         }
-        let now = Millis(self.now);
+        let now = self.clock(id);
         if let Some(replica) = &mut self.nodes.get_mut(&id).unwrap().replica {
             replica.handle(now, input);
         }
@@ -191,30 +229,62 @@ impl World {
     }
 
     fn advance(&mut self, id: u64) {
-        let now = Millis(self.now);
+        let now = self.clock(id);
         let node = self.nodes.get_mut(&id).unwrap();
         node.advance_due = false;
+        if node.paused_until > self.now {
+            node.advance_due = true;
+            let later = node.paused_until;
+            return self.at(later, Event::Advance(id));
+        }
         let Some(replica) = &mut node.replica else { return };
         let mut effects = Vec::new();
         if self.rng.random_bool(0.5) {
             effects.extend(replica.outbox(now));
+            if self.faults.between > 0.0 && self.rng.random_bool(self.faults.between) {
+                effects.into_iter().for_each(|effect| self.effect(id, effect));
+                self.crash(id);
+                self.count("death between messages and disk");
+                let back = self.now + self.rng.random_range(1..60);
+                return self.at(back, Event::Restart(id));
+            }
             if self.rng.random_bool(0.3) {
                 replica.handle(now, Input::Tick);
             }
         }
-        effects.extend(replica.advance(now).unwrap_or_else(|fatal| panic!("node {id}: {fatal}")));
-        let status = replica.status();
-        self.checks.term(NodeId(id), status.term);
+        let advanced = replica.advance(now);
+        let early = advanced.is_err();
+        match advanced {
+            Ok(more) => effects.extend(more),
+            Err(Fatal::Log(_)) if node.disk.failed_at().is_some() => {}
+            Err(fatal) => panic!("node {id}: {fatal}"),
+        }
+        if early {
+            effects.into_iter().for_each(|effect| self.effect(id, effect));
+            return self.died_at_a_step(id);
+        }
+        let status = self.nodes[&id].replica.as_ref().unwrap().status();
+        self.checks.status(NodeId(id), &status, self.now);
         if status.caught_up {
-            let revision = replica.view().revision();
+            let revision = self.nodes[&id].replica.as_ref().unwrap().view().revision();
             self.checks.served(NodeId(id), revision);
         }
         effects.into_iter().for_each(|effect| self.effect(id, effect));
     }
 
+    /// The disk failed where `fail_step` said: the process ends, the machine with it.
+    fn died_at_a_step(&mut self, id: u64) {
+        let step = self.nodes[&id].disk.failed_at().unwrap_or_default();
+        self.count(&format!("death before {step}"));
+        self.nodes[&id].disk.fail_step(None);
+        self.crash(id);
+        let back = self.now + self.rng.random_range(1..800);
+        self.at(back, Event::Restart(id));
+    }
+
     /// The early messages leave, then the power goes: `advance` never happens.
     pub fn crash_after_outbox(&mut self, id: u64) {
-        let now = Millis(self.now);
+        let now = self.clock(id);
         let Some(replica) = &mut self.nodes.get_mut(&id).unwrap().replica else { return };
         let effects = replica.outbox(now);
         effects.into_iter().for_each(|effect| self.effect(id, effect));
@@ -226,28 +296,32 @@ impl World {
         match effect {
             Effect::Send { to, bytes, bulk } => self.send(id, to.0, bytes, bulk),
             Effect::Answer { id: proposal, outcome } => {
-                self.clients.answered(proposal, &outcome);
+                self.clients.answered(proposal, &outcome, self.now);
                 self.answers.push((id, proposal, outcome));
             }
             Effect::ReadReady { id: read, revision } => {
                 let view = self.nodes[&id].replica.as_ref().unwrap().view();
                 assert!(view.revision() >= revision);
-                self.clients.read(read, Ok(revision));
+                self.clients.read(read, Some(&view), self.now);
                 self.reads.push((id, read, Ok(revision)));
             }
             Effect::ReadFailed { id: read, reason } => {
-                self.clients.read(read, Err(reason));
+                self.clients.read(read, None, self.now);
                 self.reads.push((id, read, Err(reason)));
             }
             Effect::RoleChanged { term, role: Role::Leader, .. } => self.checks.leads(NodeId(id), term),
             Effect::RoleChanged { .. } => {}
-            Effect::EpochBegan { epoch } => self.epochs.push((id, epoch)),
+            Effect::EpochBegan { epoch } => {
+                self.clients.epoch_began(epoch);
+                self.epochs.push((id, epoch));
+            }
             Effect::Applied { view } => self.checks.applied(NodeId(id), &view),
         }
     }
 
     fn send(&mut self, from: u64, to: u64, bytes: Vec<u8>, bulk: bool) {
         self.bulk_sent += u64::from(bulk);
+        self.look_at_promises(from, to, &bytes);
         let lost = !self.nodes.contains_key(&to)
             || !self.reaches(from, to)
             || (!bulk && self.rng.random_bool(self.faults.loss));
@@ -255,10 +329,11 @@ impl World {
             let peer = NodeId(to);
             let report =
                 if bulk { Input::SnapshotSent { peer, ok: false } } else { Input::Unreachable { peer } };
+            let now = self.clock(from);
             if (bulk || self.rng.random_bool(0.1))
                 && let Some(replica) = &mut self.nodes.get_mut(&from).unwrap().replica
             {
-                replica.handle(Millis(self.now), report);
+                replica.handle(now, report);
             }
             return;
         }
@@ -266,8 +341,44 @@ impl World {
             let time = self.now + self.delay() * 3;
             self.at(time, Event::Deliver { from, to, bytes: bytes.clone(), bulk });
         }
+        self.spoil(from, to, &bytes, bulk);
         let time = self.now + self.delay();
         self.at(time, Event::Deliver { from, to, bytes, bulk });
+    }
+
+    /// C4, C5: a vote that leaves a node is the only one of its term.
+    fn look_at_promises(&mut self, from: u64, to: u64, bytes: &[u8]) {
+        if bytes.len() > 200 {
+            return;
+        }
+        let Ok(message) = Message::decode(&bytes[ENVELOPE..]) else { return };
+        if message.msg_type == MessageType::MsgRequestVoteResponse as i32 && !message.reject {
+            self.checks.voted(NodeId(from), message.term, NodeId(to));
+        }
+    }
+
+    /// Sends an altered or forged copy beside the true message.
+    fn spoil(&mut self, from: u64, to: u64, bytes: &[u8], bulk: bool) {
+        if self.faults.garble > 0.0 && !bulk && self.rng.random_bool(self.faults.garble) {
+            let mut altered = bytes.to_vec();
+            let at = self.rng.random_range(0..altered.len());
+            // The envelope, or all of what it holds: a message that still makes sense would be a member's lie, which raft does
+            // not withstand.
+            if self.rng.random_bool(0.5) {
+                altered[at % ENVELOPE] ^= 1 << self.rng.random_range(0..8);
+            } else {
+                altered.truncate(ENVELOPE);
+                altered.extend((0..at).map(|_| self.rng.random::<u8>() | 0x80));
+            }
+            self.count("message altered");
+            self.at(self.now + 1, Event::Deliver { from, to, bytes: altered, bulk: false });
+        }
+        if self.faults.forge > 0.0 && self.rng.random_bool(self.faults.forge) {
+            let term = self.status(to).map_or(1, |status| status.term);
+            let forged = crate::harm::forged_proposal(&bytes[..ENVELOPE], from, to, term);
+            self.count("proposal forged");
+            self.at(self.now + 1, Event::Deliver { from, to, bytes: forged, bulk: false });
+        }
     }
 
     /// Power cut on one node.
@@ -280,7 +391,7 @@ impl World {
     }
 
     pub fn restart(&mut self, id: u64) {
-        if self.nodes[&id].replica.is_some() {
+        if self.nodes[&id].replica.is_some() || self.nodes[&id].broken {
             return;
         }
         let config = self.config(id, self.nodes[&id].boots);
@@ -289,6 +400,7 @@ impl World {
         node.paused_until = 0;
         match Replica::open(node.disk.clone(), config) {
             Ok(replica) => node.replica = Some(replica),
+            Err(_) if node.disk.failed_at().is_some() => return self.died_at_a_step(id),
             Err(error) => panic!("node {id} does not open: {error}"),
         }
         self.wake(id);
@@ -299,13 +411,20 @@ impl World {
         self.faults = CALM;
         let ids: Vec<u64> = self.nodes.keys().copied().collect();
         for id in ids {
-            self.nodes.get_mut(&id).unwrap().paused_until = 0;
-            self.restart(id);
+            self.revive(id);
         }
     }
 
+    /// A node works again, unless it is broken.
+    pub fn revive(&mut self, id: u64) {
+        let node = self.nodes.get_mut(&id).unwrap();
+        node.paused_until = 0;
+        node.disk.fail_step(None);
+        self.restart(id);
+    }
+
     pub fn status(&self, id: u64) -> Option<Status> {
-        self.nodes[&id].replica.as_ref().map(Replica::status)
+        self.nodes.get(&id)?.replica.as_ref().map(Replica::status)
     }
 
     pub fn view(&self, id: u64) -> View {
@@ -316,6 +435,11 @@ impl World {
     pub fn leader(&self) -> Option<u64> {
         let leading = |id: &u64| self.status(*id).filter(|status| status.established).map(|s| (s.term, *id));
         self.nodes.keys().filter_map(leading).max().map(|(_, id)| id)
+    }
+
+    /// The members after the newest entry that anybody has applied.
+    pub fn members(&self) -> Members {
+        self.checks.members.clone()
     }
 
     pub fn isolate(&mut self, id: u64) {
@@ -356,17 +480,18 @@ impl World {
     }
 
     fn fold(&mut self, id: u64, effect: &Effect) {
-        let text = match effect {
-            Effect::Send { to, bytes, .. } => format!("{to} {}", hash(bytes)),
-            Effect::Applied { view } => format!("{:?} {}", view, hash(&view.hash())),
-            other => format!("{other:?}"),
+        let mark = match effect {
+            Effect::Send { to, bytes, .. } => to.0 ^ hash(bytes),
+            Effect::Applied { view } => view.applied().0 ^ hash(&view.hash()),
+            other => hash(format!("{other:?}").as_bytes()),
         };
-        self.trace = hash(format!("{} {} {id} {text}", self.trace, self.now).as_bytes());
+        let numbers = [self.trace, self.now, id, mark];
+        self.trace = numbers.iter().fold(0xcbf2_9ce4_8422_2325, |sum, number| {
+            (sum ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+        });
     }
 }
 
 fn hash(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+    u64::from(crc32c::crc32c(bytes)) | ((bytes.len() as u64) << 32)
 }

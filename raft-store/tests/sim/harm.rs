@@ -1,0 +1,269 @@
+//! What is done to a cluster. Each run draws its own mix, so that some are all loss and others all power cuts.
+
+use prost::Message as _;
+use raft::eraftpb::{Entry, Message, MessageType};
+use raft_store::*;
+use rand::Rng;
+
+use crate::world::{Event, Faults, World};
+
+/// Members that a run keeps, and how many of them vote at most.
+pub const SLOTS: u64 = 5;
+
+/// The mix of a run: how often each kind of harm comes, and how bad the network is.
+pub struct Mix {
+    weights: Vec<(u32, Harm)>,
+    pub faults: Faults,
+    pub pause_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Harm {
+    Crash,
+    CrashAfterOutbox,
+    CrashAll,
+    DieAtStep,
+    Pause,
+    Isolate,
+    CutOneWay,
+    Halve,
+    Mend,
+    ChangeMembers,
+    Transfer,
+    Damage,
+    Wipe,
+    Nothing,
+}
+
+impl Mix {
+    pub fn draw(world: &mut World) -> Mix {
+        let rng = &mut world.rng;
+        let mut weight = |harm: Harm, most: u32| (rng.random_range(0..=most), harm);
+        let weights = vec![
+            weight(Harm::Crash, 3),
+            weight(Harm::CrashAfterOutbox, 2),
+            weight(Harm::CrashAll, 1),
+            weight(Harm::DieAtStep, 3),
+            weight(Harm::Pause, 3),
+            weight(Harm::Isolate, 2),
+            weight(Harm::CutOneWay, 2),
+            weight(Harm::Halve, 1),
+            (3, Harm::Mend),
+            weight(Harm::ChangeMembers, 3),
+            weight(Harm::Transfer, 1),
+            weight(Harm::Damage, 1),
+            weight(Harm::Wipe, 1),
+            (2, Harm::Nothing),
+        ];
+        let faults = Faults {
+            loss: rng.random_range(0.0..0.3),
+            duplicate: rng.random_range(0.0..0.5),
+            max_delay_ms: rng.random_range(1..100),
+            clog: if rng.random_bool(0.3) { rng.random_range(0.0..0.02) } else { 0.0 },
+            garble: if rng.random_bool(0.3) { 0.01 } else { 0.0 },
+            between: if rng.random_bool(0.5) { rng.random_range(0.0..0.01) } else { 0.0 },
+            forge: if rng.random_bool(0.3) { 0.003 } else { 0.0 },
+        };
+        let pause_ms = rng.random_range(100..1_500);
+        for id in 1..=SLOTS {
+            let rate = world.rng.random_range(950..=1_050);
+            world.nodes.get_mut(&id).unwrap().rate = rate;
+        }
+        Mix { weights, faults, pause_ms }
+    }
+
+    /// Does one harm, chosen by weight.
+    pub fn strike(&self, world: &mut World) {
+        let total: u32 = self.weights.iter().map(|(weight, _)| weight).sum();
+        let mut draw = world.rng.random_range(0..total);
+        let mut harm = Harm::Nothing;
+        for (weight, kind) in &self.weights {
+            if draw < *weight {
+                harm = *kind;
+                break;
+            }
+            draw -= weight;
+        }
+        let ids: Vec<u64> = world.nodes.keys().copied().filter(|id| !world.nodes[id].broken).collect();
+        let id = ids[world.rng.random_range(0..ids.len())];
+        if harm != Harm::Nothing {
+            world.count(&format!("{harm:?}"));
+        }
+        match harm {
+            Harm::Crash => crash_and_restart(world, id),
+            Harm::CrashAfterOutbox => {
+                world.crash_after_outbox(id);
+                crash_and_restart(world, id);
+            }
+            Harm::CrashAll => ids.into_iter().for_each(|id| crash_and_restart(world, id)),
+            Harm::DieAtStep => {
+                let after = world.rng.random_range(0..25);
+                world.nodes[&id].disk.fail_step(Some(after));
+            }
+            Harm::Pause => {
+                let until = world.now + world.rng.random_range(100..3_000);
+                world.nodes.get_mut(&id).unwrap().paused_until = until;
+            }
+            Harm::Isolate => world.isolate(id),
+            Harm::CutOneWay => {
+                let other = ids[world.rng.random_range(0..ids.len())];
+                world.cut.insert((id, other));
+            }
+            Harm::Halve => {
+                let (left, right): (Vec<u64>, Vec<u64>) =
+                    ids.into_iter().partition(|_| world.rng.random_bool(0.5));
+                for (a, b) in left.iter().flat_map(|a| right.iter().map(move |b| (*a, *b))) {
+                    world.cut.extend([(a, b), (b, a)]);
+                }
+            }
+            Harm::Mend => world.cut.clear(),
+            Harm::ChangeMembers => change_members(world),
+            Harm::Transfer => {
+                let to = NodeId(id);
+                ids.into_iter().for_each(|node| world.input(node, Input::TransferLeadership { to }));
+            }
+            Harm::Damage => damage(world, id),
+            Harm::Wipe => wipe(world, id),
+            Harm::Nothing => {}
+        }
+    }
+}
+
+fn crash_and_restart(world: &mut World, id: u64) {
+    world.crash(id);
+    let back = world.now + world.rng.random_range(1..800);
+    world.at(back, Event::Restart(id));
+}
+
+/// Whether one more member may be lost for good: never two before the first is replaced, or the loss would be real.
+fn may_break(world: &World, id: u64) -> bool {
+    let members = world.members();
+    // A change that is on its way could make a voter of who breaks now.
+    let settled = world.leader().and_then(|leader| world.status(leader)).is_some_and(|status| {
+        !status.joint && status.commit == status.last_index && status.voters == members.voters
+    });
+    if !settled {
+        return false;
+    }
+    let broken =
+        world.nodes.iter().filter(|(other, node)| node.broken && members.contains(NodeId(**other))).count();
+    broken == 0 && (!members.is_voter(NodeId(id)) || (members.voters.len() >= 3 && !members.is_joint()))
+}
+
+/// A bit rots in what is not the log's last batch (that one cannot be told from a torn one). It must be found, and the store not
+/// opened.
+fn damage(world: &mut World, id: u64) {
+    if !may_break(world, id) {
+        return;
+    }
+    world.crash(id);
+    let disk = world.nodes[&id].disk.clone();
+    let Ok(mut names) = disk.list() else { return };
+    names.sort();
+    names.retain(|name| !name.ends_with(".new"));
+    let last = names.iter().filter(|name| name.starts_with("log-")).max().cloned();
+    let snapshot = names.iter().filter(|name| name.starts_with("snap-")).max().cloned();
+    names.retain(|name| !name.starts_with("snap-") || Some(name) == snapshot.as_ref());
+    let back = world.now + world.rng.random_range(1..800);
+    if names.is_empty() {
+        return world.at(back, Event::Restart(id));
+    }
+    let name = names[world.rng.random_range(0..names.len())].clone();
+    let bytes = disk.read(&name).unwrap_or_default();
+    let length = if Some(&name) == last.as_ref() { before_the_last_batches(&bytes) } else { bytes.len() };
+    let offset = world.rng.random_range(0..length.max(1));
+    if length == 0 || !disk.flip(&name, offset, 1 << world.rng.random_range(0..8)) {
+        return world.at(back, Event::Restart(id));
+    }
+    match Replica::open(disk.image(), world.config(id, 9_999)) {
+        Err(
+            OpenError::Corrupt { .. }
+            | OpenError::NewerVersion { .. }
+            | OpenError::OtherCluster { .. }
+            | OpenError::OtherNode { .. },
+        ) => {}
+        Err(other) => panic!("C8: damage in {name} at {offset} is called {other}"),
+        Ok(_) => panic!("C8: damage in {name} at {offset} of {length} goes unnoticed"),
+    }
+    lose(world, id);
+}
+
+/// How much of a segment stands before its last three batches, of which one may be torn.
+fn before_the_last_batches(segment: &[u8]) -> usize {
+    let begins: Vec<usize> =
+        (512..segment.len()).step_by(8).filter(|at| segment[*at..].starts_with(b"BAT1")).collect();
+    begins.len().checked_sub(3).map_or(0, |third| begins[third])
+}
+
+/// The disk is gone. Its member must not come back under its old name.
+fn wipe(world: &mut World, id: u64) {
+    if !may_break(world, id) {
+        return;
+    }
+    world.crash(id);
+    let opened = Replica::open(sim_disk::MemDisk::new(), world.config(id, 9_998));
+    assert!(matches!(opened, Err(OpenError::Empty)), "C10: a node without its disk starts again");
+    lose(world, id);
+}
+
+/// A member is broken for good; a new machine waits to take its place.
+fn lose(world: &mut World, id: u64) {
+    let node = world.nodes.get_mut(&id).unwrap();
+    node.broken = true;
+    node.replica = None;
+    let fresh = world.nodes.keys().max().unwrap() + 1;
+    world.add(fresh);
+    world.count("member lost for good");
+}
+
+/// What an autopilot might do, well or badly timed: replaces the broken, adds the new, promotes, demotes.
+pub fn change_members(world: &mut World) {
+    let Some(leader) = world.leader() else { return };
+    let Some(status) = world.status(leader) else { return };
+    let members = world.view(leader).members().clone();
+    let is_broken = |id: &NodeId| world.nodes.get(&id.0).is_none_or(|node| node.broken);
+    let listed: Vec<NodeId> = members.voters.iter().chain(&members.learners).copied().collect();
+    let broken: Vec<NodeId> = listed.iter().copied().filter(is_broken).collect();
+    let fresh: Vec<NodeId> = world
+        .nodes
+        .iter()
+        .filter(|(_, node)| !node.broken)
+        .map(|(id, _)| NodeId(*id))
+        .filter(|id| !listed.contains(id))
+        .collect();
+    let holds =
+        |id: &NodeId| status.peers.iter().any(|peer| peer.id == *id && peer.matched + 20 > status.last_index);
+    let learner = members.learners.iter().copied().find(|id| holds(id) && !is_broken(id));
+    let changes = match (broken.first(), fresh.first(), learner) {
+        (_, Some(fresh), _) => vec![MemberChange::AddLearner(*fresh)],
+        (Some(broken), None, Some(learner)) if members.is_voter(*broken) => {
+            vec![MemberChange::Remove(*broken), MemberChange::AddVoter(learner)]
+        }
+        (Some(broken), None, _) => vec![MemberChange::Remove(*broken)],
+        (None, None, learner) => {
+            let voter = members.voters[world.rng.random_range(0..members.voters.len())];
+            let many = members.voters.len() > 3;
+            match (learner, world.rng.random_range(0..4)) {
+                (Some(learner), 0 | 1) => {
+                    vec![MemberChange::AddLearner(voter), MemberChange::AddVoter(learner)]
+                }
+                (Some(learner), _) => vec![MemberChange::AddVoter(learner)],
+                (None, 0) => vec![MemberChange::Remove(NodeId(leader))],
+                (None, _) if many => vec![MemberChange::AddLearner(voter)],
+                (None, _) => return,
+            }
+        }
+    };
+    let id = world.clients.fresh_proposal();
+    world.input(leader, Input::ChangeMembers { id, changes });
+}
+
+/// A proposal in a message of raft's, as no replica sends it: whoever takes it lets any member write what it likes.
+pub fn forged_proposal(envelope: &[u8], from: u64, to: u64, term: u64) -> Vec<u8> {
+    let entry = Entry { data: b"forged".to_vec(), ..Entry::default() };
+    let kind = MessageType::MsgPropose as i32;
+    let message = Message { msg_type: kind, from, to, term, entries: vec![entry], ..Message::default() };
+    let mut bytes = envelope.to_vec();
+    message.encode(&mut bytes).unwrap();
+    bytes
+}

@@ -16,6 +16,9 @@ use crate::pki::{self, Authority, Token};
 use crate::store::{Plan, TransactError};
 use crate::timing;
 
+/// How many of the first members may sign certificates (docs/decisions/0201).
+const SIGNERS: usize = 3;
+
 /// A machine is not let in.
 #[derive(Debug, thiserror::Error)]
 pub enum EnrolError {
@@ -103,8 +106,8 @@ async fn enrol(cluster: &Cluster, request: &JoinRequest) -> Result<JoinAnswer, E
     }
     tracing::info!(name = %member.name, address = %member.address, "joined");
     // The first three may sign: one of them is there after any two deaths.
-    let signs = members.iter().filter(|other| !other.no_voter && other.block < member.block).count()
-        < members::VOTERS;
+    let signs =
+        members.iter().filter(|other| !other.no_voter && other.block < member.block).count() < SIGNERS;
     Ok(JoinAnswer::Welcome {
         cluster: cluster.identity.cluster.clone(),
         certificate,

@@ -1,15 +1,14 @@
 //! What runs while this machine leads beside the controllers: deaths, the raft members, copies of images.
 //!
-//! Decides by its cores ([`crate::liveness`], [`voters`]); the driver carries their effects out with the leader's epoch, so that a
+//! Decides by its cores ([`crate::liveness`], [`raft_store::autopilot`]); the driver carries their effects out with the leader's epoch, so that a
 //! deposed leader's decisions are refused.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::kinds::Kind;
 use api::{Object, duration, keys};
-use raft_store::{Epoch, MemberChange, NodeId, Status};
+use raft_store::{Epoch, NodeId};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
@@ -19,11 +18,11 @@ use crate::cluster::Cluster;
 use crate::events::Report;
 use crate::fabric::is_dead;
 use crate::liveness::{Effect, Input, Liveness};
-use crate::members::{Member, VOTERS, in_view};
+use crate::members::{Member, in_view};
 use crate::mesh::wire::{Request, Response};
 use crate::objects::shown;
 use crate::store::Plan;
-use crate::{images, timing};
+use crate::{images, timing, voters};
 
 /// Taint of a dead node, as Kubernetes names it.
 pub const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
@@ -36,7 +35,7 @@ pub async fn run(cluster: Arc<Cluster>) {
         if let Some(epoch) = epoch {
             tokio::select! {
                 () = lead(&cluster, epoch) => {}
-                () = keep_members(&cluster) => {}
+                () = voters::keep(&cluster) => {}
                 () = keep_copies(&cluster) => {}
                 _ = leadership.wait_for(|now| now.epoch != Some(epoch)) => {}
             }
@@ -185,81 +184,6 @@ pub fn set_condition(node: &mut Object, name: &str, status: &str, reason: &str, 
     node.set(&["status", "conditions"], json!(conditions));
 }
 
-/// Brings the raft members in line with the member list.
-async fn keep_members(cluster: &Arc<Cluster>) {
-    let mut views = cluster.store.views();
-    loop {
-        let members = in_view(&views.borrow_and_update().clone());
-        if let Some(status) = cluster.store.status().await {
-            if let Some(to) = successor(&members, &status) {
-                info!(%to, "this machine is to leave the cluster and hands leadership over first");
-                cluster.store.input(raft_store::Input::TransferLeadership { to });
-            }
-            let changes = voters(&members, &status);
-            if !changes.is_empty() {
-                let outcome = cluster.store.change_members(changes.clone()).await;
-                info!(?changes, ?outcome, "raft members");
-            }
-        }
-        // A learner catches up without any change of the state: look again soon, and at once when members change.
-        let _ = tokio::time::timeout(Duration::from_millis(250), views.changed()).await;
-    }
-}
-
-/// Who is to lead instead of a leader that is no longer on the member list: the voter that holds the most.
-fn successor(members: &[Member], status: &Status) -> Option<NodeId> {
-    let listed = |id: NodeId| members.iter().any(|member| member.node_id() == id);
-    if members.is_empty() || listed(status.id) {
-        return None;
-    }
-    let fit = |peer: &&raft_store::PeerStatus| {
-        peer.recent_active && listed(peer.id) && status.voters.contains(&peer.id)
-    };
-    status.peers.iter().filter(fit).max_by_key(|peer| peer.matched).map(|peer| peer.id)
-}
-
-/// Which change comes next: newcomers learn first; the first three members vote, all at once, when they have caught up.
-pub fn voters(members: &[Member], status: &Status) -> Vec<MemberChange> {
-    if status.joint {
-        return Vec::new();
-    }
-    let known: BTreeSet<NodeId> = status.voters.iter().chain(&status.learners).copied().collect();
-    let new: Vec<MemberChange> = members
-        .iter()
-        .map(Member::node_id)
-        .filter(|id| !known.contains(id))
-        .map(MemberChange::AddLearner)
-        .collect();
-    if let Some(first) = new.into_iter().next() {
-        return vec![first];
-    }
-    let listed: BTreeSet<NodeId> = members.iter().map(Member::node_id).collect();
-    if let Some(gone) = known.iter().find(|id| !listed.contains(id) && **id != status.id) {
-        return vec![MemberChange::Remove(*gone)];
-    }
-    let mut eligible: Vec<&Member> = members.iter().filter(|member| !member.no_voter).collect();
-    eligible.sort_by_key(|member| member.block);
-    if eligible.len() < VOTERS {
-        return Vec::new();
-    }
-    let wanted: Vec<NodeId> = eligible
-        .iter()
-        .take(VOTERS)
-        .map(|member| member.node_id())
-        .filter(|id| !status.voters.contains(id))
-        .collect();
-    // A newcomer counts as recently active before it has said anything: only what it holds shows that it is there.
-    let caught_up = |id: &NodeId| {
-        let held = |peer: &&raft_store::PeerStatus| peer.matched > 0 && peer.matched + 8 >= status.last_index;
-        status.peers.iter().find(|peer| peer.id == *id).filter(held).is_some_and(|peer| peer.recent_active)
-    };
-    if wanted.iter().all(caught_up) {
-        wanted.into_iter().map(MemberChange::AddVoter).collect()
-    } else {
-        Vec::new()
-    }
-}
-
 /// Makes new copies of images when a holder is gone.
 async fn keep_copies(cluster: &Arc<Cluster>) {
     let mut suspects = cluster.suspects.clone();
@@ -268,80 +192,5 @@ async fn keep_copies(cluster: &Arc<Cluster>) {
         tokio::time::sleep(Duration::from_secs(5)).await;
         images::repair(cluster).await;
         let _ = tokio::time::timeout(Duration::from_secs(60), suspects.changed()).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use raft_store::{PeerStatus, Role};
-
-    fn member(n: u8, no_voter: bool) -> Member {
-        Member {
-            name: format!("host{n}"),
-            id: u64::from(n),
-            key: String::new(),
-            address: ([10, 0, 0, n], 7443).into(),
-            api_port: 6443,
-            block: n - 1,
-            no_voter,
-        }
-    }
-
-    fn status(voters: &[u64], learners: &[u64], matched: u64) -> Status {
-        let ids = |list: &[u64]| list.iter().map(|id| NodeId(*id)).collect::<Vec<_>>();
-        let peer = |id: &NodeId| PeerStatus { id: *id, matched, recent_active: true, in_snapshot: false };
-        Status {
-            id: NodeId(1),
-            term: 1,
-            role: Role::Leader,
-            leader: Some(NodeId(1)),
-            commit: 20,
-            applied: 20,
-            last_index: 20,
-            voters: ids(voters),
-            learners: ids(learners),
-            joint: false,
-            caught_up: true,
-            established: true,
-            refused_messages: 0,
-            peers: ids(learners).iter().map(peer).collect(),
-        }
-    }
-
-    #[test]
-    fn newcomers_learn_first_and_two_of_them_become_voters_together() {
-        let members = [member(1, false), member(2, false), member(3, false)];
-        assert_eq!(voters(&members[..2], &status(&[1], &[], 20)), [MemberChange::AddLearner(NodeId(2))]);
-        assert_eq!(voters(&members[..2], &status(&[1], &[2], 20)), [], "two machines have one voter");
-        assert_eq!(
-            voters(&members, &status(&[1], &[2, 3], 0)),
-            [],
-            "a newcomer that holds nothing does not vote"
-        );
-        let both = [MemberChange::AddVoter(NodeId(2)), MemberChange::AddVoter(NodeId(3))];
-        assert_eq!(voters(&members, &status(&[1], &[2, 3], 20)), both);
-    }
-
-    #[test]
-    fn a_machine_that_does_not_want_to_vote_never_does() {
-        let members = [member(1, false), member(2, true), member(3, false), member(4, false)];
-        let wanted = [MemberChange::AddVoter(NodeId(3)), MemberChange::AddVoter(NodeId(4))];
-        assert_eq!(voters(&members, &status(&[1], &[2, 3, 4], 20)), wanted);
-    }
-
-    #[test]
-    fn a_leader_that_left_the_list_hands_over_and_any_other_does_not() {
-        let mut now = status(&[1, 2, 3], &[2, 3], 10);
-        now.peers[1].matched = 12;
-        assert_eq!(successor(&[member(2, false), member(3, false)], &now), Some(NodeId(3)));
-        assert_eq!(successor(&[member(2, false)], &now), Some(NodeId(2)), "who left too does not lead");
-        assert_eq!(successor(&[member(1, false), member(2, false)], &now), None);
-    }
-
-    #[test]
-    fn who_left_the_list_leaves_raft() {
-        let members = [member(1, false), member(2, false)];
-        assert_eq!(voters(&members, &status(&[1], &[2, 3], 20)), [MemberChange::Remove(NodeId(3))]);
     }
 }

@@ -28,6 +28,7 @@ pub mod run;
 pub mod server;
 pub mod store;
 pub mod timing;
+pub mod voters;
 pub mod worker;
 
 pub use config::Config;

@@ -13,8 +13,6 @@ use serde::{Deserialize, Serialize};
 pub const PREFIX: &str = "m/";
 /// Prefix of join tokens; the hash of the secret follows.
 pub const TOKENS: &str = "t/";
-/// How many of the first members vote (DESIGN section 4 has the autopilot that replaces this rule).
-pub const VOTERS: usize = 3;
 
 /// One member, as stored at `m/NAME` in JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,8 +8,8 @@
 //! 3. [`Replica::advance`]: one write, one sync for all of it; on an error end the process;
 //! 4. perform the effects in order, then begin again.
 //!
-//! Start with `replica`, then `log`, then `state`. Deliberately absent: forwarding, retries of proposals, who should
-//! vote, authentication (the driver proves who a peer is), encryption.
+//! Start with `replica`, then `log`, then `state`. Deliberately absent: forwarding, retries of proposals, who is
+//! alive, authentication (the driver proves who a peer is), encryption.
 
 /// Whether this bug of `planted::Bug` is in. Always false without the feature `planted-bugs`.
 macro_rules! planted {
@@ -22,6 +22,7 @@ macro_rules! planted {
     }};
 }
 
+pub mod autopilot;
 mod codec;
 mod command;
 mod config;

@@ -20,6 +20,11 @@ pub const HISTORY_MS: u64 = 300_000;
 /// … in steps of this.
 pub const HISTORY_SAMPLE_MS: u64 = 30_000;
 
+/// A voter that has been confirmed dead for this long is replaced.
+pub const REPLACE_VOTER_MS: u64 = 3_000;
+/// Who holds what the log held this long ago has caught up.
+pub const CAUGHT_UP_MS: u64 = 200;
+
 /// The table in ticks, stretched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {

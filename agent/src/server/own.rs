@@ -22,6 +22,7 @@ use crate::members::in_view;
 use crate::mesh::wire::{Request as Wish, Response};
 use crate::pki::Credential;
 use crate::store::Plan;
+use crate::voters;
 
 /// Answers one request; `rest` is the path below `/skein/v1/`.
 pub async fn answer(cluster: &Arc<Cluster>, rest: &str, request: Request<Incoming>) -> Reply {
@@ -35,6 +36,7 @@ pub async fn answer(cluster: &Arc<Cluster>, rest: &str, request: Request<Incomin
         (Method::DELETE, ["images"]) => remove(cluster, query.get("name").unwrap_or("")).await,
         (Method::POST, ["exec", namespace, pod]) => pods::exec(cluster, namespace, pod, request).await,
         (Method::DELETE, ["nodes", name]) => remove_member(cluster, name, query.is_true("force")).await,
+        (Method::PUT, ["voters"]) => pin_voters(cluster, request).await,
         (Method::POST, ["nodes", "confirm-dead"]) => {
             if cluster.store.leader() != Some(cluster.me()) {
                 let leader = cluster.store.leader().and_then(|id| cluster.roster.get(id));
@@ -78,21 +80,40 @@ async fn status(cluster: &Cluster) -> Reply {
             let role = match () {
                 () if replica.leader == Some(member.node_id()) => "leader",
                 () if view.members().is_voter(member.node_id()) => "voter",
+                () if member.no_voter => "non-voter",
                 () => "learner",
             };
             json!({"name": member.name, "address": member.address.to_string(), "state": state, "role": role, "id": member.node_id().to_string(), "podCIDR": member.pod_cidr()})
         })
         .collect();
     let (index, term) = view.applied();
+    let alive = listed.iter().filter(|member| !dead.contains(&member.name)).map(|member| member.node_id());
+    let alive = alive.filter(|id| !suspects.contains(id)).collect();
+    let pinned = voters::pinned(&view);
+    let eligible = voters::candidates(&view).iter().filter(|candidate| candidate.may_vote).count();
     Ok(http::json(
         200,
         &json!({
             "cluster": cluster.identity.cluster, "node": cluster.name(),
             "leader": replica.leader.map(name_of), "voters": view.members().voters.iter().map(|id| name_of(*id)).collect::<Vec<_>>(),
             "members": members, "revision": view.revision().0, "appliedIndex": index, "term": term, "stateHash": crate::pki::hex(&view.hash()),
+            "votersPinned": pinned, "votersWanted": raft_store::autopilot::wanted_voters(eligible, pinned),
+            "advice": voters::advice(&view, &alive, replica.leader.is_some()),
             "brake": *cluster.brake.borrow(),
         }),
     ))
+}
+
+/// An operator's count of voters, or the rule again.
+async fn pin_voters(cluster: &Cluster, request: Request<Incoming>) -> Reply {
+    let body = http::body(request).await?;
+    let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+    let plan = match voters::parse_pinned(&body["count"]).map_err(ApiError::BadRequest)? {
+        Some(count) => Plan::new().put(voters::PINNED, count.to_string()),
+        None => Plan::new().delete(voters::PINNED),
+    };
+    cluster.store.transact(plan.build(), None).await.map_err(crate::objects::write_error)?;
+    Ok(http::json(200, &json!({"voters": body["count"]})))
 }
 
 async fn remove_member(cluster: &Cluster, name: &str, force: bool) -> Reply {

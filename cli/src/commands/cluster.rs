@@ -97,39 +97,55 @@ pub enum Cluster {
         #[command(flatten)]
         output: super::Output,
     },
+    /// How many machines keep the state and vote: 1, 3, 5 or 7, or "auto" (1, 3 or 5 by how many there are).
+    Voters {
+        /// The count.
+        count: String,
+    },
 }
 
 impl Cluster {
     pub async fn run(self, client: &Client) -> Result<(), CommandError> {
-        let Cluster::Status { output } = self;
-        let status = client.get("/skein/v1/cluster").await?;
-        if let Some(format) = output.format {
-            output::print(&if format == output::Format::Yaml {
-                output::yaml(&status)
-            } else {
-                output::json(&status)
-            });
-            return Ok(());
+        match self {
+            Cluster::Status { output } => status(client, &output).await,
+            Cluster::Voters { count } => {
+                let body = json!({"count": count}).to_string().into_bytes();
+                client.ask(Method::PUT, "/skein/v1/voters", "application/json", body).await?;
+                println!("Voters: {count}. 'skein cluster status' shows who votes.");
+                Ok(())
+            }
         }
-        let text = |field: &str| status[field].as_str().unwrap_or("none").to_string();
-        let voters: Vec<&str> =
-            status["voters"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        println!("Cluster:   {}", text("cluster"));
-        println!("Leader:    {}", text("leader"));
-        println!("Voters:    {}", voters.join(", "));
-        println!("Revision:  {}", status["revision"]);
-        if voters.len() < 3 {
-            println!("Note:      one disk keeps the state: not redundant until a third machine joins");
-        }
-        if status["brake"] == true {
-            println!(
-                "Note:      too many machines died at once: pods are not replaced until machines return or 'skein node confirm-dead'"
-            );
-        }
-        println!();
-        output::print(&members(&status));
-        Ok(())
     }
+}
+
+async fn status(client: &Client, output: &super::Output) -> Result<(), CommandError> {
+    let status = client.get("/skein/v1/cluster").await?;
+    if let Some(format) = output.format {
+        output::print(&if format == output::Format::Yaml {
+            output::yaml(&status)
+        } else {
+            output::json(&status)
+        });
+        return Ok(());
+    }
+    let text = |field: &str| status[field].as_str().unwrap_or("none").to_string();
+    let voters: Vec<&str> =
+        status["voters"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    println!("Cluster:   {}", text("cluster"));
+    println!("Leader:    {}", text("leader"));
+    println!("Voters:    {}", voters.join(", "));
+    println!("Revision:  {}", status["revision"]);
+    if let Some(advice) = status["advice"].as_str() {
+        println!("Note:      {advice}");
+    }
+    if status["brake"] == true {
+        println!(
+            "Note:      too many machines died at once: pods are not replaced until machines return or 'skein node confirm-dead'"
+        );
+    }
+    println!();
+    output::print(&members(&status));
+    Ok(())
 }
 
 fn members(status: &Value) -> String {
@@ -160,6 +176,19 @@ pub enum Node {
         #[arg(long)]
         force: bool,
     },
+    /// Empty a machine before work on it: nothing new is placed there, its pods are replaced elsewhere, its vote moves.
+    Drain {
+        /// The member's name.
+        name: String,
+        /// Also pods that nothing replaces: they are gone.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Let a drained machine take part again.
+    Undrain {
+        /// The member's name.
+        name: String,
+    },
     /// Say that the machines that are written down as dead are dead: replacing of pods goes on at once.
     ConfirmDead,
     /// Remove every trace of skein from this machine; its agent must be stopped.
@@ -188,6 +217,11 @@ impl Node {
                 client.ask(Method::DELETE, &path, "application/json", Vec::new()).await?;
                 println!("\"{name}\" is no longer a member.");
             }
+            Node::Drain { name, force } => drain(client, &name, force).await?,
+            Node::Undrain { name } => {
+                mark(client, &name, false).await?;
+                println!("\"{name}\" takes part again.");
+            }
             Node::ConfirmDead => {
                 post(client, "/skein/v1/nodes/confirm-dead", &Value::Null).await?;
                 println!("Replacing goes on.");
@@ -209,4 +243,46 @@ impl Node {
         }
         Ok(())
     }
+}
+
+/// Marks a node as being drained, or no longer.
+async fn mark(client: &Client, name: &str, drained: bool) -> Result<(), CommandError> {
+    let patch = json!({
+        "metadata": {"annotations": {"skein.dev/drain": if drained { json!("true") } else { Value::Null }}},
+        "spec": {"unschedulable": if drained { json!(true) } else { Value::Null }},
+    });
+    let path = format!("/api/v1/nodes/{name}");
+    client.ask(Method::PATCH, &path, "application/merge-patch+json", patch.to_string().into_bytes()).await?;
+    Ok(())
+}
+
+async fn drain(client: &Client, name: &str, force: bool) -> Result<(), CommandError> {
+    let list = client.get(&format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{name}")).await?;
+    let pods = list["items"].as_array().cloned().unwrap_or_default();
+    let text = |pod: &Value, field: &str| pod["metadata"][field].as_str().unwrap_or("").to_string();
+    let ended = |pod: &Value| matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+    let owned =
+        |pod: &Value| pod["metadata"]["ownerReferences"].as_array().is_some_and(|list| !list.is_empty());
+    let alone: Vec<String> = pods
+        .iter()
+        .filter(|pod| !owned(pod) && !ended(pod))
+        .map(|pod| format!("{}/{}", text(pod, "namespace"), text(pod, "name")))
+        .collect();
+    if !alone.is_empty() && !force {
+        return Err(CommandError::Usage(format!(
+            "nothing would replace these pods: {}; delete them, or add --force",
+            alone.join(", ")
+        )));
+    }
+    mark(client, name, true).await?;
+    let mut moved = 0;
+    for pod in pods.iter().filter(|pod| !ended(pod)) {
+        let path = format!("/api/v1/namespaces/{}/pods/{}", text(pod, "namespace"), text(pod, "name"));
+        client.ask(Method::DELETE, &path, "application/json", Vec::new()).await?;
+        moved += 1;
+    }
+    println!(
+        "\"{name}\" is drained: {moved} pods leave it. 'skein node undrain {name}' lets it take part again."
+    );
+    Ok(())
 }

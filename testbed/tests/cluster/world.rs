@@ -45,7 +45,7 @@ impl World {
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
             world.run(index, &words);
         }
-        let voters = if hosts >= 3 { 3 } else { 1 };
+        let voters = raft_store::autopilot::wanted_voters(hosts, None);
         world.until("the voters vote", || {
             world.status(0).is_some_and(|status| status["voters"].as_array().map_or(0, Vec::len) == voters)
         });

@@ -1,0 +1,132 @@
+//! The autopilot's driver: what the cluster knows of its members goes in, changes of the raft members come out.
+//!
+//! Decides only what the core ([`raft_store::autopilot`]) is told: zones and drains come from the Node objects, the pinned count
+//! from the store. It must not choose voters itself.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::keys;
+use api::kinds::Kind;
+use raft_store::autopilot::{Autopilot, Candidate, Next};
+use raft_store::{Millis, View};
+use serde_json::Value;
+use tracing::info;
+
+use crate::clock;
+use crate::cluster::Cluster;
+use crate::members::{Member, in_view};
+use crate::objects::shown;
+
+/// Where an operator's count of voters is kept; absent: the rule decides.
+pub const PINNED: &str = "s/voters";
+/// Kubernetes' label of a node's failure zone.
+pub const ZONE: &str = "topology.kubernetes.io/zone";
+/// On a Node that `skein node drain` empties: it gives up its vote too.
+pub const DRAIN: &str = "skein.dev/drain";
+
+/// How often to look when nothing in the state changes: a learner catches up without any change.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Runs for as long as this machine leads.
+pub async fn keep(cluster: &Arc<Cluster>) {
+    let mut autopilot = Autopilot::new();
+    let mut views = cluster.store.views();
+    let mut told = Next::Nothing;
+    loop {
+        let view = views.borrow_and_update().clone();
+        if let Some(status) = cluster.store.status().await {
+            let now = Millis(clock::millis());
+            let next = autopilot.next(now, &candidates(&view), pinned(&view), &status);
+            match &next {
+                Next::Nothing => {}
+                Next::HandOver(to) => {
+                    info!(to = %name(cluster, *to), "this machine is not to vote much longer and hands leadership over");
+                    cluster.store.input(raft_store::Input::TransferLeadership { to: *to });
+                }
+                Next::Change(changes) => {
+                    let outcome = cluster.store.change_members(changes.clone()).await;
+                    if next != told {
+                        info!(?changes, ?outcome, "raft members");
+                    }
+                }
+            }
+            told = next;
+        }
+        let _ = tokio::time::timeout(LOOK, views.changed()).await;
+        // A state that changes all the time is not looked at all the time.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn name(cluster: &Cluster, id: raft_store::NodeId) -> String {
+    cluster.roster.get(id).map_or_else(|| id.to_string(), |member| member.name)
+}
+
+/// An operator's count of voters.
+pub fn pinned(view: &View) -> Option<usize> {
+    let entry = view.get(PINNED.as_bytes())?;
+    std::str::from_utf8(&entry.value.0).ok()?.parse().ok()
+}
+
+/// The members as the core sees them.
+pub fn candidates(view: &View) -> Vec<Candidate> {
+    let dead = crate::fabric::dead_nodes(view);
+    in_view(view).iter().map(|member| candidate(view, member, &dead)).collect()
+}
+
+fn candidate(view: &View, member: &Member, dead: &BTreeSet<String>) -> Candidate {
+    let kind = Kind::by_name("Node").expect("Node is a row of the table of kinds");
+    let key = keys::object(kind, "", &member.name);
+    let node = view.get(key.as_bytes()).and_then(|entry| shown(entry).ok());
+    let text = |field: &str, name: &str| {
+        let map = node.as_ref().map(|node| &node.0["metadata"][field]);
+        map.and_then(|map| map[name].as_str()).unwrap_or("").to_string()
+    };
+    Candidate {
+        id: member.node_id(),
+        zone: text("labels", ZONE),
+        may_vote: !member.no_voter && text("annotations", DRAIN).is_empty(),
+        dead: dead.contains(&member.name),
+    }
+}
+
+/// What `cluster status` says of the voters, and what to do about it. `alive` are the members that are neither suspected nor dead.
+pub fn advice(view: &View, alive: &BTreeSet<raft_store::NodeId>, leader: bool) -> Option<String> {
+    let voters = &view.members().voters;
+    let up = voters.iter().filter(|id| alive.contains(id)).count();
+    let members = candidates(view);
+    let eligible = members.iter().filter(|member| member.may_vote).count();
+    match () {
+        () if up * 2 <= voters.len() => Some(format!(
+            "{up} of {} voters answer, which is no majority: nothing can be written, pods keep running. Start the others; if they \
+             are lost for good, 'skein cluster recover' says how to go on without them",
+            voters.len()
+        )),
+        () if !leader => Some("no leader at the moment; an election takes about a second".into()),
+        () if voters.len() == 1 => {
+            let missing = 3usize.saturating_sub(eligible);
+            Some(match missing {
+                0 => "one disk keeps the state until the newcomers have caught up".into(),
+                1 => "one disk: not redundant until a third machine joins".into(),
+                _ => format!("one disk: not redundant until {missing} more machines join"),
+            })
+        }
+        () if up == voters.len() / 2 + 1 && up < voters.len() => Some(format!(
+            "{up} of {} voters answer: one more loss stops writes. Start the missing one, or add a machine and it takes the place",
+            voters.len()
+        )),
+        () => None,
+    }
+}
+
+/// Reads a count of voters as an operator types it: `auto`, or 1, 3, 5, 7.
+pub fn parse_pinned(value: &Value) -> Result<Option<usize>, String> {
+    let text = value.as_str().map(String::from).unwrap_or_else(|| value.to_string());
+    match text.as_str() {
+        "auto" => Ok(None),
+        "1" | "3" | "5" | "7" => Ok(text.parse().ok()),
+        _ => Err(format!("{text} is not a count of voters: say auto, 1, 3, 5 or 7")),
+    }
+}

@@ -1,0 +1,233 @@
+//! Which members should vote: one, three or five by how many may, spread over failure zones, the dead replaced.
+//!
+//! Decides the next single change of members, or to whom leadership goes first, from what the leader sees now. A change is
+//! asked for only if a majority of the old and of the new voters acknowledges now. Must not decide who is alive nor who belongs to
+//! the cluster (both are handed in), and must not let deaths take three voters down to fewer: a majority of one is no majority.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::effect::{MemberChange, Status};
+use crate::ids::{Millis, NodeId};
+use crate::timing;
+
+#[cfg(test)]
+mod tests;
+
+/// A member of the cluster, as far as voting goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The member.
+    pub id: NodeId,
+    /// Its failure zone; machines that say nothing share the zone "".
+    pub zone: String,
+    /// It may vote: nobody said `--no-voter`, and it is not being drained.
+    pub may_vote: bool,
+    /// It has been confirmed dead.
+    pub dead: bool,
+}
+
+/// What should happen next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// All is as it should be, or nothing can be done now.
+    Nothing,
+    /// This leader is not to vote much longer: it hands over first.
+    HandOver(NodeId),
+    /// All of these at once.
+    Change(Vec<MemberChange>),
+}
+
+/// How many members should vote, when `members` may (DESIGN section 4).
+pub fn wanted_voters(members: usize, pinned: Option<usize>) -> usize {
+    let by_rule = match members {
+        0..=2 => 1,
+        3 | 4 => 3,
+        _ => 5,
+    };
+    pinned.map_or(by_rule, |pinned| pinned.min(members.max(1)))
+}
+
+/// The autopilot's memory: since when who is dead, and what the log held a moment ago. Begins anew with each leadership.
+#[derive(Clone, Debug, Default)]
+pub struct Autopilot {
+    dead_since: BTreeMap<NodeId, Millis>,
+    /// The log's end at a look at least `timing::CAUGHT_UP_MS` ago, and the look that will follow it.
+    held: Option<(Millis, u64)>,
+    next_held: Option<(Millis, u64)>,
+}
+
+/// All that one decision looks at.
+struct Look<'a> {
+    status: &'a Status,
+    listed: BTreeMap<NodeId, &'a Candidate>,
+    /// Confirmed dead for long enough to be replaced.
+    lost: BTreeSet<NodeId>,
+    held: Option<u64>,
+}
+
+impl Autopilot {
+    /// A new leader's.
+    pub fn new() -> Autopilot {
+        Autopilot::default()
+    }
+
+    /// The next step. `members` are those who joined and were not removed; `pinned` is an operator's count.
+    pub fn next(
+        &mut self,
+        now: Millis,
+        members: &[Candidate],
+        pinned: Option<usize>,
+        status: &Status,
+    ) -> Next {
+        self.remember(now, members, status);
+        if !status.established || status.joint || members.is_empty() {
+            return Next::Nothing;
+        }
+        let long_dead = |id: &NodeId| {
+            self.dead_since.get(id).is_some_and(|since| now.since(*since) >= timing::REPLACE_VOTER_MS)
+        };
+        let look = Look {
+            status,
+            listed: members.iter().map(|member| (member.id, member)).collect(),
+            lost: members.iter().map(|member| member.id).filter(long_dead).collect(),
+            held: self.held.map(|(_, index)| index),
+        };
+        look.voters(pinned).or_else(|| look.learners()).unwrap_or(Next::Nothing)
+    }
+
+    fn remember(&mut self, now: Millis, members: &[Candidate], status: &Status) {
+        let dead: BTreeSet<NodeId> = members.iter().filter(|m| m.dead).map(|m| m.id).collect();
+        self.dead_since.retain(|id, _| dead.contains(id));
+        for id in dead {
+            self.dead_since.entry(id).or_insert(now);
+        }
+        let look = (now, status.last_index);
+        let due =
+            |at: &Option<(Millis, u64)>| at.is_some_and(|(at, _)| now.since(at) >= timing::CAUGHT_UP_MS);
+        if due(&self.next_held) {
+            self.held = self.next_held.replace(look);
+        }
+        self.next_held.get_or_insert(look);
+    }
+}
+
+impl Look<'_> {
+    /// The step that brings the voters in line, if they are not.
+    fn voters(&self, pinned: Option<usize>) -> Option<Next> {
+        let wanted = self.choose(pinned);
+        let now: BTreeSet<NodeId> = self.status.voters.iter().copied().collect();
+        if wanted == now || wanted.is_empty() {
+            return None;
+        }
+        if !wanted.contains(&self.status.id) {
+            return self.leave_the_lead(&wanted, &now);
+        }
+        self.change(&now, &wanted)
+    }
+
+    /// A leader that is not to vote hands over to one that is; if none is a voter yet, they become voters first.
+    fn leave_the_lead(&self, wanted: &BTreeSet<NodeId>, now: &BTreeSet<NodeId>) -> Option<Next> {
+        let heirs = wanted.intersection(now).filter(|id| self.acknowledges(**id) && !self.lost.contains(id));
+        let held = |id: &&NodeId| self.peer(**id).map_or(0, |peer| peer.matched);
+        match heirs.max_by_key(held) {
+            Some(heir) => Some(Next::HandOver(*heir)),
+            None => self.change(now, &now.union(wanted).copied().collect()),
+        }
+    }
+
+    /// From one set of voters to another, if both have a majority that acknowledges now.
+    fn change(&self, now: &BTreeSet<NodeId>, wanted: &BTreeSet<NodeId>) -> Option<Next> {
+        let answers =
+            |set: &BTreeSet<NodeId>| set.iter().filter(|id| self.acknowledges(**id)).count() * 2 > set.len();
+        if !answers(now) || !answers(wanted) {
+            return None;
+        }
+        let leave = now.difference(wanted).map(|id| match self.listed.contains_key(id) {
+            true => MemberChange::AddLearner(*id),
+            false => MemberChange::Remove(*id),
+        });
+        let join = wanted.difference(now).map(|id| MemberChange::AddVoter(*id));
+        let changes: Vec<MemberChange> = leave.chain(join).collect();
+        (!changes.is_empty()).then_some(Next::Change(changes))
+    }
+
+    /// Newcomers learn, one after the other; who left the list leaves raft.
+    fn learners(&self) -> Option<Next> {
+        let status = self.status;
+        let known: BTreeSet<NodeId> = status.voters.iter().chain(&status.learners).copied().collect();
+        let new = self.listed.keys().find(|id| !known.contains(id)).map(|id| MemberChange::AddLearner(*id));
+        let gone = || {
+            let gone = status.learners.iter().find(|id| !self.listed.contains_key(id));
+            gone.map(|id| MemberChange::Remove(*id))
+        };
+        new.or_else(gone).map(|change| Next::Change(vec![change]))
+    }
+
+    /// The voters that there should be. Who votes and lives goes on doing so wherever that makes no zone carry more.
+    fn choose(&self, pinned: Option<usize>) -> BTreeSet<NodeId> {
+        let may = |id: &NodeId| self.listed.get(id).is_some_and(|candidate| candidate.may_vote);
+        let eligible = self.listed.keys().filter(|id| may(id)).count();
+        let votes = |id: &NodeId| self.status.voters.contains(id);
+        let usable: Vec<NodeId> = self
+            .listed
+            .keys()
+            .copied()
+            .filter(|id| may(id) && if votes(id) { !self.lost.contains(id) } else { self.could_vote(*id) })
+            .collect();
+        let dead_voters = self.status.voters.iter().copied().filter(|id| may(id) && self.lost.contains(id));
+        let size = self.size(wanted_voters(eligible, pinned), usable.len());
+        let mut chosen = self.spread(usable, size);
+        // Three do not become fewer by deaths: the dead keep their places until somebody can take them.
+        for dead in dead_voters {
+            if chosen.len() < size {
+                chosen.insert(dead);
+            }
+        }
+        chosen
+    }
+
+    /// The largest odd count that the living can fill; three stay three.
+    fn size(&self, wanted: usize, living: usize) -> usize {
+        let stays = |size: usize| size == 3 && self.status.voters.len() >= 3;
+        [7, 5, 3].into_iter().find(|size| *size <= wanted && (living >= *size || stays(*size))).unwrap_or(1)
+    }
+
+    /// `size` of these: this leader first, then whoever's zone carries the least.
+    fn spread(&self, mut usable: Vec<NodeId>, size: usize) -> BTreeSet<NodeId> {
+        let mut chosen = BTreeSet::new();
+        let mut carried: BTreeMap<&str, usize> = BTreeMap::new();
+        while chosen.len() < size {
+            let rank = |id: &NodeId| {
+                let carries = carried.get(self.zone(*id)).copied().unwrap_or(0);
+                (*id != self.status.id, carries, !self.status.voters.contains(id), *id)
+            };
+            let Some(at) = (0..usable.len()).min_by_key(|at| rank(&usable[*at])) else { break };
+            let id = usable.swap_remove(at);
+            *carried.entry(self.zone(id)).or_default() += 1;
+            chosen.insert(id);
+        }
+        chosen
+    }
+
+    fn zone(&self, id: NodeId) -> &str {
+        self.listed.get(&id).map_or("", |candidate| candidate.zone.as_str())
+    }
+
+    fn peer(&self, id: NodeId) -> Option<&crate::effect::PeerStatus> {
+        self.status.peers.iter().find(|peer| peer.id == id)
+    }
+
+    fn acknowledges(&self, id: NodeId) -> bool {
+        id == self.status.id || self.peer(id).is_some_and(|peer| peer.recent_active)
+    }
+
+    /// A learner that lives and holds what the log held a moment ago. (raft counts a newcomer as active before it has said
+    /// anything: only what it holds shows that it is there.)
+    fn could_vote(&self, id: NodeId) -> bool {
+        let dead = self.listed.get(&id).is_none_or(|candidate| candidate.dead);
+        let holds = |peer: &crate::effect::PeerStatus| {
+            peer.matched > 0 && self.held.is_some_and(|held| peer.matched >= held) && !peer.in_snapshot
+        };
+        !dead && self.acknowledges(id) && self.peer(id).is_some_and(holds)
+    }
+}

@@ -49,7 +49,7 @@ pub type Timer = foca::Timer<Gossiper>;
 pub enum Input {
     Datagram(Vec<u8>),
     Timer(Timer),
-    /// The member list, which gossip learns new members from.
+    /// The member list, which gossip learns new members from; to be repeated each second.
     Members(Vec<u64>),
     /// Everything that another member knows.
     Exchange(Vec<u8>),
@@ -75,8 +75,9 @@ pub struct Membership {
     foca: Foca<Gossiper, PostcardCodec, StdRng, NoCustomBroadcast>,
     me: u64,
     suspects: BTreeSet<NodeId>,
-    /// Members of the list that gossip has not met yet are announced to.
-    met: BTreeMap<u64, bool>,
+    /// Members of the list that gossip has not met yet, and how often they were announced to. They may have died before
+    /// this boot, or before their first word: gossip alone would never notice.
+    unmet: BTreeMap<u64, u32>,
 }
 
 impl Membership {
@@ -85,7 +86,7 @@ impl Membership {
         // Room between two boots for the numbers that `renew` takes.
         let identity = Gossiper { id: me.0, boot: boot << 20 };
         let foca = Foca::new(identity, config(), StdRng::seed_from_u64(seed), PostcardCodec);
-        Membership { foca, me: me.0, suspects: BTreeSet::new(), met: BTreeMap::new() }
+        Membership { foca, me: me.0, suspects: BTreeSet::new(), unmet: BTreeMap::new() }
     }
 
     /// Takes one input. Malformed packets change nothing.
@@ -119,11 +120,18 @@ impl Membership {
 
     fn announce(&mut self, ids: &[u64], runtime: &mut AccumulatingRuntime<Gossiper>) {
         let known: BTreeSet<u64> = self.foca.iter_membership_state().map(|known| known.id().id).collect();
-        self.met.retain(|id, _| ids.contains(id));
+        self.unmet.retain(|id, _| ids.contains(id) && !known.contains(id));
         for id in ids.iter().filter(|id| **id != self.me && !known.contains(id)) {
-            self.met.insert(*id, false);
+            *self.unmet.entry(*id).or_default() += 1;
             let _ = self.foca.announce(Gossiper { id: *id, boot: 0 }, &mut *runtime);
         }
+    }
+
+    /// Who has been announced to several times, and has not said a word since this machine's start.
+    fn never_answered(&self) -> impl Iterator<Item = NodeId> {
+        let known: BTreeSet<u64> = self.foca.iter_membership_state().map(|known| known.id().id).collect();
+        let silent = self.unmet.iter().filter(|(_, times)| **times > timing::GOSSIP_UNANSWERED);
+        silent.map(|(id, _)| *id).filter(move |id| !known.contains(id)).map(NodeId)
     }
 
     fn effects(&mut self, mut runtime: AccumulatingRuntime<Gossiper>) -> Vec<Effect> {
@@ -141,6 +149,7 @@ impl Membership {
             // This machine's own earlier boot is remembered as down: it is no member to be suspected.
             .filter(|known| known.state() != State::Alive && known.id().id != self.me)
             .map(|known| NodeId(known.id().id))
+            .chain(self.never_answered())
             .collect();
         if suspects != self.suspects {
             self.suspects = suspects.clone();

@@ -95,3 +95,21 @@ fn rubbish_changes_nothing() {
     assert_eq!(core.handle(Input::Datagram(vec![0xff; 100])), []);
     assert_eq!(core.handle(Input::Exchange(b"{".to_vec())), []);
 }
+
+#[test]
+fn a_member_that_was_never_met_is_suspected_and_is_not_once_it_speaks() {
+    let mut world = World::new(3);
+    world.cores[2] = None;
+    world.queue.clear();
+    let ids = vec![1, 2, 3];
+    for second in 1..=4 {
+        world.give(0, Input::Members(ids.clone()));
+        world.give(1, Input::Members(ids.clone()));
+        world.run_until(second * 1_000);
+    }
+    assert_eq!(world.suspects(0), [3], "it died before this machine's start, and nobody could gossip of it");
+    world.cores[2] = Some(Membership::new(NodeId(3), 2, 9));
+    world.give(2, Input::Members(ids));
+    world.run_until(6_000);
+    assert_eq!(world.suspects(0), Vec::<u64>::new());
+}

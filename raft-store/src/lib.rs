@@ -38,6 +38,7 @@ mod members;
 pub mod planted;
 mod raft_log_drain;
 mod replica;
+pub mod rescue;
 pub mod sim_disk;
 mod snapshot;
 mod state;

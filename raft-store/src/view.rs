@@ -19,6 +19,10 @@ impl View {
         View(Arc::new(state.clone()))
     }
 
+    pub(crate) fn state(&self) -> &State {
+        &self.0
+    }
+
     /// The newest revision in it.
     pub fn revision(&self) -> Revision {
         self.0.revision

@@ -35,6 +35,11 @@ impl<D: Disk> Replica<D> {
         Self::create(disk, config, None)
     }
 
+    /// Makes a new cluster with this replica as its only voter, from a state that was rescued. The disk must hold no store.
+    pub(crate) fn create_from(disk: D, config: Config, state: State) -> Result<Self, OpenError> {
+        Self::create(disk, config, Some(state))
+    }
+
     /// Continues from what the disk holds: a torn tail is cut, anything else that is wrong is an error.
     pub fn open(mut disk: D, config: Config) -> Result<Self, OpenError> {
         let identity = identity(&config)?;

@@ -80,7 +80,7 @@ impl State {
         answer
     }
 
-    fn transact(&mut self, transaction: &Transaction) -> Outcome {
+    pub(crate) fn transact(&mut self, transaction: &Transaction) -> Outcome {
         let fails = |compare: &Compare| !self.holds(compare) && !planted!(ComparesHold);
         if let Some(failed) = transaction.compares.iter().position(fails) {
             let key = transaction.compares[failed].key.clone();

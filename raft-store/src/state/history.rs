@@ -63,6 +63,11 @@ impl History {
         self.changes.push_back(Arc::new(change));
     }
 
+    /// Drops everything, up to `floor`, which may lie beyond what was ever changed.
+    pub(crate) fn forget(&mut self, floor: Revision) {
+        *self = History { floor: floor.max(self.floor), ..History::default() };
+    }
+
     /// Drops whole revisions from the old end until the window is within its bounds.
     pub(crate) fn trim(&mut self) {
         while self.changes.len() > limits::HISTORY_CHANGES || self.bytes > limits::HISTORY_BYTES {

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use raft_store::NodeId;
 use runtime::Runtime;
@@ -37,6 +38,8 @@ pub struct Cluster {
     pub pings: Arc<crate::probe::Pings>,
     /// Whether replacing of pods is stopped after too many deaths at once.
     pub brake: watch::Sender<bool>,
+    /// This machine is about to leave for a new cluster epoch.
+    pub leaves: AtomicBool,
     /// An operator's word that the dead are dead.
     pub confirm: tokio::sync::Notify,
 }

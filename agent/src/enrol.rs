@@ -110,6 +110,7 @@ async fn enrol(cluster: &Cluster, request: &JoinRequest) -> Result<JoinAnswer, E
         members.iter().filter(|other| !other.no_voter && other.block < member.block).count() < SIGNERS;
     Ok(JoinAnswer::Welcome {
         cluster: cluster.identity.cluster.clone(),
+        epoch: cluster.identity.epoch,
         certificate,
         ca_certificate: cluster.identity.ca_certificate.clone(),
         ca_key: cluster.identity.ca_key.clone().filter(|_| signs && !member.no_voter),
@@ -225,7 +226,7 @@ pub async fn remove(cluster: &Cluster, name: &str, force: bool) -> Result<(), Re
             known.is_none_or(|other| is_silent(cluster, &view, other))
         };
         may_leave(member, view.members().voters.as_slice(), gone, force)?;
-        let (member_key, block_key, node_key) = keys_of(name, member.block);
+        let [member_key, block_key, node_key] = keys_of(name, member.block);
         let revision = view.get(member_key.as_bytes()).map_or(0, |entry| entry.mod_revision.0);
         let plan = Plan::new()
             .expect_revision(&member_key, revision)
@@ -276,14 +277,14 @@ fn may_leave(
 }
 
 /// Keys of a member's record, its block and its Node object.
-fn keys_of(name: &str, block: u8) -> (String, String, String) {
+pub fn keys_of(name: &str, block: u8) -> [String; 3] {
     let node_kind = Kind::by_name("Node").expect("Node is a row of the table of kinds");
-    (members::key(name), format!("a/block/{block}"), keys::object(node_kind, "", name))
+    [members::key(name), format!("a/block/{block}"), keys::object(node_kind, "", name)]
 }
 
 /// The transaction that makes a machine a member: also the first member's own.
 pub fn enrolment(member: &Member, view: &View) -> raft_store::Transaction {
-    let (member_key, block_key, node_key) = keys_of(&member.name, member.block);
+    let [member_key, block_key, node_key] = keys_of(&member.name, member.block);
     let known = view
         .get(node_key.as_bytes())
         .and_then(|entry| shown(entry).ok())

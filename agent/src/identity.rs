@@ -20,6 +20,9 @@ pub const JOINING: &str = "joining";
 pub struct Identity {
     /// Hex of the cluster's sixteen-byte id.
     pub cluster: String,
+    /// How often the cluster went on after the loss of its majority (`crate::recovery`).
+    #[serde(default)]
+    pub epoch: u64,
     pub member: Member,
     /// PEM of the private key, kept in a file of its own.
     #[serde(skip)]
@@ -62,6 +65,11 @@ impl Identity {
                 .unwrap_or(0);
         }
         raft_store::ClusterId(bytes)
+    }
+
+    /// The id under which the store of a cluster epoch writes and speaks.
+    pub fn store_id(&self, epoch: u64) -> raft_store::ClusterId {
+        raft_store::rescue::epoch_id(self.cluster_id(), epoch)
     }
 
     /// Reads the identity, `None` on a machine that was never told to join anything.

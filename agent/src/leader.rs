@@ -21,6 +21,7 @@ use crate::liveness::{Effect, Input, Liveness};
 use crate::members::{Member, in_view};
 use crate::mesh::wire::{Request, Response};
 use crate::objects::shown;
+use crate::recovery::bring_over;
 use crate::store::Plan;
 use crate::{images, timing, voters};
 
@@ -36,6 +37,7 @@ pub async fn run(cluster: Arc<Cluster>) {
             tokio::select! {
                 () = lead(&cluster, epoch) => {}
                 () = voters::keep(&cluster) => {}
+                () = bring_over::tell(&cluster) => {}
                 () = keep_copies(&cluster) => {}
                 _ = leadership.wait_for(|now| now.epoch != Some(epoch)) => {}
             }

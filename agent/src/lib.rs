@@ -2,6 +2,7 @@
 //!
 //! Decides in synchronous cores ([`membership`], [`liveness`], [`control`], [`worker::plan`]); drivers around them do the IO.
 
+pub mod backup;
 pub mod clock;
 pub mod cluster;
 pub mod config;
@@ -22,8 +23,10 @@ pub mod node;
 pub mod objects;
 pub mod pki;
 pub mod probe;
+pub mod recovery;
 pub mod requests;
 pub mod reset;
+pub mod restore;
 pub mod run;
 pub mod server;
 pub mod store;

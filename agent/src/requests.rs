@@ -14,10 +14,10 @@ use crate::cluster::Cluster;
 use crate::enrol;
 use crate::gossip::Ask;
 use crate::images::parse_digest;
-use crate::membership;
 use crate::mesh::wire::{self, Datagram, JoinRequest, Request, Response};
 use crate::mesh::{Class, Incoming};
 use crate::server::pods;
+use crate::{membership, recovery};
 
 /// Hands on everything that comes in, until the mesh ends.
 pub async fn dispatch(
@@ -79,6 +79,12 @@ async fn answer(
         Request::SignMember { signing_request, name, address } => {
             sign_member(&cluster, signing_request, name, &address)
         }
+        Request::Survey => match recovery::survey::own(&cluster).await {
+            Some(own) => Response::Survey(serde_json::to_vec(&own).unwrap_or_default()),
+            None => Response::Refused("the store has stopped".into()),
+        },
+        Request::Recover { lost } => recovery::survey::ordered(&cluster, &lost).await,
+        Request::NewEpoch { epoch, members } => recovery::bring_over::told(&cluster, epoch, &members).await,
         Request::Logs { uid, container, options } => {
             return pods::serve_log(&cluster, &uid, &container, options, send).await;
         }

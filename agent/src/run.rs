@@ -28,11 +28,13 @@ use crate::mesh::wire::{JoinAnswer, JoinRequest};
 use crate::mesh::{Mesh, join};
 use crate::objects::Objects;
 use crate::pki::{self, Authority, Token};
+use crate::recovery::carry_out;
 use crate::server::http::{self, Answer};
 use crate::server::listen::{self, Handler};
+use crate::server::own::Upload;
 use crate::store::{self, Birth, Plan, Store};
 use crate::worker::addresses::Addresses;
-use crate::{control, enrol, gossip, leader, names, node, requests, server, worker};
+use crate::{backup, control, enrol, gossip, leader, names, node, requests, restore, server, worker};
 
 /// The agent cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +61,8 @@ pub enum RunError {
     Join(#[from] join::JoinError),
     #[error("the answer of the cluster makes no sense: {0}")]
     Answer(String),
+    #[error("the backup cannot be restored: {0}")]
+    Restore(#[from] restore::RestoreError),
     #[error("no leader within 10 s")]
     NoLeader,
     #[error("the first objects could not be written: {0}")]
@@ -69,6 +73,7 @@ pub enum RunError {
 enum Told {
     Init { name: Option<String> },
     Join { address: SocketAddr, token: Token, name: Option<String> },
+    Restore { upload: Upload, name: Option<String> },
 }
 
 /// Told what, and where the answer goes.
@@ -95,9 +100,10 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let _ = std::fs::remove_dir_all(config.data.join("uploads"));
     let state = State::default();
     let (orders, mut told) = mpsc::channel::<Order>(1);
-    listen::unix(&config.socket(), handler(state.clone(), orders))?;
+    listen::unix(&config.socket(), handler(config.clone(), state.clone(), orders))?;
     match Identity::load(&config.data)? {
-        Some(identity) => {
+        Some(mut identity) => {
+            carry_out::carry_out(&config.data, &mut identity);
             info!(name = %identity.member.name, cluster = %identity.cluster, "member");
             let birth = birth(&config, &identity);
             state.set(start(&config, identity, birth).await?);
@@ -113,7 +119,8 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 
 /// How the store of a machine with an identity comes to life: after its first start it must have its files.
 fn birth(config: &Config, identity: &Identity) -> Birth {
-    let alone = identity.known.len() == 1 && identity.known.first() == Some(&identity.member);
+    let alone =
+        identity.epoch == 0 && identity.known.len() == 1 && identity.known.first() == Some(&identity.member);
     match (config.data.join("member").join("store-seen").exists(), alone) {
         (true, _) => Birth::Again,
         (false, true) => Birth::First,
@@ -121,13 +128,13 @@ fn birth(config: &Config, identity: &Identity) -> Birth {
     }
 }
 
-fn handler(state: State, orders: mpsc::Sender<Order>) -> Handler {
+fn handler(config: Config, state: State, orders: mpsc::Sender<Order>) -> Handler {
     Arc::new(move |user, request| {
-        let (state, orders) = (state.clone(), orders.clone());
+        let (config, state, orders) = (config.clone(), state.clone(), orders.clone());
         Box::pin(async move {
             match state.get() {
                 Some(cluster) => server::answer(cluster, user, request).await,
-                None => outside(orders, user, request).await,
+                None => outside(config, orders, user, request).await,
             }
         })
     })
@@ -135,6 +142,7 @@ fn handler(state: State, orders: mpsc::Sender<Order>) -> Handler {
 
 /// Answers of a machine that belongs to no cluster: it can be told to init or to join, nothing else.
 async fn outside(
+    config: Config,
     orders: mpsc::Sender<Order>,
     user: Option<server::User>,
     request: Request<hyper::body::Incoming>,
@@ -142,17 +150,24 @@ async fn outside(
     if user.is_none() {
         return http::status(&ApiError::Unauthorized);
     }
-    match tell(orders, request).await {
+    match tell(&config, orders, request).await {
         Ok(value) => http::json(200, &value),
         Err(error) => http::status(&error),
     }
 }
 
 async fn tell(
+    config: &Config,
     orders: mpsc::Sender<Order>,
     request: Request<hyper::body::Incoming>,
 ) -> Result<Value, ApiError> {
     let (method, path) = (request.method().clone(), request.uri().path().to_string());
+    if (method.as_str(), path.as_str()) == ("POST", "/skein/v1/restore") {
+        let name = server::path::Query::parse(request.uri().query()).get("name").map(String::from);
+        let upload = Upload(config.data.join("uploads").join(clock::uuid()));
+        server::own::receive(&upload.0, request).await?;
+        return order(orders, Told::Restore { upload, name }).await;
+    }
     let body = http::body(request).await?;
     let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
     let name = body["name"].as_str().map(String::from);
@@ -167,6 +182,11 @@ async fn tell(
         }
         _ => return Err(ApiError::Unavailable("this machine is not a member of a cluster: run 'skein init' or 'skein join ADDRESS --token TOKEN'".into())),
     };
+    order(orders, told).await
+}
+
+/// Hands an order on and waits for what comes of it.
+async fn order(orders: mpsc::Sender<Order>, told: Told) -> Result<Value, ApiError> {
     let (reply, answer) = oneshot::channel();
     orders
         .try_send((told, reply))
@@ -189,6 +209,7 @@ async fn be_told(config: &Config, told: &mut mpsc::Receiver<Order>) -> Result<Ar
         let made = match order {
             Told::Init { name } => init(config, name).await,
             Told::Join { address, token, name } => join_cluster(config, address, &token, name).await,
+            Told::Restore { upload, name } => restore_cluster(config, &upload, name).await,
         };
         match made {
             Ok((cluster, answer)) => {
@@ -211,7 +232,8 @@ fn own_name(config: &Config, name: Option<String>) -> Result<String, RunError> {
     Ok(config.node_name()?)
 }
 
-async fn init(config: &Config, name: Option<String>) -> Result<(Arc<Cluster>, Value), RunError> {
+/// The identity of a new cluster's first member, with a new CA.
+fn found(config: &Config, name: Option<String>) -> Result<Identity, RunError> {
     let name = own_name(config, name)?;
     let address = config.own_address()?;
     let mut id = [0u8; 16];
@@ -240,6 +262,7 @@ async fn init(config: &Config, name: Option<String>) -> Result<(Arc<Cluster>, Va
     };
     let identity = Identity {
         cluster: cluster_id,
+        epoch: 0,
         member: member.clone(),
         key,
         certificate,
@@ -248,12 +271,40 @@ async fn init(config: &Config, name: Option<String>) -> Result<(Arc<Cluster>, Va
         known: vec![member],
     };
     identity.save(&config.data)?;
-    let cluster = start(config, identity, Birth::First).await?;
+    Ok(identity)
+}
+
+async fn init(config: &Config, name: Option<String>) -> Result<(Arc<Cluster>, Value), RunError> {
+    let cluster = start(config, found(config, name)?, Birth::First).await?;
     write_first_objects(&cluster).await?;
-    let token =
-        enrol::create_token(&cluster, false).await.map_err(|error| RunError::Answer(error.to_string()))?;
-    let answer = json!({"cluster": cluster.identity.cluster, "name": cluster.name(), "address": cluster.identity.member.address.to_string(), "token": token.to_string()});
+    let answer = founded(&cluster).await?;
     Ok((cluster, answer))
+}
+
+async fn restore_cluster(
+    config: &Config,
+    upload: &Upload,
+    name: Option<String>,
+) -> Result<(Arc<Cluster>, Value), RunError> {
+    let identity = found(config, name)?;
+    let restored = restore::restore(&config.data, &identity, &upload.0)?;
+    let cluster = start(config, identity, Birth::Again).await?;
+    if !cluster.store.wait_for_leader(std::time::Duration::from_secs(10)).await {
+        return Err(RunError::NoLeader);
+    }
+    let mut answer = founded(&cluster).await?;
+    answer["from"] = json!(restored.cluster);
+    answer["objects"] = json!(restored.objects);
+    Ok((cluster, answer))
+}
+
+/// What the first member of a cluster is told of it.
+async fn founded(cluster: &Arc<Cluster>) -> Result<Value, RunError> {
+    let token =
+        enrol::create_token(cluster, false).await.map_err(|error| RunError::Answer(error.to_string()))?;
+    Ok(
+        json!({"cluster": cluster.identity.cluster, "name": cluster.name(), "address": cluster.identity.member.address.to_string(), "token": token.to_string()}),
+    )
 }
 
 /// What every cluster has: its first member and its namespaces.
@@ -299,12 +350,14 @@ async fn join_cluster(
     drop(listen::bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), config.api_port)).await?);
     drop(Fabric::open(FabricConfig::default()).await?);
     let answer = join::ask(address, token, &request).await?;
-    let JoinAnswer::Welcome { cluster, certificate, ca_certificate, ca_key, member, members } = answer else {
+    let JoinAnswer::Welcome { cluster, epoch, certificate, ca_certificate, ca_key, member, members } = answer
+    else {
         return Err(RunError::Answer("refused".into()));
     };
     let broken = |error: serde_json::Error| RunError::Answer(error.to_string());
     let identity = Identity {
         cluster,
+        epoch,
         member: serde_json::from_str(&member).map_err(broken)?,
         key,
         certificate,
@@ -371,6 +424,7 @@ async fn start(config: &Config, identity: Identity, birth: Birth) -> Result<Arc<
         suspects,
         pings: Arc::default(),
         brake: watch::Sender::new(false),
+        leaves: Default::default(),
         confirm: tokio::sync::Notify::new(),
     });
     spawn(requests::dispatch(cluster.clone(), gossip, incoming));
@@ -380,6 +434,7 @@ async fn start(config: &Config, identity: Identity, birth: Birth) -> Result<Arc<
     spawn(control::driver::run(cluster.clone()));
     spawn(worker::run(cluster.clone(), events));
     spawn(names::run(cluster.clone()));
+    spawn(backup::run(cluster.clone()));
     Ok(cluster)
 }
 
@@ -387,7 +442,7 @@ fn open_store(config: &Config, identity: &Identity, birth: Birth, mesh: &Mesh) -
     let directory = config.data.join("store");
     identity::make_private_directory(&directory)?;
     let me = identity.member.node_id();
-    let replica = ReplicaConfig::new(me, identity.cluster_id(), clock::random_u64());
+    let replica = ReplicaConfig::new(me, identity.store_id(identity.epoch), clock::random_u64());
     let (running, outgoing) = store::start(&directory.join("log"), replica, birth)?;
     // Beside the identity, not beside the log: a member whose store is gone must not vote under its old name.
     identity::write_durably(&config.data.join("member").join("store-seen"), b"")?;

@@ -8,6 +8,7 @@ pub mod own;
 pub mod path;
 pub mod pods;
 pub mod resources;
+pub mod upkeep;
 pub mod watch;
 
 use std::sync::Arc;

@@ -11,6 +11,7 @@ mod get;
 mod image;
 mod logs;
 mod rollout;
+mod state;
 mod words;
 
 use std::path::PathBuf;

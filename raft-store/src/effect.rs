@@ -164,6 +164,8 @@ pub struct Status {
     pub applied: u64,
     /// Last index of the log.
     pub last_index: u64,
+    /// Its term.
+    pub last_term: u64,
     /// The voters (incoming ones in a joint state).
     pub voters: Vec<NodeId>,
     /// The learners.

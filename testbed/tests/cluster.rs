@@ -3,6 +3,8 @@
 
 #[path = "cluster/members.rs"]
 mod members;
+#[path = "cluster/recovery.rs"]
+mod recovery;
 #[path = "cluster/voters.rs"]
 mod voters;
 #[path = "cluster/world.rs"]

@@ -47,6 +47,12 @@ pub enum Request {
     Logs { uid: String, container: String, options: LogWish },
     /// Run a process in a container of this node; then `ExecFrame`s both ways.
     Exec { uid: String, container: String, args: Vec<String>, stdin: bool },
+    /// What do you know of the store, and do you hear a leader? (`crate::recovery`)
+    Survey,
+    /// Begin a new cluster epoch from your log, without these members, if you too find that this is right.
+    Recover { lost: Vec<String> },
+    /// The cluster goes on in a new epoch with these members (JSON): keep your store aside and follow.
+    NewEpoch { epoch: u64, members: String },
 }
 
 /// Which part of a log is wanted.
@@ -91,6 +97,8 @@ pub enum Response {
     },
     Certificate(String),
     Refused(String),
+    /// A `recovery::Survivor`, JSON.
+    Survey(Vec<u8>),
 }
 
 /// Sent by a machine that wants in, after it has checked our CA by its hash.
@@ -109,6 +117,8 @@ pub struct JoinRequest {
 pub enum JoinAnswer {
     Welcome {
         cluster: String,
+        /// The cluster epoch (how often it was recovered).
+        epoch: u64,
         certificate: String,
         ca_certificate: String,
         ca_key: Option<String>,

@@ -97,6 +97,11 @@ pub fn plain(code: u16, text: &str) -> Answer {
     with_type(code, "text/plain; charset=utf-8", full(text.to_string()))
 }
 
+/// Bytes as they are.
+pub fn bytes(content_type: &'static str, bytes: Vec<u8>) -> Answer {
+    with_type(200, content_type, full(bytes))
+}
+
 /// The `Status` document of an error.
 pub fn status(error: &ApiError) -> Answer {
     let mut answer = json(error.code_and_reason().0, &error.to_status());

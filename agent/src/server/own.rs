@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::http::{self, Reply};
 use super::path::Query;
-use super::pods;
+use super::{pods, upkeep};
 use crate::clock;
 use crate::cluster::Cluster;
 use crate::enrol::{self, RemoveError};
@@ -36,7 +36,10 @@ pub async fn answer(cluster: &Arc<Cluster>, rest: &str, request: Request<Incomin
         (Method::DELETE, ["images"]) => remove(cluster, query.get("name").unwrap_or("")).await,
         (Method::POST, ["exec", namespace, pod]) => pods::exec(cluster, namespace, pod, request).await,
         (Method::DELETE, ["nodes", name]) => remove_member(cluster, name, query.is_true("force")).await,
-        (Method::PUT, ["voters"]) => pin_voters(cluster, request).await,
+        (Method::PUT, ["voters"]) => upkeep::pin_voters(cluster, request).await,
+        (Method::POST, ["recover"]) => upkeep::recover(cluster, request).await,
+        (Method::GET, ["backup"]) => upkeep::download(cluster).await,
+        (Method::PUT, ["backups"]) => upkeep::schedule(cluster, request).await,
         (Method::POST, ["nodes", "confirm-dead"]) => {
             if cluster.store.leader() != Some(cluster.me()) {
                 let leader = cluster.store.leader().and_then(|id| cluster.roster.get(id));
@@ -48,7 +51,7 @@ pub async fn answer(cluster: &Arc<Cluster>, rest: &str, request: Request<Incomin
             cluster.confirm.notify_one();
             Ok(http::json(200, &json!({"done": true})))
         }
-        (Method::POST, ["init" | "join"]) => Err(ApiError::BadRequest(format!(
+        (Method::POST, ["init" | "join" | "restore"]) => Err(ApiError::BadRequest(format!(
             "this machine is a member of a cluster already, as \"{}\": 'skein node reset' makes it a stranger again",
             cluster.name()
         ))),
@@ -99,21 +102,15 @@ async fn status(cluster: &Cluster) -> Reply {
             "members": members, "revision": view.revision().0, "appliedIndex": index, "term": term, "stateHash": crate::pki::hex(&view.hash()),
             "votersPinned": pinned, "votersWanted": raft_store::autopilot::wanted_voters(eligible, pinned),
             "advice": voters::advice(&view, &alive, replica.leader.is_some()),
-            "brake": *cluster.brake.borrow(),
+            "brake": *cluster.brake.borrow(), "epoch": cluster.identity.epoch, "recoveries": recoveries(&view),
         }),
     ))
 }
 
-/// An operator's count of voters, or the rule again.
-async fn pin_voters(cluster: &Cluster, request: Request<Incoming>) -> Reply {
-    let body = http::body(request).await?;
-    let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
-    let plan = match voters::parse_pinned(&body["count"]).map_err(ApiError::BadRequest)? {
-        Some(count) => Plan::new().put(voters::PINNED, count.to_string()),
-        None => Plan::new().delete(voters::PINNED),
-    };
-    cluster.store.transact(plan.build(), None).await.map_err(crate::objects::write_error)?;
-    Ok(http::json(200, &json!({"voters": body["count"]})))
+/// The audit of how this cluster went on after losses, oldest first.
+fn recoveries(view: &raft_store::View) -> Vec<Value> {
+    let audits = view.prefix(crate::recovery::AUDIT.as_bytes(), None);
+    audits.filter_map(|(_, entry)| serde_json::from_slice(&entry.value.0).ok()).collect()
 }
 
 async fn remove_member(cluster: &Cluster, name: &str, force: bool) -> Reply {
@@ -175,16 +172,14 @@ async fn load(cluster: &Arc<Cluster>, name: Option<String>, request: Request<Inc
     let directory = cluster.config.data.join("uploads");
     let upload = Upload(directory.join(clock::uuid()));
     let path = &upload.0;
-    let failed = |error: std::io::Error| ApiError::Internal(format!("{}: {error}", path.display()));
-    tokio::fs::create_dir_all(&directory).await.map_err(failed)?;
     receive(path, request).await?;
     let loaded = cluster.images.load(cluster, path.clone(), name).await.map_err(image_error)?;
     let items: Vec<Value> = loaded.into_iter().map(|image| image.0).collect();
     Ok(http::json(201, &json!({"items": items})))
 }
 
-/// An archive that is being taken in; its file goes with this, also when the client does.
-struct Upload(std::path::PathBuf);
+/// A file that is being taken in; it goes with this, also when the client does.
+pub struct Upload(pub std::path::PathBuf);
 
 impl Drop for Upload {
     fn drop(&mut self) {
@@ -192,9 +187,10 @@ impl Drop for Upload {
     }
 }
 
-/// Takes an archive as it comes, without keeping it in memory.
-async fn receive(path: &std::path::Path, request: Request<Incoming>) -> Result<(), ApiError> {
+/// Takes a file as it comes, without keeping it in memory.
+pub async fn receive(path: &std::path::Path, request: Request<Incoming>) -> Result<(), ApiError> {
     let failed = |error: std::io::Error| ApiError::Internal(format!("{}: {error}", path.display()));
+    tokio::fs::create_dir_all(path.parent().unwrap_or(path)).await.map_err(failed)?;
     let mut file = tokio::fs::File::create(path).await.map_err(failed)?;
     let mut body = request.into_body();
     while let Some(frame) = body.frame().await {

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::CommandError;
+use super::{CommandError, state};
 use crate::client::Client;
 use crate::output;
 
@@ -19,16 +19,15 @@ pub struct Init {
 
 impl Init {
     pub async fn run(self, client: &Client) -> Result<(), CommandError> {
-        let answer = post(client, "/skein/v1/init", &json!({"name": self.name})).await?;
-        let text = |field: &str| answer[field].as_str().unwrap_or("").to_string();
-        println!(
-            "Cluster {} created; this machine is its first member, \"{}\".",
-            &text("cluster"),
-            text("name")
-        );
-        print_join(&text("address"), &text("token"));
+        print_founded(&post(client, "/skein/v1/init", &json!({"name": self.name})).await?);
         Ok(())
     }
+}
+
+fn print_founded(answer: &Value) {
+    let text = |field: &str| answer[field].as_str().unwrap_or("").to_string();
+    println!("Cluster {} created; this machine is its first member, \"{}\".", &text("cluster"), text("name"));
+    print_join(&text("address"), &text("token"));
 }
 
 fn print_join(address: &str, token: &str) {
@@ -97,6 +96,35 @@ pub enum Cluster {
         #[command(flatten)]
         output: super::Output,
     },
+    /// Go on without voters that are destroyed, when the majority is lost for good. Says what it would do unless --yes is given.
+    Recover {
+        /// A voter that is destroyed or switched off for good; once for each.
+        #[arg(long)]
+        lost: Vec<String>,
+        /// Really do it.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Write the whole state to a file, while the cluster goes on.
+    Backup {
+        /// The file; what stands there is replaced once the backup is whole.
+        file: std::path::PathBuf,
+    },
+    /// How often each voter makes a backup on its own disk (below /var/lib/skein/backups), and how many it keeps.
+    Backups {
+        /// 30m, 6h, 1d, or "off".
+        #[arg(long, default_value = "12h")]
+        every: String,
+        #[arg(long, default_value_t = 5)]
+        keep: u64,
+    },
+    /// Make a new cluster out of a backup, with this machine as its first member. It must belong to none.
+    Restore {
+        file: std::path::PathBuf,
+        /// Name of this node [default: the host's name].
+        #[arg(long)]
+        name: Option<String>,
+    },
     /// How many machines keep the state and vote: 1, 3, 5 or 7, or "auto" (1, 3 or 5 by how many there are).
     Voters {
         /// The count.
@@ -112,6 +140,18 @@ impl Cluster {
                 let body = json!({"count": count}).to_string().into_bytes();
                 client.ask(Method::PUT, "/skein/v1/voters", "application/json", body).await?;
                 println!("Voters: {count}. 'skein cluster status' shows who votes.");
+                Ok(())
+            }
+            Cluster::Recover { lost, yes } => state::recover(client, lost, yes).await,
+            Cluster::Backup { file } => state::backup(client, &file).await,
+            Cluster::Backups { every, keep } => {
+                let body = json!({"every": every, "keep": keep}).to_string().into_bytes();
+                client.ask(Method::PUT, "/skein/v1/backups", "application/json", body).await?;
+                println!("Backups: {every}, {keep} are kept on each voter.");
+                Ok(())
+            }
+            Cluster::Restore { file, name } => {
+                print_founded(&state::restore(client, &file, name).await?);
                 Ok(())
             }
         }
@@ -137,6 +177,9 @@ async fn status(client: &Client, output: &super::Output) -> Result<(), CommandEr
     println!("Revision:  {}", status["revision"]);
     if let Some(advice) = status["advice"].as_str() {
         println!("Note:      {advice}");
+    }
+    for recovery in status["recoveries"].as_array().into_iter().flatten() {
+        println!("Recovered: {}", state::audit(recovery));
     }
     if status["brake"] == true {
         println!(

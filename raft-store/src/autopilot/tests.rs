@@ -25,6 +25,7 @@ impl Bed {
             commit: 100,
             applied: 100,
             last_index: 100,
+            last_term: 1,
             voters: ids(1..=voters),
             learners: ids(voters + 1..=machines),
             joint: false,

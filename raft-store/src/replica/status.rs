@@ -18,6 +18,7 @@ pub(super) fn of<D: Disk>(replica: &Replica<D>) -> Status {
         commit: raft.raft_log.committed,
         applied: replica.state.applied_index,
         last_index: raft.raft_log.last_index(),
+        last_term: raft.raft_log.last_term(),
         voters: members.voters.clone(),
         learners: members.learners.clone(),
         joint: members.is_joint(),

@@ -1,0 +1,134 @@
+//! The majority is lost for good, and everything is lost but a file.
+
+use serde_json::json;
+use testbed::Kind;
+
+use crate::world::{World, app, pod};
+
+fn config_map(name: &str) -> serde_json::Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"k": name}})
+}
+
+#[test]
+fn after_the_loss_of_two_of_three_voters_the_cluster_goes_on_by_one_command() {
+    let world = World::of(4, "recover");
+    let status = world.status(0).unwrap();
+    let voters: Vec<String> =
+        status["voters"].as_array().unwrap().iter().map(|name| name.as_str().unwrap().into()).collect();
+    let index = |name: &str| (0..4).find(|index| world.host(*index).name() == name).unwrap();
+    let (survivor, lost) = (index(&voters[0]), [index(&voters[1]), index(&voters[2])]);
+    let other = (0..4).find(|index| *index != survivor && !lost.contains(index)).unwrap();
+    world.apply(survivor, &config_map("before"));
+    let mut sleeper = pod("s", "sleep 1000", "Always");
+    sleeper["spec"]["nodeName"] = json!(world.host(other).name());
+    world.apply(survivor, &sleeper);
+    world.until("the pod runs", || world.phase(survivor, "s") == "Running");
+    let started = world.get(survivor, "pod", "s")["status"]["containerStatuses"][0].clone();
+    let revision = world.status(survivor).unwrap()["revision"].as_u64().unwrap();
+    assert!(world.fails(survivor, &["skein", "cluster", "recover"]).contains("nothing to recover"));
+
+    lost.iter().for_each(|index| world.host(*index).kill(Kind::Silent).unwrap());
+    world.until("the majority is gone", || {
+        world.fails(survivor, &["skein", "cluster", "recover"]).contains("cannot be reached")
+    });
+    let refused = world.fails(survivor, &["skein", "cluster", "recover"]);
+    assert!(refused.contains(&format!("--lost {}", voters[1])), "{refused}");
+    let with = |last: &[&str]| {
+        let words = ["skein", "cluster", "recover", "--lost", &voters[1], "--lost", &voters[2]];
+        words.iter().chain(last).map(|word| (*word).to_string()).collect::<Vec<String>>()
+    };
+    let words = with(&[]);
+    let shown = world.run(survivor, &words.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(shown.contains("this log") && shown.contains("Nothing was done"), "{shown}");
+    let words = with(&["--yes"]);
+    world.run(survivor, &words.iter().map(String::as_str).collect::<Vec<_>>());
+    world.until("a new epoch with a leader and both survivors", || {
+        [survivor, other].iter().all(|index| {
+            world.status(*index).is_some_and(|status| {
+                status["epoch"] == 1
+                    && status["leader"].is_string()
+                    && status["members"].as_array().is_some_and(|members| members.len() == 2)
+            })
+        })
+    });
+    for index in [survivor, other] {
+        assert_eq!(world.get(index, "configmap", "before")["data"]["k"], "before");
+        world.apply(index, &config_map(&format!("after-{index}")));
+    }
+    assert!(world.status(survivor).unwrap()["revision"].as_u64().unwrap() > revision + (1 << 30));
+    let watch = format!("/api/v1/configmaps?watch=1&resourceVersion={revision}&timeoutSeconds=2");
+    let gone = world.host(survivor).run([
+        "curl",
+        "-s",
+        "--unix-socket",
+        "/run/skein/agent.sock",
+        &format!("http://skein{watch}"),
+    ]);
+    assert!(gone.unwrap().stdout.contains("410"), "a watch from before begins anew");
+    let text = world.run(survivor, &["skein", "cluster", "status"]);
+    assert!(text.contains("Recovered:") && text.contains(&voters[1]), "{text}");
+    world.until("the pod is known to run", || world.phase(survivor, "s") == "Running");
+    let now = world.get(survivor, "pod", "s")["status"]["containerStatuses"][0].clone();
+    assert_eq!(started["containerID"], now["containerID"], "the container never noticed");
+    assert!(
+        world.fails(survivor, &["skein", "cluster", "recover"]).contains("nothing to recover"),
+        "it runs once"
+    );
+    assert!(
+        world.run(other, &["ls", "/var/lib/skein"]).contains("store.epoch-0"),
+        "the old store is kept aside"
+    );
+
+    // One that was declared destroyed was not: it cannot come back with its old state.
+    world.host(lost[0]).boot().unwrap();
+    world.host(lost[0]).start_agent().unwrap();
+    world.until("its agent answers", || world.status(lost[0]).is_some());
+    let refused =
+        world.host(lost[0]).command(["skein", "apply", "-f", "-"]).stdin(config_map("old").to_string());
+    assert!(!refused.run().unwrap().success(), "the old epoch writes nothing");
+    let names = world.status(survivor).unwrap()["members"].clone();
+    assert!(!names.to_string().contains(&format!("\"{}\"", voters[1])), "{names}");
+}
+
+#[test]
+fn a_backup_made_while_the_cluster_runs_becomes_a_cluster_elsewhere() {
+    let world = World::bare(2, "backup");
+    world.run(0, &["skein", "init"]);
+    world.load_image(0);
+    world.apply(0, &app("web", 2));
+    world.apply(0, &config_map("kept"));
+    world.until("two pods run", || world.running(0, "web").len() == 2);
+    let text = world.run(0, &["skein", "cluster", "backup", "/srv/state"]);
+    assert!(text.contains("bytes"), "{text}");
+    let bytes = std::fs::read(world.host(0).srv_path().join("state")).unwrap();
+    let mut damaged = bytes.clone();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    for (name, content, words) in [
+        ("damaged", damaged, "checksum"),
+        ("cut", bytes[..middle].to_vec(), "length"),
+        ("other", b"not a backup".to_vec(), "no backup of skein"),
+    ] {
+        std::fs::write(world.host(1).srv_path().join(name), content).unwrap();
+        let refused = world.fails(1, &["skein", "cluster", "restore", &format!("/srv/{name}")]);
+        assert!(refused.contains(words), "{refused}");
+    }
+    assert!(
+        world
+            .fails(0, &["skein", "cluster", "restore", "/srv/state"])
+            .contains("member of a cluster already")
+    );
+    std::fs::write(world.host(1).srv_path().join("state"), &bytes).unwrap();
+    let text = world.run(1, &["skein", "cluster", "restore", "/srv/state"]);
+    assert!(text.contains("restored") && text.contains("skein join"), "{text}");
+    let (old, new) = (world.status(0).unwrap(), world.status(1).unwrap());
+    assert_ne!(old["cluster"], new["cluster"], "another cluster, which never takes the old one for its own");
+    assert_eq!(new["members"].as_array().unwrap().len(), 1);
+    assert_eq!(world.get(1, "configmap", "kept")["data"]["k"], "kept");
+    // The image's blobs are no part of a state.
+    std::fs::copy(world.host(0).srv_path().join("small.tar"), world.host(1).srv_path().join("small.tar"))
+        .unwrap();
+    world.run(1, &["skein", "image", "load", "/srv/small.tar"]);
+    world.until("the deployment runs here", || world.running(1, "web") == ["host2", "host2"]);
+    assert_eq!(world.running(0, "web").len(), 2, "and there as before");
+}

@@ -71,6 +71,13 @@ pub enum Command {
         /// Refused unless this is the current epoch.
         epoch: Epoch,
     },
+    /// Removes keys whose time to live is over, each only if it was not changed since.
+    Expire {
+        /// The keys, and the revisions at which they were last changed.
+        keys: Vec<(Key, Revision)>,
+        /// Refused unless this is the current epoch.
+        epoch: Epoch,
+    },
 }
 
 /// If all compares hold, all operations take effect at one new revision; otherwise none does.
@@ -119,13 +126,23 @@ pub enum Op {
         /// The key.
         key: Key,
     },
+    /// Sets the key for a time: the leader removes it when it has applied this so many seconds ago, or been elected so many
+    /// seconds ago. The same bytes again change nothing, the time neither.
+    PutFor {
+        /// The key.
+        key: Key,
+        /// Its new value.
+        value: Value,
+        /// How long it stays.
+        seconds: u32,
+    },
 }
 
 impl Op {
     /// The key it writes.
     pub fn key(&self) -> &Key {
         match self {
-            Op::Put { key, .. } | Op::Delete { key } => key,
+            Op::Put { key, .. } | Op::Delete { key } | Op::PutFor { key, .. } => key,
         }
     }
 }
@@ -206,6 +223,11 @@ pub enum Refusal {
     /// raft dropped the change in favour of another one.
     #[error("the membership change was overtaken by another one; look at the members and try again")]
     Overtaken,
+    /// The leader's disk has no room.
+    #[error(
+        "the leader's disk is full: nothing is written until there is room, what was written is safe. Free some space on it"
+    )]
+    DiskFull,
 }
 
 impl Command {
@@ -230,7 +252,7 @@ impl Transaction {
 impl Op {
     fn value_fits(&self) -> bool {
         match self {
-            Op::Put { value, .. } => value.0.len() <= limits::VALUE_BYTES,
+            Op::Put { value, .. } | Op::PutFor { value, .. } => value.0.len() <= limits::VALUE_BYTES,
             Op::Delete { .. } => true,
         }
     }

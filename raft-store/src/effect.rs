@@ -52,6 +52,11 @@ pub enum Input {
         /// The voter.
         to: NodeId,
     },
+    /// How long the last `advance` took, if it wrote: a leader whose disk is slow hands over.
+    Synced {
+        /// Milliseconds.
+        took_ms: u64,
+    },
 }
 
 /// One member's change.

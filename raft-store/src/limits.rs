@@ -30,5 +30,7 @@ pub const APPLY_BYTES: u64 = 16 << 20;
 pub const MESSAGE_BYTES: usize = 48 << 20;
 /// Longest snapshot, on disk and on the wire.
 pub const SNAPSHOT_BYTES: usize = 2 << 30;
+/// Most keys that one look lets expire.
+pub const EXPIRED_AT_ONCE: usize = 256;
 /// Read rounds of peers that a leader holds at once.
 pub const PENDING_READS: usize = 4_096;

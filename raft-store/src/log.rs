@@ -50,8 +50,13 @@ pub(crate) struct Log<D> {
     hard_state: HardState,
     snapshot_index: u64,
     bytes_since_snapshot: u64,
+    /// The disk is full: the reserve was given up, or could not be made.
+    pressed: bool,
     rng: SmallRng,
 }
+
+/// Room that is kept for a full disk: one segment, so that votes and marks can still be written.
+const RESERVE: &str = "reserve";
 
 impl<D: Disk> Log<D> {
     /// Starts a log after what `recovered` found: always in a new segment, so old bytes are never written over.
@@ -75,10 +80,47 @@ impl<D: Disk> Log<D> {
             snapshot_index: recovered.snapshot_index,
             bytes_since_snapshot: recovered.log_bytes,
             segments: recovered.segments,
+            pressed: false,
             rng: SmallRng::seed_from_u64(seed ^ recovered.next_sequence),
         };
         log.new_segment(0)?;
+        log.relieve()?;
         Ok(log)
+    }
+
+    /// Whether the disk is full.
+    pub(crate) fn is_pressed(&self) -> bool {
+        self.pressed
+    }
+
+    /// Makes the reserve where it is missing, if there is room.
+    pub(crate) fn relieve(&mut self) -> Result<(), LogError> {
+        if !self.disk.list()?.iter().any(|name| name == RESERVE) {
+            match self.disk.create(RESERVE, self.segment_bytes) {
+                Ok(()) => {}
+                Err(error) if error.is_full() => {
+                    self.pressed = true;
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.pressed = false;
+        Ok(())
+    }
+
+    /// Makes a segment's file. A full disk gives up the reserve for it.
+    fn create_segment(&mut self, name: &str, length: u64) -> Result<(), LogError> {
+        match self.disk.create(name, length) {
+            Err(error) if error.is_full() && self.disk.list()?.iter().any(|name| name == RESERVE) => {
+                tracing::error!("the disk is full: the store takes no more writes until there is room");
+                self.pressed = true;
+                self.disk.remove(RESERVE)?;
+                self.disk.sync_dir()?;
+                Ok(self.disk.create(name, length)?)
+            }
+            made => Ok(made?),
+        }
     }
 
     /// Starts the log of a store that is being made: its first batch holds the hard state. A state to begin with is
@@ -142,16 +184,25 @@ impl<D: Disk> Log<D> {
         self.append(Batch { hard_state, entries: Vec::new() }).map(drop)
     }
 
-    /// Writes the state as a snapshot, then drops the segments that it covers.
-    pub(crate) fn save_snapshot(&mut self, state: &State, commit: u64) -> Result<(), LogError> {
+    /// Writes the state as a snapshot, then drops the segments that it covers. False if the disk has no room for it.
+    pub(crate) fn save_snapshot(&mut self, state: &State, commit: u64) -> Result<bool, LogError> {
         self.persist_commit(commit)?;
         if planted!(SegmentsDroppedEarly) {
             self.snapshot_index = state.applied_index;
             self.drop_covered()?;
         }
-        self.write_snapshot(state)?;
+        match self.write_snapshot(state) {
+            Err(LogError::Disk(error)) if error.is_full() => {
+                // Made aside: nothing was lost. The log grows until there is room.
+                let _ = self.disk.remove(snapfile::TEMPORARY);
+                self.pressed = true;
+                return Ok(false);
+            }
+            written => written?,
+        }
         self.bytes_since_snapshot = 0;
-        self.drop_covered()
+        self.drop_covered()?;
+        Ok(true)
     }
 
     fn must_write(&self, hard_state: &HardState) -> bool {
@@ -234,7 +285,7 @@ impl<D: Disk> Log<D> {
             length: self.segment_bytes.max(segment::HEADER_BYTES as u64 + at_least),
         };
         let name = segment.name();
-        self.disk.create(&name, segment.length)?;
+        self.create_segment(&name, segment.length)?;
         self.disk.write_at(&name, 0, &segment.encode_header(&self.identity))?;
         self.disk.sync(&name)?;
         if !planted!(SegmentNameNotSynced) {

@@ -3,6 +3,8 @@
 //! Must not do IO but through the log's disk, read no clock, and never panic on what a peer sends.
 
 mod apply;
+mod burden;
+mod expiry;
 mod housekeeping;
 mod membership;
 mod open;
@@ -10,6 +12,7 @@ mod proposals;
 pub(crate) mod reads;
 mod status;
 
+use raft::eraftpb::MessageType;
 use raft::{RawNode, Ready, SnapshotStatus, StateRole};
 
 use crate::config::Config;
@@ -25,6 +28,8 @@ use crate::timing::Timing;
 use crate::view::View;
 use crate::{snapshot, timing, wire};
 
+use burden::Burden;
+use expiry::Expiry;
 use housekeeping::Housekeeping;
 use membership::Membership;
 use proposals::Proposals;
@@ -42,6 +47,8 @@ pub struct Replica<D: Disk> {
     reads: Reads,
     membership: Membership,
     housekeeping: Housekeeping,
+    expiry: Expiry,
+    burden: Burden,
     now: Millis,
     effects: Vec<Effect>,
     /// A round that `outbox` began and `advance` ends; raft must not be touched in between.
@@ -124,6 +131,7 @@ impl<D: Disk> Replica<D> {
             Input::Unreachable { peer } => self.node.report_unreachable(peer.0),
             Input::SnapshotSent { peer, ok } => self.report_snapshot(peer, ok),
             Input::TransferLeadership { to } => self.transfer_leadership(to),
+            Input::Synced { took_ms } => self.burden.synced(took_ms),
         }
         self.set_election_timeout();
     }
@@ -145,6 +153,7 @@ impl<D: Disk> Replica<D> {
             self.state.revision.0 += 1;
         }
         self.sample_history();
+        self.expire();
     }
 
     fn receive(&mut self, from: NodeId, bytes: &[u8]) {
@@ -152,6 +161,13 @@ impl<D: Disk> Replica<D> {
             Ok(message) => message,
             Err(error) => return self.refuse(from, &error.to_string()),
         };
+        // What a full disk cannot take comes again: the leader counts it as lost on the way.
+        let kind = MessageType::from_i32(message.msg_type);
+        let brings = kind == Some(MessageType::MsgSnapshot)
+            || (kind == Some(MessageType::MsgAppend) && !message.entries.is_empty());
+        if brings && self.log.is_pressed() {
+            return self.refuse(from, "the disk is full");
+        }
         match gate::judge(&self.node, from, &message) {
             Verdict::Step => {}
             Verdict::StepSnapshot(state) => self.incoming = Some(state),

@@ -85,6 +85,11 @@ impl MemDisk {
         self.platter().capacity = bytes;
     }
 
+    /// The sum of all files' lengths.
+    pub fn used(&self) -> u64 {
+        self.platter().used()
+    }
+
     /// Flips bits of one byte at rest. False if there is no such byte.
     pub fn flip(&self, name: &str, offset: usize, mask: u8) -> bool {
         let mut platter = self.platter();
@@ -149,10 +154,12 @@ impl Platter {
         self.files.get_mut(&id).ok_or_else(missing)
     }
 
+    fn used(&self) -> u64 {
+        self.names.values().filter_map(|id| self.files.get(id)).map(|i| i.current.len() as u64).sum()
+    }
+
     fn room_for(&self, more: u64) -> bool {
-        let used: u64 =
-            self.names.values().filter_map(|id| self.files.get(id)).map(|i| i.current.len() as u64).sum();
-        self.capacity.is_none_or(|capacity| used + more <= capacity)
+        self.capacity.is_none_or(|capacity| self.used() + more <= capacity)
     }
 
     fn step(&mut self, operation: &'static str, name: &str) -> Result<(), DiskError> {

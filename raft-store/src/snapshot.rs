@@ -14,7 +14,7 @@ use crate::state::history::History;
 use crate::state::sessions::{Session, SessionRecord};
 use crate::state::{Change, Entry, State};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const CHECKSUM_BYTES: usize = 4;
 
 /// A snapshot that cannot be used.
@@ -43,6 +43,7 @@ struct Body {
     objects: Vec<(Key, Entry)>,
     history: Vec<Change>,
     sessions: Vec<(SessionId, SessionRecord)>,
+    ttls: Vec<(Key, u32)>,
 }
 
 /// The state's bytes: version, body, CRC32C of both.
@@ -63,6 +64,7 @@ pub(crate) fn encode(state: &State) -> Vec<u8> {
             .filter(|_| !planted!(SnapshotWithoutSessions))
             .map(|(id, session)| (*id, session.to_record()))
             .collect(),
+        ttls: state.ttls.iter().map(|(key, seconds)| (key.clone(), *seconds)).collect(),
     };
     let mut bytes = vec![VERSION];
     codec::encode_into(&body, &mut bytes);
@@ -94,6 +96,7 @@ fn restore(body: Body) -> State {
         objects: body.objects.into_iter().collect(),
         history: History::from_parts(body.history, body.floor),
         sessions: body.sessions.into_iter().map(|(id, record)| (id, Session::from_record(record))).collect(),
+        ttls: body.ttls.into_iter().collect(),
         members: Arc::new(body.members),
         revision: body.revision,
         epoch: body.epoch,

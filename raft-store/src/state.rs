@@ -48,6 +48,8 @@ pub(crate) struct State {
     pub(crate) objects: OrdMap<Key, Entry>,
     pub(crate) history: History,
     pub(crate) sessions: OrdMap<SessionId, Session>,
+    /// Keys that do not stay, and for how many seconds each does.
+    pub(crate) ttls: OrdMap<Key, u32>,
     pub(crate) members: Arc<Members>,
     pub(crate) revision: Revision,
     pub(crate) epoch: Epoch,
@@ -83,6 +85,7 @@ impl State {
             self.epoch.0,
             self.objects.len() as u64,
             self.sessions.len() as u64,
+            self.ttls.len() as u64,
             data.len() as u64,
         ];
         marks.iter().for_each(|mark| hasher.update(mark.to_le_bytes()));

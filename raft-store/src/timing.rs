@@ -25,6 +25,19 @@ pub const REPLACE_VOTER_MS: u64 = 3_000;
 /// Who holds what the log held this long ago has caught up.
 pub const CAUGHT_UP_MS: u64 = 200;
 
+/// A leader looks this often for keys whose time to live is over.
+pub const EXPIRY_LOOK_MS: u64 = 1_000;
+/// A replica looks this often whether its full disk has room again, and whether its disk lets it lead.
+pub const BURDEN_LOOK_MS: u64 = 1_000;
+/// A sync that takes longer is slow …
+pub const SLOW_SYNC_MS: u64 = 150;
+/// … and so many in a row are too slow for a leader,
+pub const SLOW_SYNCS: u32 = 8;
+/// as is one that takes so long.
+pub const STALLED_SYNC_MS: u64 = 1_000;
+/// A leader that handed over because of its disk, and was elected again, bears it this long.
+pub const HAND_OVER_REST_MS: u64 = 30_000;
+
 /// The table in ticks, stretched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {

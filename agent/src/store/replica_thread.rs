@@ -153,7 +153,11 @@ impl Thread {
         for effect in self.replica.outbox(Millis(clock::millis())) {
             self.perform(effect);
         }
-        match self.replica.advance(Millis(clock::millis())) {
+        let began = clock::millis();
+        let advanced = self.replica.advance(Millis(began));
+        let ended = clock::millis();
+        self.replica.handle(Millis(ended), Input::Synced { took_ms: ended.saturating_sub(began) });
+        match advanced {
             Ok(effects) => effects.into_iter().for_each(|effect| self.perform(effect)),
             Err(fatal) => {
                 error!(%fatal, "the store has failed; this agent ends so that nothing wrong is answered");

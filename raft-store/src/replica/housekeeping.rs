@@ -73,8 +73,9 @@ impl<D: Disk> Replica<D> {
         if std::mem::take(&mut self.housekeeping.ticked) {
             self.log.persist_commit(commit)?;
         }
-        if self.log.bytes_since_snapshot() >= self.config.snapshot_every_bytes {
-            self.log.save_snapshot(&self.state, commit)?;
+        self.bear()?;
+        let due = self.log.bytes_since_snapshot() >= self.config.snapshot_every_bytes;
+        if due && !self.log.is_pressed() && self.log.save_snapshot(&self.state, commit)? {
             let (index, trailing) = (self.state.applied_index, self.config.trailing_bytes);
             self.node.mut_store().compact(index, trailing);
         }

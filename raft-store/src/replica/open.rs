@@ -84,6 +84,8 @@ impl<D: Disk> Replica<D> {
             proposals: Proposals::default(),
             membership: Membership::default(),
             housekeeping: Housekeeping::new(last),
+            expiry: Default::default(),
+            burden: Default::default(),
             now: Millis(0),
             effects: Vec::new(),
             held: None,

@@ -48,6 +48,7 @@ impl<D: Disk> Replica<D> {
         let refusal = match &command {
             _ if !self.leads() => Some(Outcome::NotLeader { leader: self.leader() }),
             Command::Epoch { .. } => Some(Outcome::Refused(Refusal::NotForDrivers)),
+            _ if self.log.is_pressed() => Some(Outcome::Refused(Refusal::DiskFull)),
             command if !command.within_limits() => Some(Outcome::Refused(Refusal::TooLarge)),
             _ => None,
         };

@@ -21,6 +21,7 @@ impl State {
                 self.transact_once(session, sequence, epoch, &transaction)
             }
             Command::Compact { floor, epoch } => self.compact(floor, epoch),
+            Command::Expire { keys, epoch } => self.expire(&keys, epoch),
         };
         self.mark_applied(index, term, data);
         outcome
@@ -49,6 +50,18 @@ impl State {
         }
         self.history.compact(floor.min(self.revision));
         self.unchanged()
+    }
+
+    fn expire(&mut self, keys: &[(Key, Revision)], epoch: Epoch) -> Outcome {
+        if epoch != self.epoch {
+            return Outcome::StaleEpoch { current: self.epoch };
+        }
+        let unchanged = |key: &Key, revision: &Revision| {
+            self.objects.get(key).is_some_and(|entry| entry.mod_revision == *revision)
+        };
+        let gone = keys.iter().filter(|(key, revision)| unchanged(key, revision));
+        let ops = gone.map(|(key, _)| Op::Delete { key: key.clone() }).collect();
+        self.transact(&Transaction { compares: Vec::new(), ops })
     }
 
     fn transact_once(
@@ -117,7 +130,14 @@ impl State {
 
     fn write(&mut self, op: &Op, revision: Revision) {
         match op {
-            Op::Put { key, value } => self.put(key, value, revision),
+            Op::Put { key, value } => {
+                self.ttls.remove(key);
+                self.put(key, value, revision);
+            }
+            Op::PutFor { key, value, seconds } => {
+                self.ttls.insert(key.clone(), *seconds);
+                self.put(key, value, revision);
+            }
             Op::Delete { key } => self.delete(key, revision),
         }
     }
@@ -134,6 +154,7 @@ impl State {
     }
 
     fn delete(&mut self, key: &Key, revision: Revision) {
+        self.ttls.remove(key);
         if let Some(before) = self.objects.remove(key) {
             self.history.push(Change {
                 revision,

@@ -32,6 +32,8 @@ enum Harm {
     Transfer,
     Damage,
     Wipe,
+    Fill,
+    SlowDisk,
     Nothing,
 }
 
@@ -53,6 +55,8 @@ impl Mix {
             weight(Harm::Transfer, 1),
             weight(Harm::Damage, 1),
             weight(Harm::Wipe, 1),
+            weight(Harm::Fill, 1),
+            weight(Harm::SlowDisk, 1),
             (2, Harm::Nothing),
         ];
         let faults = Faults {
@@ -116,7 +120,17 @@ impl Mix {
                     world.cut.extend([(a, b), (b, a)]);
                 }
             }
-            Harm::Mend => world.cut.clear(),
+            Harm::Mend => {
+                world.cut.clear();
+                world.nodes.values().for_each(|node| node.disk.set_capacity(None));
+            }
+            Harm::Fill => {
+                let disk = &world.nodes[&id].disk;
+                let used = disk.used();
+                let room = world.rng.random_range(0..16 << 10);
+                world.nodes[&id].disk.set_capacity(Some(used + room));
+            }
+            Harm::SlowDisk => world.input(id, Input::Synced { took_ms: 2_000 }),
             Harm::ChangeMembers => change_members(world),
             Harm::Transfer => {
                 let to = NodeId(id);
@@ -160,7 +174,8 @@ fn damage(world: &mut World, id: u64) {
     let disk = world.nodes[&id].disk.clone();
     let Ok(mut names) = disk.list() else { return };
     names.sort();
-    names.retain(|name| !name.ends_with(".new"));
+    // The reserve holds nothing.
+    names.retain(|name| !name.ends_with(".new") && name != "reserve");
     let last = names.iter().filter(|name| name.starts_with("log-")).max().cloned();
     let snapshot = names.iter().filter(|name| name.starts_with("snap-")).max().cloned();
     names.retain(|name| !name.starts_with("snap-") || Some(name) == snapshot.as_ref());

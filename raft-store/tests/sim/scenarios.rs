@@ -371,3 +371,73 @@ fn a_leader_forgets_history_after_five_minutes_and_then_rests() {
     world.run_for(600_000);
     assert_eq!(world.view(1).applied(), applied, "zero writes at rest");
 }
+
+#[test]
+fn a_leader_whose_disk_is_full_hands_over_and_the_cluster_goes_on() {
+    let mut world = world(3, &[2, 3], &[]);
+    let old = world.leader().unwrap();
+    let used = world.nodes[&old].disk.used();
+    world.nodes[&old].disk.set_capacity(Some(used));
+    let mut sequence = 0;
+    let moved = |w: &World| w.leader().is_some_and(|leader| leader != old);
+    while !moved(&world) {
+        sequence += 1;
+        let Some(leader) = world.leader() else {
+            world.run_for(100);
+            continue;
+        };
+        propose_at(&mut world, leader, put(sequence, "k", &"x".repeat(400), None));
+        assert!(sequence < 500, "it never hands over");
+    }
+    let written = sequence + 1;
+    assert!(world.run_until(5_000, |w| w.leader().is_some()));
+    let mut tries = (0..20u64).map(|n| propose(&mut world, put(written + n, "after", &n.to_string(), None)));
+    assert!(tries.any(|outcome| is_applied(&outcome)), "writes go on at the new leader");
+    world.nodes[&old].disk.set_capacity(None);
+    settle(&mut world);
+}
+
+#[test]
+fn a_follower_whose_disk_is_full_takes_nothing_until_there_is_room() {
+    let mut world = world(3, &[2, 3], &[]);
+    let leader = world.leader().unwrap();
+    let full = (1..=3).find(|id| *id != leader).unwrap();
+    let used = world.nodes[&full].disk.used();
+    world.nodes[&full].disk.set_capacity(Some(used));
+    for n in 1..=200 {
+        assert!(is_applied(&propose(&mut world, put(n, "k", &format!("{n} {}", "x".repeat(300)), None))));
+    }
+    let behind = world.view(full).revision();
+    assert!(behind < world.view(leader).revision(), "it lags, and runs");
+    world.nodes[&full].disk.set_capacity(None);
+    settle(&mut world);
+}
+
+#[test]
+fn a_leader_with_a_slow_disk_hands_over() {
+    let mut world = world(3, &[2, 3], &[]);
+    let old = world.leader().unwrap();
+    for _ in 0..timing::SLOW_SYNCS {
+        world.input(old, Input::Synced { took_ms: 300 });
+    }
+    assert!(world.run_until(3_000, |w| w.leader().is_some_and(|leader| leader != old)));
+}
+
+#[test]
+fn keys_expire_everywhere_at_the_same_entry_whoever_leads_by_then() {
+    let mut world = world(3, &[2, 3], &[]);
+    let ops = vec![Op::PutFor { key: "t".into(), value: "v".into(), seconds: 5 }];
+    let transaction = Transaction { compares: vec![], ops };
+    propose(&mut world, Command::Transact { session: SESSION, sequence: 1, epoch: None, transaction });
+    let old = world.leader().unwrap();
+    world.run_for(3_000);
+    world.crash(old);
+    assert!(world.run_until(5_000, |w| w.leader().is_some_and(|leader| leader != old)));
+    world.run_for(3_000);
+    let leader = world.leader().unwrap();
+    assert!(world.view(leader).get(b"t").is_some(), "a new leader counts anew");
+    assert!(world.run_until(5_000, |w| w.leader().is_some_and(|leader| w.view(leader).get(b"t").is_none())));
+    world.restart(old);
+    settle(&mut world);
+    assert!(world.view(old).get(b"t").is_none());
+}

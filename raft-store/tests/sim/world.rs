@@ -257,6 +257,7 @@ impl World {
         match advanced {
             Ok(more) => effects.extend(more),
             Err(Fatal::Log(_)) if node.disk.failed_at().is_some() => {}
+            Err(Fatal::Log(LogError::Disk(error))) if error.is_full() => {}
             Err(fatal) => panic!("node {id}: {fatal}"),
         }
         if early {
@@ -274,7 +275,7 @@ impl World {
 
     /// The disk failed where `fail_step` said: the process ends, the machine with it.
     fn died_at_a_step(&mut self, id: u64) {
-        let step = self.nodes[&id].disk.failed_at().unwrap_or_default();
+        let step = self.nodes[&id].disk.failed_at().unwrap_or_else(|| "anything more on a full disk".into());
         self.count(&format!("death before {step}"));
         self.nodes[&id].disk.fail_step(None);
         self.crash(id);
@@ -401,6 +402,9 @@ impl World {
         match Replica::open(node.disk.clone(), config) {
             Ok(replica) => node.replica = Some(replica),
             Err(_) if node.disk.failed_at().is_some() => return self.died_at_a_step(id),
+            Err(OpenError::Write(LogError::Disk(error))) if error.is_full() => {
+                return self.died_at_a_step(id);
+            }
             Err(error) => panic!("node {id} does not open: {error}"),
         }
         self.wake(id);
@@ -420,6 +424,7 @@ impl World {
         let node = self.nodes.get_mut(&id).unwrap();
         node.paused_until = 0;
         node.disk.fail_step(None);
+        node.disk.set_capacity(None);
         self.restart(id);
     }
 

@@ -21,6 +21,8 @@ pub fn run(seed: u64, chaos_ms: u64) -> World {
     world.at(world.now, Event::Client);
     let mix = Mix::draw(&mut world);
     world.faults = mix.faults;
+    world.piloted = mix.autopilot;
+    world.at(world.now, Event::Pilot);
     let end = world.now + chaos_ms;
     while world.now < end {
         mix.strike(&mut world);
@@ -92,7 +94,7 @@ fn heal_all(world: &mut World) {
     world.clients.stopping = true;
     let deadline = world.now + HEAL_MS;
     while world.now < deadline && !converged(world) {
-        if !whole(world) {
+        if !whole(world) && !world.piloted {
             change_members(world);
         }
         world.run_for(50);
@@ -123,7 +125,9 @@ fn converged(world: &World) -> bool {
             .map(Replica::view)
             .is_some_and(|view| view.applied() == first.applied() && view.hash() == first.hash())
     });
-    world.clients.open() == 0 && equal && !members.is_joint() && whole(world)
+    let machines = world.nodes.values().filter(|node| !node.broken).count();
+    let settled = !world.piloted || members.voters.len() == autopilot::wanted_voters(machines, None);
+    world.clients.open() == 0 && equal && settled && !members.is_joint() && whole(world)
 }
 
 /// C7: not only the hashes of what was applied, also what came of it, whether by log or by snapshot.

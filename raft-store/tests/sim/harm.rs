@@ -2,6 +2,7 @@
 
 use prost::Message as _;
 use raft::eraftpb::{Entry, Message, MessageType};
+use raft_store::autopilot::{Candidate, Next};
 use raft_store::*;
 use rand::Rng;
 
@@ -15,6 +16,8 @@ pub struct Mix {
     weights: Vec<(u32, Harm)>,
     pub faults: Faults,
     pub pause_ms: u64,
+    /// The production autopilot changes the members, and not chance.
+    pub autopilot: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +76,8 @@ impl Mix {
             let rate = world.rng.random_range(950..=1_050);
             world.nodes.get_mut(&id).unwrap().rate = rate;
         }
-        Mix { weights, faults, pause_ms }
+        let autopilot = world.rng.random_bool(0.5);
+        Mix { weights, faults, pause_ms, autopilot }
     }
 
     /// Does one harm, chosen by weight.
@@ -131,6 +135,7 @@ impl Mix {
                 world.nodes[&id].disk.set_capacity(Some(used + room));
             }
             Harm::SlowDisk => world.input(id, Input::Synced { took_ms: 2_000 }),
+            Harm::ChangeMembers if self.autopilot => {}
             Harm::ChangeMembers => change_members(world),
             Harm::Transfer => {
                 let to = NodeId(id);
@@ -271,6 +276,33 @@ pub fn change_members(world: &mut World) {
     };
     let id = world.clients.fresh_proposal();
     world.input(leader, Input::ChangeMembers { id, changes });
+}
+
+/// One look of the autopilot that the leader runs. Machines that are down count as dead, who is broken for good has been removed.
+pub fn pilot(world: &mut World) {
+    let Some(leader) = world.leader().filter(|leader| world.is_awake(*leader)) else { return };
+    let Some(status) = world.status(leader) else { return };
+    let candidates: Vec<Candidate> = world
+        .nodes
+        .iter()
+        .filter(|(_, node)| !node.broken)
+        .map(|(id, node)| Candidate {
+            id: NodeId(*id),
+            zone: ["a", "b"][(*id % 2) as usize].into(),
+            may_vote: true,
+            dead: node.replica.is_none() || node.paused_until > world.now,
+        })
+        .collect();
+    let pilot = world.pilots.entry((leader, status.term)).or_default();
+    match pilot.next(Millis(world.now), &candidates, None, &status) {
+        Next::Nothing => {}
+        Next::HandOver(to) => world.input(leader, Input::TransferLeadership { to }),
+        Next::Change(changes) => {
+            let id = world.clients.fresh_proposal();
+            world.count("change by the autopilot");
+            world.input(leader, Input::ChangeMembers { id, changes });
+        }
+    }
 }
 
 /// A proposal in a message of raft's, as no replica sends it: whoever takes it lets any member write what it likes.

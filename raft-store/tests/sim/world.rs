@@ -25,6 +25,7 @@ pub enum Event {
     Reported { peer: u64, to: u64, ok: bool },
     Restart(u64),
     Client,
+    Pilot,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +72,9 @@ pub struct World {
     pub reads: Vec<(u64, ReadId, Result<Revision, ReadFailure>)>,
     pub epochs: Vec<(u64, Epoch)>,
     pub bulk_sent: u64,
+    /// The autopilots of leaders, by leader and term.
+    pub pilots: BTreeMap<(u64, u64), raft_store::autopilot::Autopilot>,
+    pub piloted: bool,
     /// What was done to the cluster, by kind.
     pub done: BTreeMap<String, u64>,
     events: BTreeMap<(u64, u64), Event>,
@@ -95,6 +99,8 @@ impl World {
             reads: Vec::new(),
             epochs: Vec::new(),
             bulk_sent: 0,
+            pilots: BTreeMap::new(),
+            piloted: false,
             done: BTreeMap::new(),
             events: BTreeMap::new(),
             order: 0,
@@ -185,6 +191,12 @@ impl World {
             }
             Event::Restart(id) => self.restart(id),
             Event::Client => crate::clients::turn(self),
+            Event::Pilot => {
+                if self.piloted {
+                    crate::harm::pilot(self);
+                    self.at(self.now + 250, Event::Pilot);
+                }
+            }
         }
     }
 

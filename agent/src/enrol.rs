@@ -62,7 +62,8 @@ pub async fn create_token(cluster: &Cluster, no_voter: bool) -> Result<Token, En
     };
     let key = format!("{TOKENS}{}", token.secret_hash());
     let value = serde_json::to_vec(&record).unwrap_or_default();
-    cluster.store.transact(Plan::new().put(&key, value).build(), None).await?;
+    let plan = Plan::new().put_for(&key, value, timing::TOKEN_LIFETIME);
+    cluster.store.transact(plan.build(), None).await?;
     Ok(token)
 }
 

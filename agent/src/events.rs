@@ -13,6 +13,7 @@ use crate::clock::{self, spawn};
 use crate::cluster::Cluster;
 use crate::objects::shown;
 use crate::store::{Plan, Store};
+use crate::timing;
 
 /// One thing to tell.
 #[derive(Debug, Clone)]
@@ -79,7 +80,8 @@ impl Report {
         let count = event.int("/count") + 1;
         event.0["count"] = json!(count);
         event.0["lastTimestamp"] = json!(now);
-        let _ = store.transact(plan.put(&key, event.to_vec()).build(), None).await;
+        let plan = plan.put_for(&key, event.to_vec(), timing::EVENT_LIFETIME);
+        let _ = store.transact(plan.build(), None).await;
     }
 
     fn fresh(&self, now: &str, source: &str) -> Object {

@@ -292,6 +292,13 @@ impl Plan {
         self
     }
 
+    /// Sets a key that goes by itself some time after it was last changed.
+    pub fn put_for(mut self, key: &str, value: impl AsRef<[u8]>, time: Duration) -> Plan {
+        let seconds = u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+        self.0.ops.push(Op::PutFor { key: Key::from(key), value: value.into(), seconds });
+        self
+    }
+
     pub fn delete(mut self, key: &str) -> Plan {
         self.0.ops.push(Op::Delete { key: Key::from(key) });
         self

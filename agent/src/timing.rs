@@ -52,5 +52,7 @@ pub const MESH_REQUEST: Duration = ms(2_000);
 pub const BOOKMARK: Duration = ms(60_000);
 /// How long a watch lasts unless the client says otherwise.
 pub const WATCH_TIMEOUT: Duration = ms(1_800_000);
+/// How long an event is kept after it last happened, as Kubernetes does.
+pub const EVENT_LIFETIME: Duration = ms(3_600_000);
 /// How long a join token can be used.
 pub const TOKEN_LIFETIME: Duration = ms(3_600_000);

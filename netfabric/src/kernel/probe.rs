@@ -8,9 +8,8 @@ use std::net::Ipv4Addr;
 
 use nix::sched::{CloneFlags, unshare};
 
-use super::netlink::Netlink;
 use super::nft::{self, NftError};
-use super::rtnl::links;
+use super::rtnl::{Routing, links};
 use crate::net::{LinkName, Mac};
 
 /// What is missing, and how to get it.
@@ -41,9 +40,9 @@ pub enum ProbeError {
 pub fn probe(rules: String) -> Result<(), ProbeError> {
     let thread = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).map_err(|error| ProbeError::Namespace(error.into()))?;
-        let netlink = Netlink::route().map_err(ProbeError::Vxlan)?;
+        let routing = Routing::open().map_err(ProbeError::Vxlan)?;
         let (link, local) = (LinkName::of_overlay(0), Ipv4Addr::LOCALHOST.into());
-        links::create_vxlan(&netlink, &link, 1, local, Mac::of_overlay("probe", 0), 1450)
+        links::create_vxlan(&routing, &link, 1, local, Mac::of_overlay("probe", 0), 1450)
             .map_err(ProbeError::Vxlan)?;
         nft::run_once(&rules).map_err(|error| match error {
             NftError::Start(_) => ProbeError::Program(error),

@@ -66,3 +66,57 @@ fn into_io(error: Error) -> io::Error {
         other => io::Error::other(other.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use netlink_packet_core::{DefaultNla, NetlinkMessage, NetlinkPayload};
+    use netlink_packet_route::RouteNetlinkMessage;
+    use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+    use rtnetlink::proto::{NetlinkCodec, NetlinkMessageCodec};
+
+    use super::*;
+
+    const MTU: u16 = 4;
+    const STATS64: u16 = 23;
+    const OF_TOMORROW: u16 = 1000;
+
+    /// An interface with one more attribute, of any kind and size.
+    fn link(name: &str, kind: u16, size: usize) -> Vec<u8> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        message.attributes.push(LinkAttribute::Other(DefaultNla::new(kind, vec![0; size])));
+        let mut message = NetlinkMessage::from(RouteNetlinkMessage::NewLink(message));
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        bytes
+    }
+
+    /// The names in a datagram as the connection decodes it.
+    fn decoded(datagram: &[Vec<u8>]) -> Vec<String> {
+        let mut bytes = BytesMut::from(datagram.concat().as_slice());
+        let next = || NetlinkCodec::decode::<RouteNetlinkMessage>(&mut bytes).unwrap();
+        let names = std::iter::from_fn(next).map(|message| match message.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => links::read_link(&link).name,
+            other => panic!("{other:?}"),
+        });
+        names.collect()
+    }
+
+    #[test]
+    fn attributes_that_are_new_or_have_grown_or_shrunk_are_no_hindrance() {
+        let datagram = [
+            link("new", OF_TOMORROW, 12),
+            link("grown", STATS64, 400),
+            link("old", STATS64, 8 * 20),
+            link("plain", MTU, 4),
+        ];
+        assert_eq!(decoded(&datagram), ["new", "grown", "old", "plain"]);
+    }
+
+    #[test]
+    fn a_message_that_cannot_be_read_is_left_out_and_the_dump_goes_on() {
+        assert_eq!(decoded(&[link("odd", MTU, 7), link("next", MTU, 4)]), ["next"]);
+    }
+}

@@ -58,10 +58,23 @@ pub fn probe(rules: String) -> Result<(), ProbeError> {
 mod tests {
     use super::*;
 
+    /// Needs root, as all tests do that ask the kernel for something.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a namespace belongs to a thread")]
+    fn a_kernel_that_does_not_know_a_kind_of_interface_is_named_as_such() {
+        let asked = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            links::create(&Routing::open().unwrap(), "skx0", "no-such-kind").unwrap_err()
+        });
+        let answer = asked.join().unwrap();
+        assert_eq!(answer.raw_os_error(), Some(libc::EOPNOTSUPP));
+        let text = ProbeError::Vxlan(answer).to_string();
+        assert!(text.starts_with("this kernel cannot make VXLAN devices (Operation not supported"), "{text}");
+        assert!(text.contains("modprobe vxlan"), "{text}");
+    }
+
     #[test]
     fn what_is_missing_is_said_with_what_to_do() {
-        let vxlan = ProbeError::Vxlan(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
-        assert!(vxlan.to_string().contains("modprobe vxlan"), "{vxlan}");
         let program = ProbeError::Program(NftError::Start(io::ErrorKind::NotFound.into()));
         assert!(program.to_string().contains("apt-get install nftables"), "{program}");
         let rules = ProbeError::Rules(NftError::Refused("Could not process rule: No such file".to_owned()));

@@ -57,6 +57,13 @@ pub fn create_vxlan(
     routing.ask(routing.handle.link().add(device.build()).execute())
 }
 
+/// Makes an interface of any kind, for a look at what the kernel says to one that it does not know.
+#[cfg(test)]
+pub fn create(routing: &Routing, name: &str, kind: &str) -> io::Result<()> {
+    let device = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Other(kind.to_owned()));
+    routing.ask(routing.handle.link().add(device.name(name).build()).execute())
+}
+
 /// Makes a veth whose other end, `eth0`, is in another namespace.
 pub fn create_veth(
     routing: &Routing,

@@ -6,6 +6,7 @@ use netfabric::{Fabric, FabricConfig};
 use runtime::Runtime;
 
 use crate::config::Config;
+use crate::identity;
 
 /// Something could not be removed.
 #[derive(Debug, thiserror::Error)]
@@ -36,10 +37,12 @@ pub async fn reset(config: &Config) -> Result<(), ResetError> {
             .await
             .map_err(|error| ResetError::Pod { uid: uid.as_str().into(), why: error.to_string() })?;
     }
+    runtime.remove_cgroup_parent();
     drop(runtime);
     Fabric::reset(FabricConfig::default()).await?;
     // What is below stays if it is not ours: only the directories that the agent makes go.
-    for directory in ["member", "store", "blobs", "layers", "staging", "pods", "uploads"] {
+    let directories = ["member", identity::JOINING, "store", "blobs", "layers", "staging", "pods", "uploads"];
+    for directory in directories {
         remove(&config.data.join(directory))?;
     }
     remove(&config.run)?;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use netlink_sys::protocols::NETLINK_NETFILTER;
 use tokio::sync::oneshot;
 
 mod pass;
@@ -15,10 +16,11 @@ mod reset;
 use crate::action::Report;
 use crate::desired::Desired;
 use crate::kernel::monitor::Monitor;
-use crate::kernel::netlink::Netlink;
 use crate::kernel::nft::Session;
 use crate::kernel::observe::Indexes;
 use crate::kernel::probe::{self, ProbeError};
+use crate::kernel::rtnl::Routing;
+use crate::kernel::socket::Requester;
 use crate::observed::Observed;
 
 /// What the fabric needs to know before it has a desired state.
@@ -120,8 +122,8 @@ fn start(config: FabricConfig, inbox: Receiver<Command>, ready: oneshot::Sender<
 
 /// What the thread works with.
 struct Worker {
-    route: Netlink,
-    netfilter: Netlink,
+    route: Routing,
+    netfilter: Requester,
     monitor: Monitor,
     nft: Session,
     indexes: Indexes,
@@ -140,9 +142,9 @@ impl Worker {
             enter().map_err(|error| OpenError::Namespace(path.clone(), error))?;
         }
         probe::probe(pass::probe_script())?;
-        let route = Netlink::route().map_err(OpenError::Netlink)?;
+        let route = Routing::open().map_err(OpenError::Netlink)?;
         Ok(Self {
-            netfilter: Netlink::netfilter().map_err(OpenError::Netlink)?,
+            netfilter: Requester::open(NETLINK_NETFILTER).map_err(OpenError::Netlink)?,
             monitor: Monitor::open().map_err(OpenError::Netlink)?,
             route,
             nft: Session::default(),

@@ -6,12 +6,12 @@
 pub mod apply;
 pub mod conntrack;
 pub mod monitor;
-pub mod netlink;
 pub mod nft;
 pub mod observe;
 pub mod pod;
 pub mod probe;
 pub mod rtnl;
+pub mod socket;
 
 use std::fs::File;
 use std::io;

@@ -106,6 +106,13 @@ impl Cgroups {
         self.remove(&self.container(uid, name))
     }
 
+    /// Removes the parent itself where nothing is in it. One that is in use, or that somebody else looks after, stays.
+    pub fn remove_parent(&self) {
+        for directory in self.directories(&self.parent) {
+            let _ = fs::remove_dir(directory);
+        }
+    }
+
     fn kill(&self, path: &str) -> Result<(), CgroupError> {
         for _ in 0..KILL_ROUNDS {
             if self.pids(path)?.is_empty() {

@@ -143,6 +143,11 @@ impl Runtime {
         self.inner.find(uid).map(|pod| pod.state())
     }
 
+    /// Removes the cgroup that pods' cgroups are made in, once no pod is left (for a machine that leaves for good).
+    pub fn remove_cgroup_parent(&self) {
+        self.inner.cgroups.remove_parent();
+    }
+
     /// A container's output. The receiver ends with the log, or with the container when following.
     pub fn logs(
         &self,

@@ -11,6 +11,7 @@ pub mod host;
 pub mod http;
 pub mod images;
 pub mod init;
+pub mod lacking;
 mod namespace;
 pub mod outside;
 pub mod process;

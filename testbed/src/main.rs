@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use clap::{Parser, Subcommand};
-use testbed::{bed, bench, demo, images, init, small_image};
+use testbed::{bed, bench, demo, images, init, lacking, small_image};
 
 /// Clusters to break: three hosts on one machine, made of namespaces.
 #[derive(Debug, Parser)]
@@ -50,6 +50,11 @@ enum Subject {
     #[command(hide = true)]
     Echo { address: String },
     #[command(hide = true)]
+    WithoutNetfilter {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    #[command(hide = true)]
     Hold { directory: PathBuf },
 }
 
@@ -80,6 +85,7 @@ fn run(command: Subject) -> io::Result<ExitCode> {
         }
         Subject::HostInit { setup } => init::main(&setup)?,
         Subject::Echo { address } => init::echo(&address)?,
+        Subject::WithoutNetfilter { command } => return Err(lacking::without_netfilter(&command)),
         Subject::Hold { directory } => hold(directory)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -1,6 +1,8 @@
 //! The whole of it on namespace hosts: real agents, real kernel, real containers, real clients.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test's helpers fail as the test does")]
 
+#[path = "cluster/fabric.rs"]
+mod fabric;
 #[path = "cluster/members.rs"]
 mod members;
 #[path = "cluster/recovery.rs"]

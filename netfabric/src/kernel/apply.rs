@@ -8,13 +8,13 @@ use std::io;
 use std::path::Path;
 
 use super::conntrack::{self, Translated, Which};
-use super::netlink::Netlink;
 use super::nft::{self, NftError, Session};
 use super::observe::{self, Indexes};
 use super::pod;
 use super::rtnl::neighbours::{self, NeighbourInfo};
 use super::rtnl::routes::{self, RouteInfo};
-use super::rtnl::{addresses, links};
+use super::rtnl::{Routing, addresses, links};
+use super::socket::Requester;
 use crate::action::Action;
 use crate::desired::{Desired, Protocol};
 use crate::net::{Ipv4Net, LOOPBACK_LABEL, LinkName};
@@ -66,8 +66,8 @@ fn netlink_advice(source: &io::Error) -> &'static str {
 
 /// What actions are carried out with.
 pub struct Tools<'a> {
-    pub route: &'a Netlink,
-    pub netfilter: &'a Netlink,
+    pub route: &'a Routing,
+    pub netfilter: &'a Requester,
     pub nft: &'a mut Session,
     pub indexes: &'a mut Indexes,
     pub desired: &'a Desired,
@@ -94,18 +94,12 @@ impl Tools<'_> {
             }
             Action::AddAddress { link, address } => {
                 self.with(link, &format!("put {address} on"), |tools, index| {
-                    present_is_fine(addresses::change_address(
-                        tools.route,
-                        true,
-                        index,
-                        *address,
-                        label(link),
-                    ))
+                    present_is_fine(addresses::add(tools.route, index, *address, label(link)))
                 })
             }
             Action::DeleteAddress { link, address } => {
                 self.without(link, &format!("take {address} from"), |tools, index| {
-                    addresses::change_address(tools.route, false, index, *address, label(link))
+                    addresses::delete(tools.route, index, *address, label(link))
                 })
             }
             Action::AttachPod { link, netns, address, mtu } => {

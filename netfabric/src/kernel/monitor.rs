@@ -6,12 +6,15 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use nix::sys::socket::SockProtocol;
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::LinkMessage;
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 
-use super::netlink::{Netlink, Reply, u32_at};
 use super::observe::Indexes;
-use super::rtnl::links as rtlinks;
-use super::rtnl::routes as rtroutes;
+use super::rtnl::links::read_link;
+use super::rtnl::routes::read_route;
+use super::socket::{Listener, Raw};
 use crate::net::{LINK_GROUP, LinkName};
 
 const LINK_GROUPS: u32 = 1 | 1 << 2 | 1 << 4 | 1 << 6; // RTMGRP_LINK, _NEIGH, _IPV4_IFADDR, _IPV4_ROUTE
@@ -21,8 +24,8 @@ const NEW_GENERATION: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8 | 15; // NF
 /// Sockets that collect the kernel's notifications.
 #[derive(Debug)]
 pub struct Monitor {
-    route: Netlink,
-    netfilter: Netlink,
+    route: Listener,
+    netfilter: Listener,
 }
 
 /// What happened to our objects since the last pass.
@@ -45,17 +48,19 @@ impl Monitor {
     /// Listens from now on, in the caller's network namespace.
     pub fn open() -> io::Result<Self> {
         Ok(Self {
-            route: Netlink::listening(SockProtocol::NetlinkRoute, LINK_GROUPS)?,
-            netfilter: Netlink::listening(SockProtocol::NetlinkNetFilter, NFTABLES_GROUP)?,
+            route: Listener::open(NETLINK_ROUTE, LINK_GROUPS)?,
+            netfilter: Listener::open(NETLINK_NETFILTER, NFTABLES_GROUP)?,
         })
     }
 
     /// What somebody else changed of ours since the last call.
     pub fn drift(&self, indexes: &Indexes) -> Drift {
         let mut heard = Heard::default();
-        let lost = self.route.drain(|reply| heard.take(&reply)).is_err();
+        let lost = self.route.drain(|message| heard.take(message)).is_err();
         let mut committed = false;
-        let lost = self.netfilter.drain(|reply| committed |= reply.kind == NEW_GENERATION).is_err() || lost;
+        let lost =
+            self.netfilter.drain(|message| committed |= message.message_type() == NEW_GENERATION).is_err()
+                || lost;
         // What hung on a lost interface went with it.
         let is_ours = |index: &u32| {
             !heard.lost.contains_key(index)
@@ -74,23 +79,35 @@ impl Monitor {
 }
 
 impl Heard {
-    fn take(&mut self, reply: &Reply) {
-        match reply.kind {
-            libc::RTM_NEWLINK | libc::RTM_DELLINK => self.take_link(reply),
-            libc::RTM_DELROUTE => self.unknown |= rtroutes::read_route(reply).is_some(),
+    fn take(&mut self, message: Raw<'_>) {
+        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(message.into_inner());
+        match message.map(|message| message.payload) {
+            Ok(NetlinkPayload::InnerMessage(message)) => self.take_message(message),
+            Ok(_) => {}
+            // Whatever it says, it may be about ours.
+            Err(_) => self.unknown = true,
+        }
+    }
+
+    fn take_message(&mut self, message: RouteNetlinkMessage) {
+        match message {
+            RouteNetlinkMessage::NewLink(link) => self.take_link(&link, false),
+            RouteNetlinkMessage::DelLink(link) => self.take_link(&link, true),
+            RouteNetlinkMessage::DelRoute(route) => self.unknown |= read_route(&route).is_some(),
             // By then the entry no longer says that it was permanent.
-            libc::RTM_DELNEIGH | libc::RTM_DELADDR => self.touched.extend(u32_at(&reply.body, 4)),
+            RouteNetlinkMessage::DelNeighbour(entry) => self.touched.push(entry.header.ifindex),
+            RouteNetlinkMessage::DelAddress(address) => self.touched.push(address.header.index),
             _ => {}
         }
     }
 
-    fn take_link(&mut self, reply: &Reply) {
-        let link = rtlinks::read_link(reply);
+    fn take_link(&mut self, message: &LinkMessage, gone: bool) {
+        let link = read_link(message);
         let name = LinkName::foreign(link.name);
         if link.group != LINK_GROUP || !(name.is_pod() || name.is_overlay()) {
             return;
         }
-        if reply.kind == libc::RTM_DELLINK {
+        if gone {
             self.lost.insert(link.index, name);
         } else {
             self.unknown |= !link.up;

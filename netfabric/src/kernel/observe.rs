@@ -8,13 +8,14 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
+use netlink_packet_route::route::RouteType;
 use serde_json::Value;
 
-use super::netlink::Netlink;
 use super::nft::{self, NftError};
 use super::rtnl::links::{self, LinkInfo};
 use super::rtnl::routes::{self, RouteInfo};
-use super::rtnl::{addresses, neighbours};
+use super::rtnl::{Routing, addresses, neighbours};
+use super::socket::Requester;
 use super::{conntrack, pod};
 use crate::action::Condition;
 use crate::desired::{Desired, Protocol};
@@ -52,7 +53,7 @@ pub struct Seen {
 }
 
 /// Looks at everything.
-pub fn observe(route: &Netlink, netfilter: &Netlink, desired: &Desired) -> Result<Seen, ObserveError> {
+pub fn observe(route: &Routing, netfilter: &Requester, desired: &Desired) -> Result<Seen, ObserveError> {
     let mut observed = Observed::default();
     let links = links::list(route).map_err(|error| ObserveError::Netlink("interfaces", error))?;
     let names: BTreeMap<u32, LinkName> =
@@ -94,18 +95,18 @@ fn take_link(observed: &mut Observed, link: &LinkInfo) {
         observed.taken_names.insert(name);
         return;
     }
-    let kind = match (&link.vxlan, link.kind.as_str()) {
-        (Some(vxlan), _) => {
+    let kind = match &link.vxlan {
+        Some(vxlan) => {
             LinkKind::Vxlan { vni: vxlan.vni, local: vxlan.local, port: vxlan.port, learning: vxlan.learning }
         }
-        (None, "veth") => LinkKind::Veth,
-        _ => LinkKind::Other,
+        None if link.veth => LinkKind::Veth,
+        None => LinkKind::Other,
     };
     let mac = link.mac.unwrap_or(crate::net::Mac([0; 6]));
     observed.links.insert(name, Link { mac, mtu: link.mtu, up: link.up, kind });
 }
 
-fn take_addresses(observed: &mut Observed, route: &Netlink, links: &[LinkInfo]) -> Result<(), ObserveError> {
+fn take_addresses(observed: &mut Observed, route: &Routing, links: &[LinkInfo]) -> Result<(), ObserveError> {
     let addresses = addresses::list(route).map_err(|error| ObserveError::Netlink("addresses", error))?;
     for found in addresses {
         let Some(link) = links.iter().find(|link| link.index == found.index) else { continue };
@@ -122,7 +123,7 @@ fn take_addresses(observed: &mut Observed, route: &Netlink, links: &[LinkInfo]) 
 
 fn take_routes(
     observed: &mut Observed,
-    route: &Netlink,
+    route: &Routing,
     names: &BTreeMap<u32, LinkName>,
 ) -> Result<(), ObserveError> {
     let routes = routes::list(route).map_err(|error| ObserveError::Netlink("routes", error))?;
@@ -132,7 +133,7 @@ fn take_routes(
 
 /// A route of ours whatever it looks like: what is odd about it makes it differ from every wanted one.
 fn read_route(found: &RouteInfo, names: &BTreeMap<u32, LinkName>) -> Route {
-    if found.kind == libc::RTN_UNREACHABLE {
+    if found.kind == RouteType::Unreachable {
         return Route::Unreachable;
     }
     let link = found.link.and_then(|index| names.get(&index)).cloned();
@@ -147,7 +148,7 @@ fn read_route(found: &RouteInfo, names: &BTreeMap<u32, LinkName>) -> Route {
 
 fn take_entries(
     observed: &mut Observed,
-    route: &Netlink,
+    route: &Routing,
     names: &BTreeMap<u32, LinkName>,
 ) -> Result<(), ObserveError> {
     let ours = |index: u32, observed: &Observed| {
@@ -183,7 +184,7 @@ fn take_pods(observed: &mut Observed, links: &[LinkInfo], desired: &Desired) {
 }
 
 /// Only connections that a later endpoint could still take over: unanswered TCP, and UDP.
-fn take_flows(observed: &mut Observed, netfilter: &Netlink, desired: &Desired) -> Result<(), ObserveError> {
+fn take_flows(observed: &mut Observed, netfilter: &Requester, desired: &Desired) -> Result<(), ObserveError> {
     let connections = conntrack::movable(netfilter, &[Protocol::Tcp, Protocol::Udp])
         .map_err(|error| ObserveError::Netlink("tracked connections", error))?;
     for found in connections {

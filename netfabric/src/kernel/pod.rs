@@ -9,10 +9,9 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use super::inside;
-use super::netlink::Netlink;
 use super::rtnl::neighbours::{self, NeighbourInfo};
 use super::rtnl::routes::{self, RouteInfo};
-use super::rtnl::{addresses, links};
+use super::rtnl::{Routing, addresses, links};
 use crate::net::{Ipv4Net, LinkName, Mac, POD_GATEWAY};
 
 /// What every pod calls its interface.
@@ -21,26 +20,26 @@ const DEFAULT: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 
 /// Makes the veth and sets up the inner end. What is half done goes away again.
 pub fn attach(
-    netlink: &Netlink,
+    routing: &Routing,
     link: &LinkName,
     netns: &Path,
     address: Ipv4Addr,
     mtu: u32,
 ) -> io::Result<()> {
     let namespace = File::open(netns)?;
-    let inner = inside(netns, Netlink::route)?;
-    links::create_veth(netlink, link, mtu, Mac::of_pod(address), namespace.as_fd())?;
-    configure(&inner, address).inspect_err(|_| drop(links::delete_link(netlink, link)))
+    links::create_veth(routing, link, mtu, Mac::of_pod(address), namespace.as_fd())?;
+    let configured = inside(netns, move || configure(&Routing::open()?, address));
+    configured.inspect_err(|_| drop(links::delete_link(routing, link)))
 }
 
-fn configure(inner: &Netlink, address: Ipv4Addr) -> io::Result<()> {
+fn configure(inner: &Routing, address: Ipv4Addr) -> io::Result<()> {
     let missing = || io::Error::new(io::ErrorKind::NotFound, "eth0 vanished from the pod's namespace");
     let link = links::link_by_name(inner, INTERFACE)?.ok_or_else(missing)?.index;
     if let Some(loopback) = links::link_by_name(inner, "lo")? {
         links::repair_link(inner, loopback.index, None, None)?;
     }
     links::repair_link(inner, link, None, None)?;
-    addresses::change_address(inner, true, link, address, None)?;
+    addresses::add(inner, link, address, None)?;
     neighbours::put_neighbour(inner, gateway(link))?;
     for route in routes(link, address) {
         routes::put_route(inner, &route, false)?;
@@ -63,7 +62,7 @@ fn routes(link: u32, address: Ipv4Addr) -> [RouteInfo; 2] {
 /// Whether the inner end of a veth is in this namespace and set up for this address; gives its MTU.
 pub fn check(netns: &Path, index: u32, address: Ipv4Addr) -> io::Result<Option<u32>> {
     inside(netns, move || {
-        let inner = Netlink::route()?;
+        let inner = Routing::open()?;
         let Some(link) = links::link_by_name(&inner, INTERFACE)? else { return Ok(None) };
         let right_link = link.index == index && link.up && link.mac == Some(Mac::of_pod(address));
         let has_address =

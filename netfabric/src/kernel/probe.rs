@@ -8,9 +8,8 @@ use std::net::Ipv4Addr;
 
 use nix::sched::{CloneFlags, unshare};
 
-use super::netlink::Netlink;
 use super::nft::{self, NftError};
-use super::rtnl::links;
+use super::rtnl::{Routing, links};
 use crate::net::{LinkName, Mac};
 
 /// What is missing, and how to get it.
@@ -41,9 +40,9 @@ pub enum ProbeError {
 pub fn probe(rules: String) -> Result<(), ProbeError> {
     let thread = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).map_err(|error| ProbeError::Namespace(error.into()))?;
-        let netlink = Netlink::route().map_err(ProbeError::Vxlan)?;
+        let routing = Routing::open().map_err(ProbeError::Vxlan)?;
         let (link, local) = (LinkName::of_overlay(0), Ipv4Addr::LOCALHOST.into());
-        links::create_vxlan(&netlink, &link, 1, local, Mac::of_overlay("probe", 0), 1450)
+        links::create_vxlan(&routing, &link, 1, local, Mac::of_overlay("probe", 0), 1450)
             .map_err(ProbeError::Vxlan)?;
         nft::run_once(&rules).map_err(|error| match error {
             NftError::Start(_) => ProbeError::Program(error),
@@ -59,10 +58,23 @@ pub fn probe(rules: String) -> Result<(), ProbeError> {
 mod tests {
     use super::*;
 
+    /// Needs root, as all tests do that ask the kernel for something.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a namespace belongs to a thread")]
+    fn a_kernel_that_does_not_know_a_kind_of_interface_is_named_as_such() {
+        let asked = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            links::create(&Routing::open().unwrap(), "skx0", "no-such-kind").unwrap_err()
+        });
+        let answer = asked.join().unwrap();
+        assert_eq!(answer.raw_os_error(), Some(libc::EOPNOTSUPP));
+        let text = ProbeError::Vxlan(answer).to_string();
+        assert!(text.starts_with("this kernel cannot make VXLAN devices (Operation not supported"), "{text}");
+        assert!(text.contains("modprobe vxlan"), "{text}");
+    }
+
     #[test]
     fn what_is_missing_is_said_with_what_to_do() {
-        let vxlan = ProbeError::Vxlan(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
-        assert!(vxlan.to_string().contains("modprobe vxlan"), "{vxlan}");
         let program = ProbeError::Program(NftError::Start(io::ErrorKind::NotFound.into()));
         assert!(program.to_string().contains("apt-get install nftables"), "{program}");
         let rules = ProbeError::Rules(NftError::Refused("Could not process rule: No such file".to_owned()));

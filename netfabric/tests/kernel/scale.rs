@@ -60,3 +60,24 @@ async fn figures() {
         fabric.reconcile(base.clone().into()).await;
     }
 }
+
+#[tokio::test]
+#[ignore = "takes long and asserts nothing"]
+async fn figures_of_pods() {
+    let mut world = World::running(1, 0).await;
+    let mut times = Vec::new();
+    for _ in 0..60 {
+        world.nodes[0].pod();
+        let started = Instant::now();
+        assert_eq!(world.pass(0).await.failures, []);
+        times.push(started.elapsed());
+    }
+    for (what, range) in [("first 30", 0..30), ("30 to 60", 30..60)] {
+        let mut times = times[range].to_vec();
+        times.sort();
+        println!("attaching a pod, {what}: median {:?}, worst {:?}", times[15], times[29]);
+    }
+    let started = Instant::now();
+    assert_eq!(world.full_pass(0).await.changes, 0);
+    println!("looking at everything, 60 pods: {:?}", started.elapsed());
+}

@@ -16,24 +16,38 @@ pub struct World {
 }
 
 impl World {
-    /// Hosts with agents that were told nothing.
-    pub fn bare(hosts: usize, name: &str) -> World {
+    /// Hosts on which nothing of ours runs.
+    pub fn untouched(hosts: usize, name: &str) -> World {
         let directory =
             PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
-        let bed = Bed::create(BedConfig::new(name, hosts, directory)).unwrap();
-        let world = World { bed };
+        World { bed: Bed::create(BedConfig::new(name, hosts, directory)).unwrap() }
+    }
+
+    /// Hosts with agents that were told nothing.
+    pub fn bare(hosts: usize, name: &str) -> World {
+        let world = World::untouched(hosts, name);
         for host in world.bed.hosts() {
             host.start_agent().unwrap();
         }
         for index in 0..hosts {
-            world.until("the agent answers", || {
-                world
-                    .api(index)
-                    .get("/skein/v1/cluster")
-                    .is_err_and(|error| error.to_string().contains("503"))
-            });
+            world.until_told_nothing(index);
         }
         world
+    }
+
+    /// Waits for an agent that belongs to no cluster.
+    pub fn until_told_nothing(&self, index: usize) {
+        self.until("the agent answers", || {
+            let answer = self.api(index).get("/skein/v1/cluster");
+            answer.is_err_and(|error| error.to_string().contains("503"))
+        });
+    }
+
+    /// Lets a host join the cluster of another.
+    pub fn join(&self, to: usize, index: usize) {
+        let words = self.join_words(to);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        self.run(index, &words);
     }
 
     /// A cluster, with the small image loaded.

@@ -3,13 +3,10 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::{CREATE, ip, text};
-use crate::kernel::netlink::{Netlink, Request, u32_at};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::AddressMessageBuilder;
 
-fn address_header(family: i32, length: u8, index: u32) -> [u8; 8] {
-    let [a, b, c, d] = index.to_ne_bytes();
-    [family as u8, length, 0, 0, a, b, c, d]
-}
+use super::Routing;
 
 /// An address as the kernel lists it.
 #[derive(Debug, Clone)]
@@ -19,40 +16,35 @@ pub struct AddressInfo {
     pub label: String,
 }
 
-/// Adds or removes an address that stands for itself alone.
-pub fn change_address(
-    netlink: &Netlink,
-    add: bool,
-    index: u32,
-    address: Ipv4Addr,
-    label: Option<&str>,
-) -> io::Result<()> {
-    let (kind, flags) = if add { (libc::RTM_NEWADDR, CREATE) } else { (libc::RTM_DELADDR, 0) };
-    let mut request = Request::new(kind, flags, &address_header(libc::AF_INET, 32, index))
-        .put(libc::IFA_LOCAL, &address.octets())
-        .put(libc::IFA_ADDRESS, &address.octets());
-    if let Some(label) = label {
-        request = request.put_text(libc::IFA_LABEL, label);
-    }
-    netlink.change(request)
+/// Adds an address that stands for itself alone.
+pub fn add(routing: &Routing, index: u32, address: Ipv4Addr, label: Option<&str>) -> io::Result<()> {
+    let mut request = routing.handle.address().add(index, address.into(), 32);
+    request.message_mut().attributes.extend(label.map(|label| AddressAttribute::Label(label.to_owned())));
+    routing.ask(request.execute())
+}
+
+/// Removes it.
+pub fn delete(routing: &Routing, index: u32, address: Ipv4Addr, label: Option<&str>) -> io::Result<()> {
+    let mut message = AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(address, 32).build();
+    message.attributes.extend(label.map(|label| AddressAttribute::Label(label.to_owned())));
+    routing.ask(routing.handle.address().del(message).execute())
 }
 
 /// All addresses.
-pub fn list(netlink: &Netlink) -> io::Result<Vec<AddressInfo>> {
-    let mut addresses = Vec::new();
-    let request = Request::new(libc::RTM_GETADDR, libc::NLM_F_DUMP, &address_header(0, 0, 0));
-    netlink.dump(request, |reply| {
-        let (mut local, mut label) = (None, String::new());
-        for (kind, value) in reply.attributes(8) {
-            match kind {
-                libc::IFA_LOCAL => local = ip(value),
-                libc::IFA_ADDRESS => local = local.or_else(|| ip(value)),
-                libc::IFA_LABEL => label = text(value),
-                _ => {}
-            }
+pub fn list(routing: &Routing) -> io::Result<Vec<AddressInfo>> {
+    let messages = routing.collect(routing.handle.address().get().execute())?;
+    Ok(messages.into_iter().filter_map(read).collect())
+}
+
+fn read(message: AddressMessage) -> Option<AddressInfo> {
+    let (mut local, mut other, mut label) = (None, None, String::new());
+    for attribute in message.attributes {
+        match attribute {
+            AddressAttribute::Local(address) => local = Some(address),
+            AddressAttribute::Address(address) => other = Some(address),
+            AddressAttribute::Label(text) => label = text,
+            _ => {}
         }
-        let index = u32_at(&reply.body, 4).unwrap_or(0);
-        addresses.extend(local.map(|address| AddressInfo { index, address, label }));
-    })?;
-    Ok(addresses)
+    }
+    Some(AddressInfo { index: message.header.index, address: local.or(other)?, label })
 }

@@ -3,11 +3,13 @@
 use std::io;
 use std::net::Ipv4Addr;
 
-use super::{REPLACE, ipv4};
-use crate::kernel::netlink::{Netlink, Reply, Request, u16_at, u32_at};
-use crate::net::Mac;
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
 
-const PERMANENT: u16 = libc::NUD_PERMANENT;
+use super::Routing;
+use crate::net::Mac;
 
 /// A neighbour or forwarding entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,73 +19,79 @@ pub struct NeighbourInfo {
     pub mac: Mac,
 }
 
-fn neighbour_header(family: i32, link: u32, state: u16, flags: u8) -> [u8; 12] {
-    let mut header = [0; 12];
-    header[0] = family as u8;
-    header[4..8].copy_from_slice(&link.to_ne_bytes());
-    header[8..10].copy_from_slice(&state.to_ne_bytes());
-    header[10] = flags;
-    header
-}
-
 /// Puts a permanent neighbour entry.
-pub fn put_neighbour(netlink: &Netlink, entry: NeighbourInfo) -> io::Result<()> {
-    let header = neighbour_header(libc::AF_INET, entry.link, PERMANENT, 0);
-    let request = Request::new(libc::RTM_NEWNEIGH, REPLACE, &header);
-    netlink.change(request.put(libc::NDA_DST, &entry.address.octets()).put(libc::NDA_LLADDR, &entry.mac.0))
+pub fn put_neighbour(routing: &Routing, entry: NeighbourInfo) -> io::Result<()> {
+    let request = routing.handle.neighbours().add(entry.link, entry.address.into());
+    routing.ask(request.link_layer_address(&entry.mac.0).replace().execute())
 }
 
 /// Removes a neighbour entry.
-pub fn delete_neighbour(netlink: &Netlink, link: u32, address: Ipv4Addr) -> io::Result<()> {
-    let request = Request::new(libc::RTM_DELNEIGH, 0, &neighbour_header(libc::AF_INET, link, 0, 0));
-    netlink.change(request.put(libc::NDA_DST, &address.octets()))
+pub fn delete_neighbour(routing: &Routing, link: u32, address: Ipv4Addr) -> io::Result<()> {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.ifindex = link;
+    message.attributes.push(NeighbourAttribute::Destination(address.into()));
+    routing.ask(routing.handle.neighbours().del(message).execute())
 }
 
 /// Says where frames for a MAC go: to this address, underneath a VXLAN device.
-pub fn put_forwarding(netlink: &Netlink, entry: NeighbourInfo) -> io::Result<()> {
-    forwarding(netlink, libc::RTM_NEWNEIGH, REPLACE, entry)
+pub fn put_forwarding(routing: &Routing, entry: NeighbourInfo) -> io::Result<()> {
+    let request = routing.handle.neighbours().add_bridge(entry.link, &entry.mac.0);
+    let request = request.destination(entry.address.into()).flags(NeighbourFlags::Own);
+    routing.ask(request.replace().execute())
 }
 
 /// Takes it back.
-pub fn delete_forwarding(netlink: &Netlink, entry: NeighbourInfo) -> io::Result<()> {
-    forwarding(netlink, libc::RTM_DELNEIGH, 0, entry)
-}
-
-fn forwarding(netlink: &Netlink, message: u16, flags: i32, entry: NeighbourInfo) -> io::Result<()> {
-    let header = neighbour_header(libc::AF_BRIDGE, entry.link, PERMANENT, libc::NTF_SELF);
-    let request = Request::new(message, flags, &header);
-    netlink.change(request.put(libc::NDA_LLADDR, &entry.mac.0).put(libc::NDA_DST, &entry.address.octets()))
+pub fn delete_forwarding(routing: &Routing, entry: NeighbourInfo) -> io::Result<()> {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.header.ifindex = entry.link;
+    message.header.state = NeighbourState::Permanent;
+    message.header.flags = NeighbourFlags::Own;
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(entry.mac.0.to_vec()));
+    message.attributes.push(NeighbourAttribute::Destination(entry.address.into()));
+    routing.ask(routing.handle.neighbours().del(message).execute())
 }
 
 /// Permanent IPv4 neighbour entries.
-pub fn list(netlink: &Netlink) -> io::Result<Vec<NeighbourInfo>> {
-    permanent_entries(netlink, libc::AF_INET)
+pub fn list(routing: &Routing) -> io::Result<Vec<NeighbourInfo>> {
+    permanent_entries(routing, AddressFamily::Inet)
 }
 
 /// Permanent forwarding entries of VXLAN devices.
-pub fn forwardings(netlink: &Netlink) -> io::Result<Vec<NeighbourInfo>> {
-    permanent_entries(netlink, libc::AF_BRIDGE)
+pub fn forwardings(routing: &Routing) -> io::Result<Vec<NeighbourInfo>> {
+    permanent_entries(routing, AddressFamily::Bridge)
 }
 
-fn permanent_entries(netlink: &Netlink, family: i32) -> io::Result<Vec<NeighbourInfo>> {
-    let mut entries = Vec::new();
-    let request = Request::new(libc::RTM_GETNEIGH, libc::NLM_F_DUMP, &neighbour_header(family, 0, 0, 0));
-    netlink.dump(request, |reply| {
-        if u16_at(&reply.body, 8).is_some_and(|state| state & PERMANENT != 0) {
-            entries.extend(read_neighbour(&reply));
-        }
-    })?;
-    Ok(entries)
+fn permanent_entries(routing: &Routing, family: AddressFamily) -> io::Result<Vec<NeighbourInfo>> {
+    let request = routing.handle.neighbours().get().set_address_family(family);
+    let messages = routing.collect(request.execute())?;
+    let permanent = |message: &&NeighbourMessage| is_permanent(message.header.state);
+    Ok(messages.iter().filter(permanent).filter_map(read_neighbour).collect())
 }
 
-fn read_neighbour(reply: &Reply) -> Option<NeighbourInfo> {
+/// The crate has no name for a combination of states.
+fn is_permanent(state: NeighbourState) -> bool {
+    u16::from(state) & libc::NUD_PERMANENT != 0
+}
+
+fn read_neighbour(message: &NeighbourMessage) -> Option<NeighbourInfo> {
     let (mut address, mut mac) = (None, None);
-    for (kind, value) in reply.attributes(12) {
-        match kind {
-            libc::NDA_DST => address = ipv4(value),
-            libc::NDA_LLADDR => mac = value.try_into().ok().map(Mac),
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(destination) => address = ipv4(destination),
+            NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.as_slice().try_into().ok().map(Mac),
             _ => {}
         }
     }
-    Some(NeighbourInfo { link: u32_at(&reply.body, 4)?, address: address?, mac: mac? })
+    Some(NeighbourInfo { link: message.header.ifindex, address: address?, mac: mac? })
+}
+
+/// A forwarding entry's address comes as bytes: its family is that of the bridge.
+fn ipv4(address: &NeighbourAddress) -> Option<Ipv4Addr> {
+    match address {
+        NeighbourAddress::Inet(address) => Some(*address),
+        NeighbourAddress::Other(bytes) => <[u8; 4]>::try_from(bytes.as_slice()).ok().map(Ipv4Addr::from),
+        _ => None,
+    }
 }

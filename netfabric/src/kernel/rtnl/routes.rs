@@ -3,17 +3,20 @@
 use std::io;
 use std::net::Ipv4Addr;
 
-use super::{CREATE, REPLACE, ipv4};
-use crate::kernel::netlink::{Netlink, Reply, Request, u32_at};
-use crate::net::{Ipv4Net, ROUTE_PROTOCOL};
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use rtnetlink::RouteMessageBuilder;
 
-const ONLINK: u32 = 4; // RTNH_F_ONLINK
+use super::Routing;
+use crate::net::{Ipv4Net, ROUTE_PROTOCOL};
 
 /// A route as the kernel lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteInfo {
     pub to: Ipv4Net,
-    pub kind: u8,
+    pub kind: RouteType,
     pub link: Option<u32>,
     pub via: Option<Ipv4Addr>,
     pub source: Option<Ipv4Addr>,
@@ -23,7 +26,7 @@ pub struct RouteInfo {
 impl RouteInfo {
     /// A route to what is directly behind an interface.
     pub fn direct(to: Ipv4Net, link: u32, source: Option<Ipv4Addr>) -> Self {
-        Self { to, kind: libc::RTN_UNICAST, link: Some(link), via: None, source, onlink: false }
+        Self { to, kind: RouteType::Unicast, link: Some(link), via: None, source, onlink: false }
     }
 
     /// A route through a gateway that is taken at its word.
@@ -33,82 +36,69 @@ impl RouteInfo {
 
     /// A route to nowhere.
     pub const fn unreachable(to: Ipv4Net) -> Self {
-        Self { to, kind: libc::RTN_UNREACHABLE, link: None, via: None, source: None, onlink: false }
+        Self { to, kind: RouteType::Unreachable, link: None, via: None, source: None, onlink: false }
     }
 
-    fn request(&self, message: u16, flags: i32) -> Request {
+    fn message(&self) -> RouteMessage {
         let scope = match (self.kind, self.via) {
-            (libc::RTN_UNICAST, None) => libc::RT_SCOPE_LINK,
-            _ => libc::RT_SCOPE_UNIVERSE,
+            (RouteType::Unicast, None) => RouteScope::Link,
+            _ => RouteScope::Universe,
         };
-        let mut header = [
-            libc::AF_INET as u8,
-            self.to.length(),
-            0,
-            0,
-            libc::RT_TABLE_MAIN,
-            ROUTE_PROTOCOL,
-            scope,
-            self.kind,
-            0,
-            0,
-            0,
-            0,
-        ];
-        if self.onlink {
-            header[8..12].copy_from_slice(&ONLINK.to_ne_bytes());
-        }
-        let mut request =
-            Request::new(message, flags, &header).put(libc::RTA_DST, &self.to.address().octets());
+        let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(self.to.address(), self.to.length())
+            .protocol(RouteProtocol::from(ROUTE_PROTOCOL))
+            .scope(scope)
+            .kind(self.kind);
         if let Some(link) = self.link {
-            request = request.put_u32(libc::RTA_OIF, link);
+            route = route.output_interface(link);
         }
-        for (kind, address) in [(libc::RTA_GATEWAY, self.via), (libc::RTA_PREFSRC, self.source)] {
-            if let Some(address) = address {
-                request = request.put(kind, &address.octets());
-            }
+        if let Some(via) = self.via {
+            route = route.gateway(via);
         }
-        request
+        if let Some(source) = self.source {
+            route = route.pref_source(source);
+        }
+        if self.onlink { route.onlink().build() } else { route.build() }
     }
 }
 
 /// Adds a route; with `replace` in the place of one to the same prefix.
-pub fn put_route(netlink: &Netlink, route: &RouteInfo, replace: bool) -> io::Result<()> {
-    netlink.change(route.request(libc::RTM_NEWROUTE, if replace { REPLACE } else { CREATE }))
+pub fn put_route(routing: &Routing, route: &RouteInfo, replace: bool) -> io::Result<()> {
+    let request = routing.handle.route().add(route.message());
+    routing.ask(if replace { request.replace() } else { request }.execute())
 }
 
 /// Removes a route, only if it is ours in every detail.
-pub fn delete_route(netlink: &Netlink, route: &RouteInfo) -> io::Result<()> {
-    netlink.change(route.request(libc::RTM_DELROUTE, 0))
+pub fn delete_route(routing: &Routing, route: &RouteInfo) -> io::Result<()> {
+    routing.ask(routing.handle.route().del(route.message()).execute())
 }
 
 /// The routes of the main table that carry our protocol number.
-pub fn list(netlink: &Netlink) -> io::Result<Vec<RouteInfo>> {
-    let mut routes = Vec::new();
-    let header = [libc::AF_INET as u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    let request = Request::new(libc::RTM_GETROUTE, libc::NLM_F_DUMP, &header);
-    netlink.dump(request, |reply| routes.extend(read_route(&reply)))?;
-    Ok(routes)
+pub fn list(routing: &Routing) -> io::Result<Vec<RouteInfo>> {
+    let family = RouteMessageBuilder::<Ipv4Addr>::new().build();
+    let messages = routing.collect(routing.handle.route().get(family).execute())?;
+    Ok(messages.iter().filter_map(read_route).collect())
 }
 
 /// Reads a route of ours; `None` for another's.
-pub fn read_route(reply: &Reply) -> Option<RouteInfo> {
-    let [family, length, _, _, table, protocol, _, kind] = *reply.body.first_chunk::<8>()?;
-    if family != libc::AF_INET as u8 || table != libc::RT_TABLE_MAIN || protocol != ROUTE_PROTOCOL {
+pub fn read_route(message: &RouteMessage) -> Option<RouteInfo> {
+    let header = &message.header;
+    let main = header.address_family == AddressFamily::Inet && header.table == RouteHeader::RT_TABLE_MAIN;
+    if !main || u8::from(header.protocol) != ROUTE_PROTOCOL {
         return None;
     }
-    let flags = u32_at(&reply.body, 8)?;
     let mut to = Ipv4Addr::UNSPECIFIED;
     let (mut link, mut via, mut source) = (None, None, None);
-    for (attribute, value) in reply.attributes(12) {
+    for attribute in &message.attributes {
         match attribute {
-            libc::RTA_DST => to = ipv4(value)?,
-            libc::RTA_OIF => link = u32_at(value, 0),
-            libc::RTA_GATEWAY => via = ipv4(value),
-            libc::RTA_PREFSRC => source = ipv4(value),
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => to = *address,
+            RouteAttribute::Oif(index) => link = Some(*index),
+            RouteAttribute::Gateway(RouteAddress::Inet(address)) => via = Some(*address),
+            RouteAttribute::PrefSource(RouteAddress::Inet(address)) => source = Some(*address),
             _ => {}
         }
     }
-    let onlink = flags & ONLINK != 0;
-    Some(RouteInfo { to: Ipv4Net::new(to, length).ok()?, kind, link, via, source, onlink })
+    let to = Ipv4Net::new(to, header.destination_prefix_length).ok()?;
+    let onlink = header.flags.contains(RouteFlags::Onlink);
+    Some(RouteInfo { to, kind: header.kind, link, via, source, onlink })
 }

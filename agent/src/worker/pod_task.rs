@@ -168,10 +168,14 @@ impl PodTask {
                     .send(&self.cluster)
                     .await;
                 }
-                for container in containers {
-                    let name = ContainerName::new(container.as_str()).map_err(failed)?;
-                    runtime.stop_container(&self.uid, &name, grace).await.map_err(failed)?;
-                }
+                let names: Result<Vec<_>, _> =
+                    containers.iter().map(|name| ContainerName::new(name.as_str())).collect();
+                runtime.stop_containers(&self.uid, &names.map_err(failed)?, grace).await.map_err(failed)
+            }
+            Step::Release => {
+                self.cluster.fabric.detach(self.uid.as_str()).await;
+                runtime.release_pod(&self.uid).await.map_err(failed)?;
+                self.cluster.addresses.take_back(self.uid.as_str());
                 Ok(())
             }
             Step::Remove => {
@@ -359,5 +363,11 @@ fn facts(state: Option<&PodState>, now: i64) -> Facts {
             }
         },
     });
-    Facts { sandboxed: state.sandboxed, known: true, containers: containers.collect(), now }
+    Facts {
+        sandboxed: state.sandboxed,
+        known: true,
+        released: state.released,
+        containers: containers.collect(),
+        now,
+    }
 }

@@ -1,8 +1,16 @@
 //! The whole of it on namespace hosts: real agents, real kernel, real containers, real clients.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test's helpers fail as the test does")]
 
+#[path = "cluster/images.rs"]
+mod images;
 #[path = "cluster/members.rs"]
 mod members;
+#[path = "cluster/node.rs"]
+mod node;
+#[path = "cluster/probes.rs"]
+mod probes;
+#[path = "cluster/traces.rs"]
+mod traces;
 #[path = "cluster/world.rs"]
 mod world;
 

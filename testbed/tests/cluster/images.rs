@@ -100,22 +100,19 @@ fn bad_archives_are_refused_with_the_reason_and_the_store_keeps_what_it_had() {
         (world.get_list(0, "images"), world.run(0, &["sh", "-c", line]))
     };
     let before = held();
-    let good = small_image::archive().unwrap();
-    // The same image, under blobs that the store does not have.
+    // Blobs that the store does not have: what it has need not come again.
     let mut layer = small_image::layer().unwrap();
     layer.truncate(layer.len() - 1024);
     let mut tar = tar::Builder::new(layer);
     add(&mut tar, "www/other", b"other\n");
     let fresh = small_image::archive_of(&tar.into_inner().unwrap(), "other:1").unwrap();
     let file = world.host(0).srv_path().join("bad.tar");
-    for archive in [&good, &fresh] {
-        for (what, bytes, words) in bad_archives(archive) {
-            std::fs::write(&file, bytes).unwrap();
-            let said = world.fails(0, &["skein", "image", "load", "/srv/bad.tar"]);
-            assert!(said.starts_with("error: ") && said.contains(words), "{what}: {said}");
-            assert_eq!(said.trim().lines().count(), 1, "{what}: {said}");
-            assert_eq!(held(), before, "{what}");
-        }
+    for (what, bytes, words) in bad_archives(&fresh) {
+        std::fs::write(&file, bytes).unwrap();
+        let said = world.fails(0, &["skein", "image", "load", "/srv/bad.tar"]);
+        assert!(said.starts_with("error: ") && said.contains(words), "{what}: {said}");
+        assert_eq!(said.trim().lines().count(), 1, "{what}: {said}");
+        assert_eq!(held(), before, "{what}");
     }
     std::fs::write(&file, &fresh).unwrap();
     world.run(0, &["skein", "image", "load", "/srv/bad.tar"]);

@@ -100,8 +100,7 @@ fn a_killed_shim_is_reported_and_the_restart_policy_acts_with_and_without_an_age
     let world = World::of(1, "shim");
     let before = rested(&world);
     world.apply(0, &pod("p", "sleep 4711 & exec sleep 4711", "Always"));
-    let mut restarts = 0;
-    for agent_lives in [true, false] {
+    for (restarts, agent_lives) in [true, false].into_iter().enumerate() {
         world.until("the pod runs", || {
             let pod = container(&world, "p");
             pod["state"].get("running").is_some() && pod["restartCount"] == restarts
@@ -115,7 +114,6 @@ fn a_killed_shim_is_reported_and_the_restart_policy_acts_with_and_without_an_age
         if !agent_lives {
             world.host(0).start_agent().unwrap();
         }
-        restarts += 1;
         world.until("its container was lost with the shim", || {
             container(&world, "p")["lastState"]["terminated"]["reason"] == "ShimLost"
         });

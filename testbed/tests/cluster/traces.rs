@@ -11,6 +11,7 @@ ip -o link | while read -r _ name _; do echo "interface ${name%%@*}"; done
 ip route | while read -r route; do echo "route $route"; done
 find /sys/fs/cgroup/*"$1" -mindepth 1 -type d 2>/dev/null
 find /run/skein /var/lib/skein/pods /var/lib/skein/staging 2>/dev/null
+true # what vanishes under find's eyes is no failure
 "#;
 
 /// Sorted lines, all that is there now.

@@ -174,7 +174,9 @@ impl Probes {
                 let Some(timing) = self.timings.get(&(container.clone(), kind)) else { continue };
                 // The others begin when this container counts as started.
                 let waits = (kind == Kind::Startup) == tracked.started;
-                let due = (!waits).then_some(now + timing.delay_ms);
+                // What an earlier agent found counts for a period: this one may still be setting up its network.
+                let first = if was_ready { timing.period_ms } else { timing.delay_ms };
+                let due = (!waits).then_some(now + first);
                 tracked.tracks.insert(kind, Track { due, ..Track::default() });
             }
             self.containers.insert(container, tracked);
@@ -382,7 +384,8 @@ mod tests {
     fn a_new_agent_takes_a_ready_container_for_ready() {
         let all = json!({"startupProbe": probe(json!({})), "readinessProbe": probe(json!({}))});
         let mut probes = probes(all);
-        assert_eq!(probes.handle(0, up(0, true)), begins(Kind::Readiness));
+        assert_eq!(probes.handle(0, up(0, true)), []);
         assert!(probes.ready("a") && probes.started("a"));
+        assert_eq!(probes.handle(10_000, up(0, true)), begins(Kind::Readiness), "after a period");
     }
 }

@@ -21,7 +21,7 @@ fn probes_decide_who_is_started_ready_and_restarted() {
     container_spec["startupProbe"] =
         json!({"tcpSocket": {"port": "web"}, "periodSeconds": 1, "failureThreshold": 30});
     container_spec["readinessProbe"] =
-        json!({"httpGet": {"path": "/ready", "port": "web"}, "periodSeconds": 1, "failureThreshold": 1});
+        json!({"httpGet": {"path": "/ready", "port": "web"}, "periodSeconds": 1});
     container_spec["livenessProbe"] = json!({"exec": {"command": ["sh", "-c", "! test -e /tmp/sick"]}, "periodSeconds": 1, "failureThreshold": 2});
     world.apply(0, &probed);
     world.until("it has started and is not ready", || {

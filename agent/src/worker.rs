@@ -5,6 +5,8 @@
 pub mod addresses;
 pub mod plan;
 pub mod pod_task;
+pub mod probes;
+mod probing;
 pub mod spec;
 pub mod status;
 

@@ -13,6 +13,7 @@ mod mounts;
 mod namespaces;
 mod pod;
 mod prepare;
+mod release;
 mod sandbox;
 mod volumes;
 
@@ -174,13 +175,14 @@ impl Runtime {
         crate::logs::read(path, options, over)
     }
 
-    /// Like the store's own, sparing the images of the containers here.
+    /// Like the store's own, sparing the images of the containers here that may run again.
     pub async fn collect_garbage(
         &self,
         mut live: BTreeSet<Digest>,
         min_age: Duration,
     ) -> Result<Collected, StoreError> {
-        let containers = self.inner.all().into_iter().flat_map(|pod| pod.state().containers);
+        let states = self.inner.all().into_iter().map(|pod| pod.state()).filter(|state| !state.released);
+        let containers = states.flat_map(|state| state.containers);
         live.extend(containers.map(|container| container.image));
         let images = Arc::clone(&self.inner.images);
         blocking(move || images.collect_garbage(&live, min_age)).await

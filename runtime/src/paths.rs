@@ -46,6 +46,11 @@ impl PodPaths {
         self.data.join("pod.json")
     }
 
+    /// There once the pod has ended for good and began to give back what it held.
+    pub fn released(&self) -> PathBuf {
+        self.data.join("released")
+    }
+
     pub fn etc(&self, file: &str) -> PathBuf {
         self.data.join("etc").join(file)
     }

@@ -14,6 +14,8 @@ pub struct PodState {
     pub spec: PodSpec,
     /// Whether its shim lives. Without one nothing can be started: call `create_pod` again.
     pub sandboxed: bool,
+    /// Whether it has ended for good and gave back all but its logs and exits.
+    pub released: bool,
     /// The latest attempt of each container.
     pub containers: Vec<ContainerState>,
 }

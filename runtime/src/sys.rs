@@ -95,3 +95,36 @@ pub fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // through shared references.
     Ok(unsafe { AsyncFd::register(fd) }?)
 }
+
+/// Gives unused heap back, and forgets the pages of the program and its libraries that are only read: they come again
+/// from the file at their next use.
+pub fn give_memory_back() {
+    // SAFETY: the allocator's own call; it gives back only what is not allocated.
+    unsafe { libc::malloc_trim(0) };
+    // SAFETY: the callback has the type that is asked for, and keeps nothing it is handed.
+    unsafe { libc::dl_iterate_phdr(Some(forget_read_only), std::ptr::null_mut()) };
+}
+
+unsafe extern "C" fn forget_read_only(
+    object: *mut libc::dl_phdr_info,
+    _size: libc::size_t,
+    _data: *mut libc::c_void,
+) -> libc::c_int {
+    // SAFETY: dl_iterate_phdr hands a valid object, with that many headers, for the time of this call.
+    let (base, headers) = unsafe {
+        let object = &*object;
+        (object.dlpi_addr, std::slice::from_raw_parts(object.dlpi_phdr, usize::from(object.dlpi_phnum)))
+    };
+    let page = 4096;
+    for header in headers.iter().filter(|h| h.p_type == libc::PT_LOAD && h.p_flags & libc::PF_W == 0) {
+        let start = (base + header.p_vaddr) / page * page;
+        let end = (base + header.p_vaddr + header.p_memsz).div_ceil(page) * page;
+        let (Ok(start), Ok(length)) = (usize::try_from(start), usize::try_from(end - start)) else {
+            continue;
+        };
+        // SAFETY: the segment is mapped privately from a file and never writable, so no page of it can differ from the
+        // file (relocated ones lie in writable segments); what is dropped is read again, the same, when it is touched.
+        unsafe { libc::madvise(std::ptr::with_exposed_provenance_mut(start), length, libc::MADV_DONTNEED) };
+    }
+    0
+}

@@ -33,7 +33,8 @@ fn header(size: u64, mode: u32, kind: tar::EntryType) -> tar::Header {
     header
 }
 
-fn layer() -> io::Result<Vec<u8>> {
+/// The image's layer.
+pub fn layer() -> io::Result<Vec<u8>> {
     let busybox = std::fs::read(BUSYBOX)?;
     let mut tar = tar::Builder::new(Vec::new());
     for directory in ["bin/", "etc/", "tmp/", "proc/", "sys/", "dev/", "www/"] {
@@ -63,19 +64,23 @@ fn descriptor(kind: &str, bytes: &[u8]) -> Value {
 
 /// The archive's bytes.
 pub fn archive() -> io::Result<Vec<u8>> {
-    let layer = layer()?;
+    archive_of(&layer()?, NAME)
+}
+
+/// An archive of one image with this one layer.
+pub fn archive_of(layer: &[u8], name: &str) -> io::Result<Vec<u8>> {
     let config = json!({
         "architecture": "amd64", "os": "linux", "config": {"Env": ["PATH=/bin"], "Cmd": ["sh"]},
-        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", digest(&layer))]},
+        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", digest(layer))]},
     })
     .to_string();
     let manifest = json!({
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": descriptor("config.v1+json", config.as_bytes()), "layers": [descriptor("layer.v1.tar", &layer)],
+        "config": descriptor("config.v1+json", config.as_bytes()), "layers": [descriptor("layer.v1.tar", layer)],
     })
     .to_string();
     let mut entry = descriptor("manifest.v1+json", manifest.as_bytes());
-    entry["annotations"] = json!({"org.opencontainers.image.ref.name": NAME});
+    entry["annotations"] = json!({"org.opencontainers.image.ref.name": name});
     let index = json!({"schemaVersion": 2, "manifests": [entry]}).to_string();
     let mut tar = tar::Builder::new(Vec::new());
     let mut add = |path: &str, bytes: &[u8]| {
@@ -83,7 +88,7 @@ pub fn archive() -> io::Result<Vec<u8>> {
     };
     add("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     add("index.json", index.as_bytes())?;
-    for blob in [layer.as_slice(), config.as_bytes(), manifest.as_bytes()] {
+    for blob in [layer, config.as_bytes(), manifest.as_bytes()] {
         add(&format!("blobs/sha256/{}", digest(blob)), blob)?;
     }
     tar.into_inner()

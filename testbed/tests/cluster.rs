@@ -3,10 +3,18 @@
 
 #[path = "cluster/fabric.rs"]
 mod fabric;
+#[path = "cluster/images.rs"]
+mod images;
 #[path = "cluster/members.rs"]
 mod members;
+#[path = "cluster/node.rs"]
+mod node;
+#[path = "cluster/probes.rs"]
+mod probes;
 #[path = "cluster/recovery.rs"]
 mod recovery;
+#[path = "cluster/traces.rs"]
+mod traces;
 #[path = "cluster/voters.rs"]
 mod voters;
 #[path = "cluster/world.rs"]

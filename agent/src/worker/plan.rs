@@ -3,6 +3,7 @@
 //! Decides starts, restarts with back-off, stops and removal. It must not read clocks or touch anything.
 
 use api::Object;
+use serde_json::Value;
 
 /// First wait of the back-off; it doubles with each restart.
 pub const BACK_OFF_FIRST_MS: i64 = 10_000;
@@ -40,6 +41,8 @@ pub struct Facts {
     pub sandboxed: bool,
     /// The runtime knows the pod, with or without a sandbox.
     pub known: bool,
+    /// It has given back all but its logs and exits.
+    pub released: bool,
     pub containers: Vec<ContainerFact>,
     /// Consecutive quick failures of each container, as counted by the driver; shapes the back-off.
     pub now: i64,
@@ -56,6 +59,8 @@ pub enum Step {
     Discard { container: String },
     /// Stop all running containers within this many seconds.
     Stop { containers: Vec<String>, grace_seconds: i64 },
+    /// Give back what the pod held, but for logs and exits: nothing of it runs again.
+    Release,
     /// Remove the pod from this node, with everything it had.
     Remove,
     /// The pod is gone from this node: delete its object.
@@ -90,6 +95,8 @@ pub fn next(pod: Option<&Object>, facts: &Facts) -> Step {
             leave(facts, grace, true)
         }
         Some(pod) if matches!(pod.text("/status/phase"), "Succeeded" | "Failed") => ended(facts),
+        // Its status says so next, and then it is let go.
+        Some(pod) if over(pod, facts) => Step::Wait { until: None },
         Some(_) if !facts.sandboxed => Step::Sandbox,
         Some(pod) => run(pod, facts),
     }
@@ -110,14 +117,31 @@ fn leave(facts: &Facts, grace_seconds: i64, forget: bool) -> Step {
     }
 }
 
-/// A pod that has ended stays as it is; nothing of it may run (an eviction ends it from outside).
+/// Nothing of a pod that has ended may run (an eviction ends it from outside), and nothing is kept for it but its story.
 fn ended(facts: &Facts) -> Step {
     let containers = running(facts);
-    if containers.is_empty() {
-        Step::Wait { until: None }
-    } else {
-        Step::Stop { containers, grace_seconds: 30 }
+    match () {
+        () if !containers.is_empty() => Step::Stop { containers, grace_seconds: 30 },
+        () if facts.known && !facts.released => Step::Release,
+        () => Step::Wait { until: None },
     }
+}
+
+/// Whether every container has ended, or one that the others wait for, and none of them comes back.
+fn over(pod: &Object, facts: &Facts) -> bool {
+    let policy = pod.text("/spec/restartPolicy");
+    let name = |container: &Value| container["name"].as_str().unwrap_or("").to_string();
+    if policy == "Never"
+        && pod.list("/spec/initContainers").iter().any(|c| failed_for_good(&name(c), policy, facts))
+    {
+        return true;
+    }
+    let main = pod.list("/spec/containers");
+    let ended = |container: &Value| {
+        let found = facts.containers.iter().find(|fact| fact.name == name(container));
+        matches!(found.map(|c| &c.state), Some(ContainerState::Exited { code, .. }) if !restarts(policy, *code))
+    };
+    !main.is_empty() && main.iter().all(ended)
 }
 
 fn run(pod: &Object, facts: &Facts) -> Step {
@@ -177,7 +201,7 @@ fn consider(name: &str, policy: &str, init: bool, facts: &Facts) -> Considered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     fn pod(policy: &str, extra: Value) -> Object {
         let mut pod =
@@ -195,7 +219,7 @@ mod tests {
     }
 
     fn facts(containers: Vec<ContainerFact>, now: i64) -> Facts {
-        Facts { sandboxed: true, known: true, containers, now }
+        Facts { sandboxed: true, known: true, containers, now, ..Facts::default() }
     }
 
     const UP: ContainerState = ContainerState::Running { since: 0 };
@@ -258,6 +282,26 @@ mod tests {
             next(Some(&pod), &facts(vec![fact("i", 0, ok.clone()), fact("j", 0, ok)], 0)),
             start("a", 0)
         );
+    }
+
+    #[test]
+    fn a_pod_that_has_ended_lets_go_once_and_is_not_brought_back() {
+        let done = ContainerState::Exited { code: 0, started: 0, finished: 0 };
+        let ended = facts(vec![fact("a", 0, done.clone()), fact("b", 0, done)], 0);
+        let wait = Step::Wait { until: None };
+        let running = pod("Never", json!({"status": {"phase": "Running"}}));
+        assert_eq!(next(Some(&running), &ended), wait, "the status is written first");
+        let lost = Facts { sandboxed: false, ..ended.clone() };
+        assert_eq!(next(Some(&running), &lost), wait, "no new sandbox for what will not run");
+        let succeeded = pod("Never", json!({"status": {"phase": "Succeeded"}}));
+        assert_eq!(next(Some(&succeeded), &ended), Step::Release);
+        let released = Facts { sandboxed: false, released: true, ..ended };
+        assert_eq!(next(Some(&succeeded), &released), wait);
+        assert_eq!(next(None, &released), Step::Remove);
+        let evicted = facts(vec![fact("a", 0, UP)], 0);
+        let stop = Step::Stop { containers: vec!["a".into()], grace_seconds: 30 };
+        assert_eq!(next(Some(&succeeded), &evicted), stop);
+        assert_eq!(next(Some(&succeeded), &Facts::default()), wait, "a pod that never was here");
     }
 
     #[test]

@@ -12,21 +12,25 @@ use netfabric::LocalPod;
 use runtime::ids::{ContainerName, PodUid};
 use runtime::state::{ContainerStatus, Exit, PodState};
 use serde_json::json;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 
 use super::plan::{self, ContainerFact, Facts, Step};
+use super::probes::{Effect, Input, Probes, Running, Which};
+use super::probing;
 use super::status::{self, Seen, Waiting};
 use super::{pods, spec};
 use crate::clock;
 use crate::cluster::Cluster;
 use crate::events::Report;
-use crate::images::ImageError;
 use crate::objects::{Target, shown};
 use crate::store::Plan;
 
 /// Longest wait between two tries of an action that fails.
 const RETRY_MOST: Duration = Duration::from_secs(10);
+
+/// The reasons that Kubernetes users know: of the first try, and of all others.
+const PULLING: [&str; 2] = ["ErrImagePull", "ImagePullBackOff"];
 
 /// Drives one pod.
 pub struct PodTask {
@@ -41,6 +45,12 @@ pub struct PodTask {
     failures: u32,
     /// The network stands; a sandbox that an earlier agent made was attached by the fabric's own start.
     attached: bool,
+    probes: Probes,
+    /// Of which pod's object the probes are made.
+    probed: Option<String>,
+    ended_probes: mpsc::UnboundedReceiver<Input>,
+    probe_ended: mpsc::UnboundedSender<Input>,
+    results: Vec<Input>,
 }
 
 /// An action failed.
@@ -63,6 +73,7 @@ impl PodTask {
         pod: watch::Receiver<Option<Object>>,
         wake: Arc<Notify>,
     ) -> PodTask {
+        let (probe_ended, ended_probes) = mpsc::unbounded_channel();
         PodTask {
             cluster,
             uid,
@@ -73,6 +84,11 @@ impl PodTask {
             earlier: BTreeMap::new(),
             failures: 0,
             attached: true,
+            probes: Probes::default(),
+            probed: None,
+            ended_probes,
+            probe_ended,
+            results: Vec::new(),
         }
     }
 
@@ -86,7 +102,11 @@ impl PodTask {
             let state = self.cluster.runtime.pod(&self.uid).await;
             let mut facts = facts(state.as_ref(), clock::wall().as_millisecond());
             facts.sandboxed &= self.attached;
-            let step = plan::next(pod.as_ref(), &facts);
+            let failing = self.probe(pod.as_ref(), state.as_ref()).await;
+            let step = match (plan::next(pod.as_ref(), &facts), failing) {
+                (Step::Wait { .. } | Step::Start { .. }, Some(stop)) => stop,
+                (step, _) => step,
+            };
             if let Some(pod) = &pod {
                 self.report(pod, state.as_ref()).await;
             }
@@ -101,11 +121,58 @@ impl PodTask {
         }
     }
 
+    /// Follows the containers with their probes; a container that one of them condemned is to be stopped.
+    async fn probe(&mut self, pod: Option<&Object>, state: Option<&PodState>) -> Option<Step> {
+        let pod = pod.filter(|pod| !matches!(pod.text("/status/phase"), "Succeeded" | "Failed"))?;
+        if self.probed.as_deref() != Some(pod.uid()) {
+            (self.probes, self.probed) = (Probes::of(pod), Some(pod.uid().to_string()));
+        }
+        let mut inputs = vec![Input::Running(running(pod, state))];
+        inputs.append(&mut self.results);
+        while let Ok(ended) = self.ended_probes.try_recv() {
+            inputs.push(ended);
+        }
+        let mut stop = None;
+        for input in inputs {
+            for effect in self.probes.handle(clock::millis(), input) {
+                match effect {
+                    Effect::Probe(which) => self.begin_probe(pod, which),
+                    Effect::Unhealthy { which, message } => {
+                        let message = format!("{} probe failed: {message}", which.kind.word());
+                        Report::warning(pods(), pod, "Unhealthy", &message).send_later(&self.cluster);
+                    }
+                    Effect::Restart { which } => stop = Some(condemned(pod, &which)),
+                }
+            }
+        }
+        stop
+    }
+
+    fn begin_probe(&self, pod: &Object, which: Which) {
+        let container = document(pod, &which.container);
+        let host_network = pod.0.pointer("/spec/hostNetwork") == Some(&json!(true));
+        let address = self.cluster.addresses.get(pod.uid()).filter(|_| !host_network);
+        let target = probing::Target {
+            uid: self.uid.clone(),
+            probe: container[which.kind.field()].clone(),
+            container,
+            address: address.map_or_else(|| self.cluster.host_ip(), |address| address.to_string()),
+        };
+        let (cluster, ended) = (self.cluster.clone(), self.probe_ended.clone());
+        clock::spawn(async move {
+            let outcome = probing::once(&cluster, &target).await;
+            // The pod's task may have ended meanwhile.
+            let _ = ended.send(Input::Ended { which, outcome });
+        });
+    }
+
     async fn pause(&mut self, until: Option<i64>) {
         let now = clock::wall().as_millisecond();
         let wait = until.map_or(Duration::from_secs(3600), |until| {
             Duration::from_millis(u64::try_from(until - now).unwrap_or(0))
         });
+        let probe = self.probes.next().map(|due| Duration::from_millis(due.saturating_sub(clock::millis())));
+        let wait = probe.map_or(wait, |probe| probe.min(wait));
         self.wait_for_change(wait).await;
     }
 
@@ -113,6 +180,7 @@ impl PodTask {
         tokio::select! {
             () = tokio::time::sleep(at_most) => {}
             () = self.wake.notified() => {}
+            Some(ended) = self.ended_probes.recv() => self.results.push(ended),
             changed = self.pod.changed() => if changed.is_err() {
                 tokio::time::sleep(at_most).await;
             },
@@ -168,10 +236,14 @@ impl PodTask {
                     .send(&self.cluster)
                     .await;
                 }
-                for container in containers {
-                    let name = ContainerName::new(container.as_str()).map_err(failed)?;
-                    runtime.stop_container(&self.uid, &name, grace).await.map_err(failed)?;
-                }
+                let names: Result<Vec<_>, _> =
+                    containers.iter().map(|name| ContainerName::new(name.as_str())).collect();
+                runtime.stop_containers(&self.uid, &names.map_err(failed)?, grace).await.map_err(failed)
+            }
+            Step::Release => {
+                self.cluster.fabric.detach(self.uid.as_str()).await;
+                runtime.release_pod(&self.uid).await.map_err(failed)?;
+                self.cluster.addresses.take_back(self.uid.as_str());
                 Ok(())
             }
             Step::Remove => {
@@ -213,10 +285,13 @@ impl PodTask {
             .unwrap_or("");
         let image = match self.cluster.images.ensure(&self.cluster, reference).await {
             Ok(image) => image,
-            Err(error @ ImageError::Unknown { .. }) => {
-                return Err(problem("ErrImageNotFound", error.to_string()));
+            Err(error) => {
+                let again = self.waiting.get(name).is_some_and(|waiting| PULLING.contains(&waiting.reason));
+                return Err(match again {
+                    false => problem(PULLING[0], error.to_string()),
+                    true => problem(PULLING[1], format!("Back-off pulling image \"{reference}\": {error}")),
+                });
             }
-            Err(error) => return Err(problem("ErrImagePull", error.to_string())),
         };
         let view = self.cluster.store.view();
         let config_map = |name: &str| {
@@ -298,6 +373,7 @@ impl PodTask {
             pod_ip,
             host_ip: &host_ip,
             earlier: &self.earlier,
+            probes: &self.probes,
             now: clock::wall(),
         };
         let status = status::of(pod, &seen);
@@ -338,6 +414,35 @@ impl PodTask {
     }
 }
 
+fn document(pod: &Object, name: &str) -> serde_json::Value {
+    pod.list("/spec/containers")
+        .iter()
+        .find(|container| container["name"] == name)
+        .cloned()
+        .unwrap_or_default()
+}
+
+/// Stopped like any other, with the time that the probe allows, if it says so.
+fn condemned(pod: &Object, which: &Which) -> Step {
+    let own = document(pod, &which.container)[which.kind.field()]["terminationGracePeriodSeconds"].as_i64();
+    let grace_seconds = own.unwrap_or_else(|| pod.int("/spec/terminationGracePeriodSeconds"));
+    Step::Stop { containers: vec![which.container.clone()], grace_seconds }
+}
+
+/// The containers that run, with what the pod's status says of the same attempts already.
+fn running(pod: &Object, state: Option<&PodState>) -> Vec<Running> {
+    let containers = state.map(|state| state.containers.as_slice()).unwrap_or(&[]);
+    let up = containers.iter().filter(|state| matches!(state.status, ContainerStatus::Running(_)));
+    let running = up.map(|state| {
+        let (container, attempt) = (state.name.as_str().to_string(), state.attempt);
+        let id = status::container_id(pod, &container, attempt);
+        let known = pod.list("/status/containerStatuses").iter().find(|known| known["containerID"] == id);
+        let says = |field: &str| known.is_some_and(|known| known[field] == true);
+        Running { was_started: says("started"), was_ready: says("ready"), container, attempt }
+    });
+    running.collect()
+}
+
 fn facts(state: Option<&PodState>, now: i64) -> Facts {
     let Some(state) = state else { return Facts { now, ..Facts::default() } };
     let millis = |time: runtime::clock::Timestamp| time.nanos() / 1_000_000;
@@ -359,5 +464,11 @@ fn facts(state: Option<&PodState>, now: i64) -> Facts {
             }
         },
     });
-    Facts { sandboxed: state.sandboxed, known: true, containers: containers.collect(), now }
+    Facts {
+        sandboxed: state.sandboxed,
+        known: true,
+        released: state.released,
+        containers: containers.collect(),
+        now,
+    }
 }

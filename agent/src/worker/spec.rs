@@ -13,6 +13,8 @@ use runtime::spec::{
 };
 use serde_json::Value;
 
+use super::probes::{self, Kind};
+
 /// The pod asks for something that cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
@@ -112,8 +114,14 @@ pub fn container(
     spec.mounts = mounts(pod, document, around)?;
     spec.resources = resources(&document["resources"]);
     spec.security = security(&pod.0["spec"]["securityContext"], &document["securityContext"]);
-    for field in ["livenessProbe", "readinessProbe", "startupProbe", "lifecycle"] {
-        if document.get(field).is_some() {
+    for (field, kind) in [
+        ("livenessProbe", Some(Kind::Liveness)),
+        ("readinessProbe", Some(Kind::Readiness)),
+        ("startupProbe", Some(Kind::Startup)),
+        ("lifecycle", None),
+    ] {
+        if document.get(field).is_some() && kind.is_none_or(|kind| probes::document(document, kind).is_none())
+        {
             tracing::warn!(pod = pod.name(), container = name, field, "is not acted upon in this release");
         }
     }

@@ -10,6 +10,7 @@ use runtime::state::{ContainerState, ContainerStatus, Exit};
 use serde_json::{Value, json};
 
 use super::plan::restarts;
+use super::probes::Probes;
 
 /// Why a container is not running, where the node knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +25,7 @@ pub struct Seen<'a> {
     pub waiting: &'a BTreeMap<String, Waiting>,
     pub pod_ip: Option<String>,
     pub host_ip: &'a str,
+    pub probes: &'a Probes,
     /// The last exit of each container before the present one.
     pub earlier: &'a BTreeMap<String, Exit>,
     pub now: Timestamp,
@@ -78,13 +80,13 @@ fn container(pod: &Object, spec: &Value, policy: &str, seen: &Seen<'_>) -> Value
         return status;
     };
     status["imageID"] = json!(state.image.to_string());
-    status["containerID"] = json!(format!("skein://{}/{name}/{}", pod.uid(), state.attempt));
+    status["containerID"] = json!(container_id(pod, name, state.attempt));
     match &state.status {
         ContainerStatus::Creating => status["state"] = waiting("ContainerCreating"),
         ContainerStatus::Running(started) => {
             status["state"] = json!({"running": {"startedAt": seconds(started.started_at)}});
-            status["ready"] = json!(true);
-            status["started"] = json!(true);
+            status["ready"] = json!(seen.probes.ready(name));
+            status["started"] = json!(seen.probes.started(name));
         }
         ContainerStatus::Exited(exit) if restarts(policy, exit.code) && !pod.is_deleting() => {
             status["lastState"] = json!({"terminated": terminated(exit)});
@@ -93,6 +95,11 @@ fn container(pod: &Object, spec: &Value, policy: &str, seen: &Seen<'_>) -> Value
         ContainerStatus::Exited(exit) => status["state"] = json!({"terminated": terminated(exit)}),
     }
     status
+}
+
+/// The id of one attempt of a container.
+pub fn container_id(pod: &Object, name: &str, attempt: u32) -> String {
+    format!("skein://{}/{name}/{attempt}", pod.uid())
 }
 
 fn seconds(time: runtime::clock::Timestamp) -> String {
@@ -194,7 +201,7 @@ mod tests {
                 status,
             })
             .collect();
-        let (waiting, earlier) = (BTreeMap::new(), BTreeMap::new());
+        let (waiting, earlier, probes) = (BTreeMap::new(), BTreeMap::new(), Probes::default());
         of(
             pod,
             &Seen {
@@ -203,6 +210,7 @@ mod tests {
                 pod_ip: Some("10.42.0.2".into()),
                 host_ip: "10.0.0.1",
                 earlier: &earlier,
+                probes: &probes,
                 now: Timestamp::from_second(100).unwrap(),
             },
         )

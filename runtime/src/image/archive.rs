@@ -115,13 +115,15 @@ impl Load<'_> {
                 return Err(ArchiveError::Escapes(path));
             }
             if entry.header().entry_type().is_file() {
-                self.take(path.trim_start_matches("./"), entry)?;
+                let size = entry.size();
+                self.take(path.trim_start_matches("./"), size, entry)?;
             }
         }
         Ok(())
     }
 
-    fn take(&mut self, path: &str, mut entry: impl Read) -> Result<(), ArchiveError> {
+    /// `announced` is the size that the tar's header gives.
+    fn take(&mut self, path: &str, announced: u64, mut entry: impl Read) -> Result<(), ArchiveError> {
         if path == "index.json" {
             let bytes = files::read_bounded(entry, DOCUMENT_MAX).map_err(ArchiveError::Damaged)?;
             self.index = Some(serde_json::from_slice(&bytes).map_err(ArchiveError::BadIndex)?);
@@ -134,6 +136,10 @@ impl Load<'_> {
         };
         let staged = Staged(self.store.stage());
         let (got, size) = copy_hashed(&mut entry, &staged.0)?;
+        if size < announced {
+            let cut = io::Error::new(io::ErrorKind::UnexpectedEof, "it ends in the middle of a blob");
+            return Err(ArchiveError::Damaged(cut));
+        }
         if got != digest {
             return Err(ArchiveError::WrongDigest { digest, got });
         }

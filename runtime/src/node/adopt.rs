@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use super::client::{News, Shim, ShimError};
 use super::pod::Pod;
 use super::prepare::Record;
-use super::{Inner, OpenError, blocking, sandbox};
+use super::{Inner, OpenError, blocking, release, sandbox};
 use crate::clock;
 use crate::files;
 use crate::ids::{ContainerName, PodUid};
@@ -43,9 +43,15 @@ async fn adopt(inner: &Arc<Inner>, uid: &PodUid) {
     if let Err(error) = read_records(&pod, &paths) {
         tracing::error!(%uid, %error, "a pod's records cannot be read");
     }
-    if connect(inner, &pod, uid).is_ok()
-        && let Ok(reports) = report(&pod).await
-    {
+    let connected = connect(inner, &pod, uid).is_ok();
+    if paths.released().exists() {
+        // Cut off at any point, or whole: the same work again.
+        if let Err(error) = release::release(inner, &pod, uid).await {
+            tracing::error!(%uid, %error, "a pod that has ended cannot give back what it holds");
+        }
+        return;
+    }
+    if connected && let Ok(reports) = report(&pod).await {
         return apply(&pod, reports);
     }
     lost(inner, &pod, uid).await;
@@ -160,6 +166,12 @@ async fn lost(inner: &Arc<Inner>, pod: &Arc<Pod>, uid: &PodUid) {
     // The OCI runtime's records of containers that are dead now.
     let _ = files::remove_tree(&pod.paths.oci_root());
     let _ = files::private_dir(&pod.paths.oci_root());
+    settle_ends(inner, pod, uid);
+    inner.tell(Event::ShimLost { uid: uid.clone() });
+}
+
+/// Everything of the pod is dead: whoever has no end on record was lost with the shim.
+pub(super) fn settle_ends(inner: &Inner, pod: &Pod, uid: &PodUid) {
     for ContainerState { name, attempt, status, .. } in pod.state().containers {
         let started_at = match status {
             ContainerStatus::Exited(_) => continue,
@@ -177,5 +189,4 @@ async fn lost(inner: &Arc<Inner>, pod: &Arc<Pod>, uid: &PodUid) {
             inner.tell(Event::ContainerExited { uid: uid.clone(), container: name, attempt, exit });
         }
     }
-    inner.tell(Event::ShimLost { uid: uid.clone() });
 }

@@ -98,31 +98,42 @@ impl Runtime {
         name: &ContainerName,
         grace: Duration,
     ) -> Result<Exit, StopError> {
+        self.stop_containers(uid, std::slice::from_ref(name), grace).await?;
         let pod = self.inner.find(uid).ok_or(StopError::Unknown)?;
-        let state = pod.container(name).ok_or(StopError::Unknown)?;
-        if let ContainerStatus::Exited(exit) = state.status {
-            return Ok(exit);
-        }
-        let record = pod.paths.container(name, state.attempt).record();
-        let record = files::read_json::<Record>(&record).map_err(StopError::Record)?;
-        let stop_signal = record.map_or(libc::SIGTERM, |record| record.stop_signal);
-        for (signal, wait) in [(stop_signal, grace), (libc::SIGKILL, KILL_WAIT)] {
+        pod.end_of(name).await.ok_or(StopError::Unknown)
+    }
+
+    /// The stop signal to all, one `grace` for all, then SIGKILL to those that are left.
+    pub async fn stop_containers(
+        &self,
+        uid: &PodUid,
+        names: &[ContainerName],
+        grace: Duration,
+    ) -> Result<(), StopError> {
+        let pod = self.inner.find(uid).ok_or(StopError::Unknown)?;
+        let mut left = running(&pod, names)?;
+        for (last, wait) in [(false, grace), (true, KILL_WAIT)] {
             if wait.is_zero() {
                 continue;
             }
-            match self.signal(uid, name, signal).await {
-                Ok(()) | Err(StopError::NotRunning) => {}
-                Err(error) => return Err(error),
+            for (name, stop_signal) in &left {
+                let signal = if last { libc::SIGKILL } else { *stop_signal };
+                match self.signal(uid, name, signal).await {
+                    Ok(()) | Err(StopError::NotRunning) => {}
+                    Err(error) => return Err(error),
+                }
             }
-            if let Ok(exit) = tokio::time::timeout(wait, pod.end_of(name)).await {
-                return exit.ok_or(StopError::Unknown);
+            if tokio::time::timeout(wait, ends(&pod, &left)).await.is_ok() {
+                return Ok(());
             }
+            left = running(&pod, names)?;
         }
-        // A first process that the kernel cannot end: take the rest of its cgroup, and wait once more.
-        let (inner, uid, name_too) = (Arc::clone(&self.inner), uid.clone(), name.clone());
-        blocking(move || inner.cgroups.kill_container(&uid, &name_too)).await.map_err(PrepareError::from)?;
-        let last = tokio::time::timeout(KILL_WAIT, pod.end_of(name)).await;
-        last.ok().flatten().ok_or(StopError::Unkillable)
+        // First processes that the kernel cannot end: take the rest of their cgroups, and wait once more.
+        for (name, _) in &left {
+            let (inner, uid, name) = (Arc::clone(&self.inner), uid.clone(), name.clone());
+            blocking(move || inner.cgroups.kill_container(&uid, &name)).await.map_err(PrepareError::from)?;
+        }
+        tokio::time::timeout(KILL_WAIT, ends(&pod, &left)).await.map_err(|_| StopError::Unkillable)
     }
 
     /// Kills it if it runs and removes all but its logs. Idempotent.
@@ -136,6 +147,26 @@ impl Runtime {
         discard(&self.inner, &pod, name).await?;
         pod.remove(name);
         Ok(())
+    }
+}
+
+/// Those of `names` that have not ended, with their stop signals.
+fn running(pod: &Pod, names: &[ContainerName]) -> Result<Vec<(ContainerName, i32)>, StopError> {
+    let mut found = Vec::new();
+    for name in names {
+        let state = pod.container(name).ok_or(StopError::Unknown)?;
+        if !matches!(state.status, ContainerStatus::Exited(_)) {
+            let record = pod.paths.container(name, state.attempt).record();
+            let record = files::read_json::<Record>(&record).map_err(StopError::Record)?;
+            found.push((name.clone(), record.map_or(libc::SIGTERM, |record| record.stop_signal)));
+        }
+    }
+    Ok(found)
+}
+
+async fn ends(pod: &Pod, containers: &[(ContainerName, i32)]) {
+    for (name, _) in containers {
+        pod.end_of(name).await;
     }
 }
 

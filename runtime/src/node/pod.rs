@@ -26,12 +26,13 @@ pub(crate) struct Pod {
 struct Known {
     spec: PodSpec,
     shim: Option<Arc<Shim>>,
+    released: bool,
     containers: BTreeMap<ContainerName, ContainerState>,
 }
 
 impl Pod {
     pub fn new(spec: PodSpec, paths: PodPaths) -> Self {
-        let known = Known { spec, shim: None, containers: BTreeMap::new() };
+        let known = Known { spec, shim: None, released: false, containers: BTreeMap::new() };
         let changing = tokio::sync::Mutex::default();
         Self { paths, changing, known: Mutex::new(known), version: watch::Sender::new(0) }
     }
@@ -39,7 +40,12 @@ impl Pod {
     pub fn state(&self) -> PodState {
         let known = self.known();
         let containers = known.containers.values().cloned().collect();
-        PodState { spec: known.spec.clone(), sandboxed: known.shim.is_some(), containers }
+        PodState {
+            spec: known.spec.clone(),
+            sandboxed: known.shim.is_some(),
+            released: known.released,
+            containers,
+        }
     }
 
     pub fn spec(&self) -> PodSpec {
@@ -58,6 +64,11 @@ impl Pod {
         // Dropped outside the lock: that ends its reader.
         let old = std::mem::replace(&mut self.known().shim, shim);
         drop(old);
+        self.changed();
+    }
+
+    pub fn set_released(&self, released: bool) {
+        self.known().released = released;
         self.changed();
     }
 

@@ -53,6 +53,7 @@ impl Runtime {
         if pod.shim().is_none() {
             let (inner_too, spec_too) = (Arc::clone(inner), spec.clone());
             blocking(move || make(&inner_too, &spec_too)).await?;
+            pod.set_released(false);
             adopt::connect(inner, &pod, &spec.uid).map_err(at(&spec.uid, "connect to its shim"))?;
         }
         let network = inner.paths.namespace("net", &spec.uid);
@@ -78,7 +79,7 @@ impl Runtime {
     }
 }
 
-fn at(uid: &PodUid, action: &'static str) -> impl FnOnce(io::Error) -> SandboxError {
+pub(super) fn at(uid: &PodUid, action: &'static str) -> impl FnOnce(io::Error) -> SandboxError {
     let uid = uid.clone();
     move |source| SandboxError::Io { uid, action, source }
 }
@@ -101,6 +102,7 @@ fn write_files(inner: &Inner, spec: &PodSpec) -> io::Result<()> {
         files::private_dir(directory)?;
     }
     files::write_json(&paths.spec(), spec)?;
+    files::remove_file(&paths.released())?;
     files::open_dir(&paths.data.join("etc"))?;
     files::replace(&paths.etc("hostname"), format!("{}\n", spec.hostname).as_bytes(), 0o644)?;
     files::replace(&paths.etc("hosts"), hosts(spec).as_bytes(), 0o644)?;
@@ -150,7 +152,7 @@ fn spawn_shim(inner: &Inner, uid: &PodUid) -> Result<(), SandboxError> {
 }
 
 /// Kills the containers, then lets the shim reap them and end, or ends it.
-async fn end_shim(inner: &Arc<Inner>, pod: &Arc<Pod>, uid: &PodUid) -> Result<(), SandboxError> {
+pub(super) async fn end_shim(inner: &Arc<Inner>, pod: &Arc<Pod>, uid: &PodUid) -> Result<(), SandboxError> {
     let Some(shim) = pod.shim() else { return Ok(()) };
     if matches!(inner.config.oci_runtime, OciRuntime::Program(_)) {
         for container in pod.state().containers {

@@ -23,6 +23,9 @@ use super::protocol::{self, Answer, Call, Create, MESSAGE_MAX, Message, Refusal,
 use crate::clock;
 use crate::ids::ContainerName;
 
+/// Without anything to do for this long the shim gives back the memory that it can get again.
+const REST: Duration = Duration::from_millis(100);
+
 pub(super) struct Server {
     dir: PathBuf,
     program: Option<PathBuf>,
@@ -113,7 +116,13 @@ impl Server {
                 fds.push(PollFd::new(pipe, PollFlags::POLLIN));
             }
         }
-        match poll(&mut fds, self.timeout()) {
+        let mut polled = poll(&mut fds, self.timeout());
+        if polled == Ok(0) && self.operations.is_empty() {
+            // There is a shim for each pod, and nearly all of them wait nearly always: as the last thing before that.
+            crate::sys::give_memory_back();
+            polled = poll(&mut fds, PollTimeout::NONE);
+        }
+        match polled {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -123,7 +132,7 @@ impl Server {
 
     fn timeout(&self) -> PollTimeout {
         let Some(next) = self.operations.values().map(|operation| operation.deadline).min() else {
-            return PollTimeout::NONE;
+            return PollTimeout::try_from(REST).unwrap_or(PollTimeout::MAX);
         };
         let left = next.saturating_duration_since(clock::monotonic());
         // A call killed for its time is reaped soon: do not spin until then.

@@ -200,3 +200,29 @@ fn a_stopped_shim_cannot_hold_up_removal() {
         assert!(begun.elapsed() < Duration::from_secs(10));
     });
 }
+
+#[test]
+fn a_release_that_was_cut_off_is_finished_and_logs_and_exits_outlive_it() {
+    on_host(async |host| {
+        let uid = host.pod("p1").await;
+        let exit = host.run(&uid, host.shell("main", "echo said; exit 4")).await;
+        assert_eq!((exit.code, shims(&host.dir).len()), (4, 1));
+        host.kill_agent();
+        // As far as an agent that was killed right at the beginning came.
+        let record = std::fs::read_dir(host.dir.join("data/pods")).unwrap().next().unwrap().unwrap().path();
+        std::fs::write(record.join("released"), "").unwrap();
+        host.open().await.unwrap();
+        for again in [false, true] {
+            if again {
+                host.runtime().release_pod(&uid).await.unwrap();
+            }
+            let state = host.runtime().pod(&uid).await.unwrap();
+            assert!(state.released && !state.sandboxed);
+            assert!(shims(&host.dir).is_empty());
+            assert_eq!(host.log(&uid, "main").await, "said\n");
+            assert_eq!(host.status(&uid, &container("main")).await, ContainerStatus::Exited(exit.clone()));
+        }
+        host.runtime().remove_pod(&uid).await.unwrap();
+        assert!(!record.exists());
+    });
+}

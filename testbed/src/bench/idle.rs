@@ -26,15 +26,25 @@ pub fn quiet(cluster: &Cluster) -> Result<(), BenchError> {
         );
     }
     println!("store revisions in {} s of rest: {} to {}", length.as_secs(), revision, after);
-    cluster.api(0).post(start::DEPLOYMENTS, &start::deployment(&cluster.image, "shims", 3))?;
-    start::until_running(cluster, 0, "shims", 3)?;
+    for pods in [3, 30] {
+        shims(cluster, pods)?;
+    }
+    Ok(())
+}
+
+/// Memory of the shims of so many pods over three hosts. The shims of one host share the pages of their program.
+fn shims(cluster: &Cluster, pods: u32) -> Result<(), BenchError> {
+    cluster.api(0).post(start::DEPLOYMENTS, &start::deployment(&cluster.image, "shims", pods))?;
+    start::until_running(cluster, 0, "shims", pods as usize)?;
+    // A shim gives memory back once it has had nothing to do for a moment.
+    std::thread::sleep(Duration::from_secs(1));
     let shims: Vec<f64> = processes()
         .into_iter()
         .filter(|pid| is_shim(*pid) && is_ours(cluster, *pid))
         .map(|pid| kilobytes(&format!("/proc/{pid}/smaps_rollup"), "Pss:"))
         .collect();
     let most = shims.iter().copied().fold(0.0, f64::max);
-    println!("shims: {} with at most {:.2} MB proportional (PSS)", shims.len(), most / 1000.0);
+    println!("shims: {} at rest, at most {:.2} MB proportional (PSS)", shims.len(), most / 1000.0);
     cluster.remove("shims")
 }
 

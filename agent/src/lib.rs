@@ -2,6 +2,7 @@
 //!
 //! Decides in synchronous cores ([`membership`], [`liveness`], [`control`], [`worker::plan`]); drivers around them do the IO.
 
+pub mod brake;
 pub mod clock;
 pub mod cluster;
 pub mod config;

@@ -36,15 +36,8 @@ pub async fn answer(cluster: &Arc<Cluster>, rest: &str, request: Request<Incomin
         (Method::POST, ["exec", namespace, pod]) => pods::exec(cluster, namespace, pod, request).await,
         (Method::DELETE, ["nodes", name]) => remove_member(cluster, name, query.is_true("force")).await,
         (Method::POST, ["nodes", "confirm-dead"]) => {
-            if cluster.store.leader() != Some(cluster.me()) {
-                let leader = cluster.store.leader().and_then(|id| cluster.roster.get(id));
-                let name = leader.map_or_else(|| "nobody at the moment".to_string(), |member| member.name);
-                return Err(ApiError::BadRequest(format!(
-                    "the leader decides this: ask on its machine ({name})"
-                )));
-            }
-            cluster.confirm.notify_one();
-            Ok(http::json(200, &json!({"done": true})))
+            let was_on = crate::brake::confirm_dead(&cluster.store).await?;
+            Ok(http::json(200, &json!({"brakeWasOn": was_on})))
         }
         (Method::POST, ["init" | "join"]) => Err(ApiError::BadRequest(format!(
             "this machine is a member of a cluster already, as \"{}\": 'skein node reset' makes it a stranger again",
@@ -90,7 +83,7 @@ async fn status(cluster: &Cluster) -> Reply {
             "cluster": cluster.identity.cluster, "node": cluster.name(),
             "leader": replica.leader.map(name_of), "voters": view.members().voters.iter().map(|id| name_of(*id)).collect::<Vec<_>>(),
             "members": members, "revision": view.revision().0, "appliedIndex": index, "term": term, "stateHash": crate::pki::hex(&view.hash()),
-            "brake": *cluster.brake.borrow(),
+            "brake": crate::brake::is_on(&view),
         }),
     ))
 }

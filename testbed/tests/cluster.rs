@@ -1,8 +1,14 @@
 //! The whole of it on namespace hosts: real agents, real kernel, real containers, real clients.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test's helpers fail as the test does")]
 
+#[path = "cluster/api.rs"]
+mod api;
+#[path = "cluster/deaths.rs"]
+mod deaths;
 #[path = "cluster/members.rs"]
 mod members;
+#[path = "cluster/takeover.rs"]
+mod takeover;
 #[path = "cluster/world.rs"]
 mod world;
 

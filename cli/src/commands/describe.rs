@@ -119,7 +119,10 @@ fn items(list: Value) -> Vec<Value> {
 fn happened(table: &Value, uid: &Value) -> String {
     let mut rows: Vec<&Value> = table["rows"].as_array().into_iter().flatten().collect();
     rows.retain(|row| row["object"]["involvedObject"]["uid"] == *uid);
-    rows.sort_by_key(|row| page::at(row, "/object/lastTimestamp"));
+    // Times are whole seconds; within one, the order of the writes counts.
+    let revision =
+        |row: &Value| page::at(row, "/object/metadata/resourceVersion").parse::<u64>().unwrap_or(0);
+    rows.sort_by_key(|row| (page::at(row, "/object/lastTimestamp"), revision(row)));
     let line = |row: &&Value| {
         let age = page::plain(&row["cells"][0]);
         let age = match row["object"]["count"].as_i64() {

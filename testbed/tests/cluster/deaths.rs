@@ -78,13 +78,10 @@ fn a_machine_that_only_the_leader_cannot_reach_is_not_dead() {
     let before = bound(&world, "web");
     world.bed.cut(&led, "host4").unwrap();
     world.bed.cut("host4", &led).unwrap();
-    let mut suspected = false;
-    let index = (0..3).find(|index| world.host(*index).name() == led).unwrap();
+    // Gossip has others probe for the leader, so that mostly no suspicion arises; if one does, a voter vetoes.
     let died = testbed::clock::poll(Duration::from_secs(10), Duration::from_millis(50), || {
-        suspected |= state(&world, index, "host4") == "suspected";
         (state(&world, witness, "host4") == "dead").then_some(())
     });
-    eprintln!("suspected by the leader: {suspected}");
     assert!(died.is_none(), "the others reach it");
     assert_eq!(leader(&world, witness).as_deref(), Some(led.as_str()), "the same leader all the time");
     assert_eq!(bound(&world, "web"), before, "no pod was replaced");

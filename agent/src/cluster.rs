@@ -36,12 +36,8 @@ pub struct Cluster {
     pub suspects: watch::Receiver<BTreeSet<NodeId>>,
     /// Answers to direct probes.
     pub pings: Arc<crate::probe::Pings>,
-    /// Whether replacing of pods is stopped after too many deaths at once.
-    pub brake: watch::Sender<bool>,
     /// This machine is about to leave for a new cluster epoch.
     pub leaves: AtomicBool,
-    /// An operator's word that the dead are dead.
-    pub confirm: tokio::sync::Notify,
 }
 
 impl Cluster {

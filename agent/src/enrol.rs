@@ -300,7 +300,8 @@ pub fn enrolment(member: &Member, view: &View) -> raft_store::Transaction {
         .build()
 }
 
-fn new_node(member: &Member) -> Object {
+/// The Node object of a machine that has not reported yet.
+pub fn new_node(member: &Member) -> Object {
     Object(json!({
         "apiVersion": "v1", "kind": "Node",
         "metadata": {

@@ -23,7 +23,7 @@ use crate::mesh::wire::{Request, Response};
 use crate::objects::shown;
 use crate::recovery::bring_over;
 use crate::store::Plan;
-use crate::{images, timing, voters};
+use crate::{brake, images, timing, voters};
 
 /// Taint of a dead node, as Kubernetes names it.
 pub const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
@@ -55,7 +55,6 @@ async fn lead(cluster: &Arc<Cluster>, epoch: Epoch) {
     let mut views = cluster.store.views();
     suspects.mark_changed();
     views.mark_changed();
-    cluster.brake.send_replace(false);
     loop {
         let input = tokio::select! {
             report = reported.recv() => match report {
@@ -67,7 +66,6 @@ async fn lead(cluster: &Arc<Cluster>, epoch: Epoch) {
                 views.borrow_and_update();
                 members_input(cluster)
             }
-            () = cluster.confirm.notified() => Input::ConfirmDead,
             () = tokio::time::sleep(Duration::from_secs(1)) => Input::Tick,
         };
         for effect in core.handle(clock::millis(), input) {
@@ -76,13 +74,7 @@ async fn lead(cluster: &Arc<Cluster>, epoch: Epoch) {
                     ask(cluster.clone(), inquiry, voter, node, reports.clone())
                 }
                 Effect::Dead(node) => declare_dead(cluster, epoch, node).await,
-                Effect::Brake(on) => {
-                    warn!(
-                        on,
-                        "brake on replacing pods after too many deaths at once; 'skein node confirm-dead' releases it"
-                    );
-                    cluster.brake.send_replace(on);
-                }
+                Effect::Brake(on) => write_brake(cluster, epoch, on).await,
             }
         }
     }
@@ -91,15 +83,36 @@ async fn lead(cluster: &Arc<Cluster>, epoch: Epoch) {
 fn members_input(cluster: &Cluster) -> Input {
     let view = cluster.store.view();
     let members = in_view(&view);
-    let dead_names = crate::fabric::dead_nodes(&view);
+    let (millis, wall) = (clock::millis(), clock::wall().as_millisecond());
+    let at = |written: i64| millis.saturating_sub(u64::try_from(wall - written).unwrap_or(0));
+    let death = |member: &Member| {
+        let key = keys::object(nodes(), "", &member.name);
+        let node = view.get(key.as_bytes()).and_then(|entry| shown(entry).ok()).filter(is_dead)?;
+        Some((member.node_id(), at(died_ms(&node).unwrap_or(wall))))
+    };
+    let brake = brake::in_view(&view);
     Input::Members {
-        dead: members
-            .iter()
-            .filter(|member| dead_names.contains(&member.name))
-            .map(Member::node_id)
-            .collect(),
+        dead: members.iter().filter_map(death).collect(),
         members: members.iter().map(Member::node_id).collect(),
         voters: view.members().voters.iter().copied().collect(),
+        braked_since: brake.filter(|brake| brake.on).map(|brake| at(brake.since_ms)),
+        released: brake.filter(|brake| !brake.on).map(|brake| at(brake.since_ms)),
+    }
+}
+
+/// When a node's death was written down, in Unix milliseconds.
+fn died_ms(node: &Object) -> Option<i64> {
+    let ready = node.list("/status/conditions").iter().find(|condition| condition["type"] == "Ready")?;
+    let time: jiff::Timestamp = ready["lastTransitionTime"].as_str()?.parse().ok()?;
+    Some(time.as_millisecond())
+}
+
+/// Writes the brake down, so that the next leader finds it. Before the death that pulled it: no controller sees one without
+/// the other.
+async fn write_brake(cluster: &Cluster, epoch: Epoch, on: bool) {
+    warn!(on, "brake on replacing pods after too many deaths at once; 'skein node confirm-dead' releases it");
+    if let Err(error) = cluster.store.transact(brake::decided(on), Some(epoch)).await {
+        warn!(%error, "the brake could not be written");
     }
 }
 

@@ -3,6 +3,7 @@
 //! Decides in synchronous cores ([`membership`], [`liveness`], [`control`], [`worker::plan`]); drivers around them do the IO.
 
 pub mod backup;
+pub mod brake;
 pub mod clock;
 pub mod cluster;
 pub mod config;

@@ -3,7 +3,7 @@
 //! Decides death, return, and the brake on mass replacement. It must not take gossip's word for a death: a suspicion only
 //! starts an inquiry, and any voter that reaches the node ends it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use raft_store::NodeId;
 
@@ -14,11 +14,14 @@ use crate::timing;
 pub enum Input {
     /// Whom this machine suspects now.
     Suspects(BTreeSet<NodeId>),
-    /// The members that count, the voters among them, and those already written down as dead.
+    /// What the store says: the members that count, the voters among them, those already written down as dead with the
+    /// time, and the brake: since when it is on, or when it was let go last.
     Members {
         members: BTreeSet<NodeId>,
         voters: BTreeSet<NodeId>,
-        dead: BTreeSet<NodeId>,
+        dead: BTreeMap<NodeId, u64>,
+        braked_since: Option<u64>,
+        released: Option<u64>,
     },
     /// A voter's answer to an inquiry: `None` when the voter itself did not answer.
     Report {
@@ -26,8 +29,6 @@ pub enum Input {
         voter: NodeId,
         reached: Option<bool>,
     },
-    /// An operator says that replacing may go on.
-    ConfirmDead,
     Tick,
 }
 
@@ -38,7 +39,7 @@ pub enum Effect {
     Ask { inquiry: u64, voter: NodeId, node: NodeId },
     /// Write down that the node is dead.
     Dead(NodeId),
-    /// Replacing of pods stops (`true`) or goes on.
+    /// Write down that replacing of pods stops (`true`; again when that is to be counted from now) or goes on.
     Brake(bool),
 }
 
@@ -48,18 +49,20 @@ struct Inquiry {
     unreached: BTreeSet<NodeId>,
 }
 
-/// The core; it exists while this machine leads, and a new leader begins with a new one.
+/// The core; it exists while this machine leads. A new leader begins with a new one, probes anew, and takes deaths and brake
+/// over from the store.
 pub struct Liveness {
     members: BTreeSet<NodeId>,
     voters: BTreeSet<NodeId>,
-    dead: BTreeSet<NodeId>,
+    /// With the time of their death.
+    dead: BTreeMap<NodeId, u64>,
     suspects: BTreeSet<NodeId>,
     open: BTreeMap<NodeId, Inquiry>,
     /// When a node was last reached: it is not asked for again at once, however long gossip goes on suspecting it.
     cleared: BTreeMap<NodeId, u64>,
-    /// Deaths of members that have not returned.
-    deaths: VecDeque<(u64, NodeId)>,
     braked_since: Option<u64>,
+    /// Deaths until then do not pull the brake any more.
+    released: Option<u64>,
     next: u64,
 }
 
@@ -68,12 +71,12 @@ impl Liveness {
         Liveness {
             members: BTreeSet::new(),
             voters: BTreeSet::new(),
-            dead: BTreeSet::new(),
+            dead: BTreeMap::new(),
             suspects: BTreeSet::new(),
             open: BTreeMap::new(),
             cleared: BTreeMap::new(),
-            deaths: VecDeque::new(),
             braked_since: None,
+            released: None,
             next: 1,
         }
     }
@@ -82,13 +85,14 @@ impl Liveness {
         let mut effects = Vec::new();
         match input {
             Input::Suspects(suspects) => self.suspects = suspects,
-            Input::Members { members, voters, dead } => {
-                self.take_members(now, members, voters, dead, &mut effects)
+            Input::Members { members, voters, dead, braked_since, released } => {
+                (self.members, self.voters) = (members, voters);
+                (self.braked_since, self.released) = (braked_since, released);
+                self.take_dead(now, dead, &mut effects);
             }
             Input::Report { inquiry, voter, reached } => {
                 self.take_report(now, inquiry, voter, reached, &mut effects)
             }
-            Input::ConfirmDead => self.release(&mut effects),
             Input::Tick => self.check_release(now, &mut effects),
         }
         self.inquire(now, &mut effects);
@@ -99,25 +103,14 @@ impl Liveness {
         self.braked_since.is_some()
     }
 
-    fn take_members(
-        &mut self,
-        now: u64,
-        members: BTreeSet<NodeId>,
-        voters: BTreeSet<NodeId>,
-        dead: BTreeSet<NodeId>,
-        effects: &mut Vec<Effect>,
-    ) {
-        let returned = self.dead.difference(&dead).count();
-        self.deaths.retain(|(_, node)| dead.contains(node) || !self.dead.contains(node));
-        self.members = members;
-        self.voters = voters;
+    fn take_dead(&mut self, now: u64, dead: BTreeMap<NodeId, u64>, effects: &mut Vec<Effect>) {
+        let returned = self.dead.keys().any(|node| !dead.contains_key(node));
         self.dead = dead;
-        self.open.retain(|node, _| self.members.contains(node) && !self.dead.contains(node));
-        if returned > 0 && self.braked() {
-            self.braked_since = Some(now);
-            if self.dead.len() < self.limit() {
-                self.release(effects);
-            }
+        self.open.retain(|node, _| self.members.contains(node) && !self.dead.contains_key(node));
+        if self.braked() && self.dead.len() < self.limit() {
+            self.release(now, effects);
+        } else if self.braked() && returned {
+            self.pull(now, effects);
         }
     }
 
@@ -158,20 +151,22 @@ impl Liveness {
     }
 
     fn declare(&mut self, now: u64, node: NodeId, effects: &mut Vec<Effect>) {
-        self.dead.insert(node);
+        self.dead.insert(node, now);
         let window = timing::BRAKE_WINDOW.as_millis() as u64;
-        self.deaths.push_back((now, node));
-        while self.deaths.front().is_some_and(|(time, _)| now.saturating_sub(*time) > window) {
-            self.deaths.pop_front();
-        }
+        let counts = |at: &u64| {
+            now.saturating_sub(*at) <= window && self.released.is_none_or(|released| *at > released)
+        };
+        let deaths = self.dead.values().filter(|at| counts(at)).count();
         // The brake first: nobody may replace the pods of the death that pulled it.
-        if self.deaths.len() > self.limit() {
-            if !self.braked() {
-                effects.push(Effect::Brake(true));
-            }
-            self.braked_since = Some(now);
+        if deaths > self.limit() {
+            self.pull(now, effects);
         }
         effects.push(Effect::Dead(node));
+    }
+
+    fn pull(&mut self, now: u64, effects: &mut Vec<Effect>) {
+        self.braked_since = Some(now);
+        effects.push(Effect::Brake(true));
     }
 
     /// How many deaths within the window are ordinary.
@@ -182,13 +177,13 @@ impl Liveness {
     fn check_release(&mut self, now: u64, effects: &mut Vec<Effect>) {
         let quiet = timing::BRAKE_RELEASE.as_millis() as u64;
         if self.braked_since.is_some_and(|since| now.saturating_sub(since) >= quiet) {
-            self.release(effects);
+            self.release(now, effects);
         }
     }
 
-    fn release(&mut self, effects: &mut Vec<Effect>) {
+    fn release(&mut self, now: u64, effects: &mut Vec<Effect>) {
         if self.braked_since.take().is_some() {
-            self.deaths.clear();
+            self.released = Some(now);
             effects.push(Effect::Brake(false));
         }
     }
@@ -202,7 +197,7 @@ impl Liveness {
             .iter()
             .filter(|node| {
                 self.members.contains(node)
-                    && !self.dead.contains(node)
+                    && !self.dead.contains_key(node)
                     && !self.open.contains_key(node)
                     && !self.cleared.contains_key(node)
             })
@@ -235,11 +230,24 @@ mod tests {
 
     fn cluster(members: u64, voters: u64) -> Liveness {
         let mut core = Liveness::new();
-        core.handle(
-            0,
-            Input::Members { members: ids(1..=members), voters: ids(1..=voters), dead: BTreeSet::new() },
-        );
+        core.handle(0, stored(members, voters, &[], None, None));
         core
+    }
+
+    fn stored(
+        members: u64,
+        voters: u64,
+        dead: &[(u64, u64)],
+        braked_since: Option<u64>,
+        released: Option<u64>,
+    ) -> Input {
+        let dead = dead.iter().map(|(node, at)| (NodeId(*node), *at)).collect();
+        Input::Members { members: ids(1..=members), voters: ids(1..=voters), dead, braked_since, released }
+    }
+
+    fn kill(core: &mut Liveness, now: u64, node: u64) -> Vec<Effect> {
+        let inquiry = suspect(core, now, node);
+        (1..=3).flat_map(|voter| report(core, now, inquiry, voter, Some(false))).collect()
     }
 
     fn suspect(core: &mut Liveness, now: u64, node: u64) -> u64 {
@@ -307,13 +315,7 @@ mod tests {
     #[test]
     fn many_deaths_at_once_pull_the_brake_and_returning_members_release_it() {
         let mut core = cluster(9, 3);
-        let mut effects = Vec::new();
-        for node in 5..=8 {
-            let inquiry = suspect(&mut core, 1_000, node);
-            for voter in 1..=3 {
-                effects.extend(report(&mut core, 2_000, inquiry, voter, Some(false)));
-            }
-        }
+        let effects: Vec<Effect> = (5..=8).flat_map(|node| kill(&mut core, 2_000, node)).collect();
         assert_eq!(effects.iter().filter(|effect| matches!(effect, Effect::Dead(_))).count(), 4);
         let at = |wanted: &Effect| effects.iter().position(|effect| effect == wanted);
         assert!(
@@ -321,21 +323,46 @@ mod tests {
             "the brake is on before the last death is written"
         );
         assert!(core.braked() && effects.contains(&Effect::Brake(true)));
-        let back =
-            core.handle(3_000, Input::Members { members: ids(1..=9), voters: ids(1..=3), dead: ids(7..=8) });
-        assert!(back.contains(&Effect::Brake(false)), "{back:?}");
+        let three = stored(9, 3, &[(6, 2_000), (7, 2_000), (8, 2_000)], Some(2_000), None);
+        assert_eq!(core.handle(2_500, three), [Effect::Brake(true)], "a return starts the quiet time anew");
+        let two = stored(9, 3, &[(7, 2_000), (8, 2_000)], Some(2_500), None);
+        assert_eq!(core.handle(3_000, two), [Effect::Brake(false)]);
     }
 
     #[test]
     fn the_brake_lets_go_after_five_quiet_minutes() {
         let mut core = cluster(9, 3);
-        for node in 5..=8 {
-            let inquiry = suspect(&mut core, 1_000, node);
-            for voter in 1..=3 {
-                report(&mut core, 2_000, inquiry, voter, Some(false));
-            }
-        }
+        (5..=8).for_each(|node| drop(kill(&mut core, 2_000, node)));
         assert!(!core.handle(301_999, Input::Tick).contains(&Effect::Brake(false)));
         assert!(core.handle(302_000, Input::Tick).contains(&Effect::Brake(false)));
+    }
+
+    #[test]
+    fn a_new_leader_keeps_the_brake_and_its_time() {
+        let dead = [(5, 2_000), (6, 2_000), (7, 2_000), (8, 2_000)];
+        let mut core = Liveness::new();
+        assert_eq!(core.handle(100_000, stored(9, 3, &dead, Some(2_000), None)), []);
+        assert!(core.braked());
+        assert_eq!(core.handle(301_000, Input::Tick), []);
+        assert_eq!(core.handle(302_000, Input::Tick), [Effect::Brake(false)]);
+    }
+
+    #[test]
+    fn a_new_leader_counts_the_deaths_that_its_predecessor_wrote() {
+        let mut core = Liveness::new();
+        core.handle(10_000, stored(7, 3, &[(5, 9_000), (6, 9_000)], None, None));
+        assert_eq!(kill(&mut core, 11_000, 7), [Effect::Brake(true), Effect::Dead(NodeId(7))]);
+        let mut later = Liveness::new();
+        later.handle(80_000, stored(7, 3, &[(5, 9_000), (6, 9_000)], None, None));
+        assert_eq!(kill(&mut later, 80_000, 7), [Effect::Dead(NodeId(7))], "a minute later it is one death");
+    }
+
+    #[test]
+    fn deaths_that_an_operator_confirmed_do_not_pull_the_brake_again() {
+        let dead = [(4, 9_000), (5, 9_000), (6, 9_000)];
+        let mut core = Liveness::new();
+        assert_eq!(core.handle(10_000, stored(7, 3, &dead, None, Some(9_500))), []);
+        assert_eq!(kill(&mut core, 11_000, 7), [Effect::Dead(NodeId(7))]);
+        assert!(!core.braked());
     }
 }

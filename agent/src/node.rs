@@ -8,6 +8,7 @@ use std::time::Duration;
 use api::kinds::Kind;
 use api::{Object, keys};
 use netfabric::Condition;
+use raft_store::View;
 use serde_json::{Value, json};
 use tracing::warn;
 
@@ -15,6 +16,7 @@ use crate::cluster::Cluster;
 use crate::leader::{UNREACHABLE, set_condition, set_ready};
 use crate::objects::shown;
 use crate::store::{Plan, TransactError};
+use crate::{enrol, members};
 
 /// The condition of a node whose network another program's rules drop.
 pub const NETWORK_BLOCKED: &str = "NetworkBlocked";
@@ -28,22 +30,13 @@ pub async fn run(cluster: Arc<Cluster>) {
     let mut conditions = cluster.fabric.conditions.clone();
     loop {
         let view = views.borrow_and_update().clone();
-        let kind = Kind::by_name("Node").expect("Node is a row of the table of kinds");
-        let key = keys::object(kind, "", cluster.name());
-        if let Some(entry) = view.get(key.as_bytes())
-            && let Ok(node) = shown(entry)
-        {
-            let old = node.without_resource_version();
-            let new = true_state(&cluster, &old);
-            if new != old {
-                let plan = Plan::new().expect_revision(&key, entry.mod_revision.0).put(&key, new.to_vec());
-                match cluster.store.transact(plan.build(), None).await {
-                    Ok(_) | Err(TransactError::CompareFailed { .. }) => {}
-                    Err(error) => {
-                        warn!(%error, "this node's state could not be written");
-                        tokio::time::sleep(Duration::from_secs(1)).await;
-                        continue;
-                    }
+        if let Some(plan) = correction(&cluster, &view) {
+            match cluster.store.transact(plan.build(), None).await {
+                Ok(_) | Err(TransactError::CompareFailed { .. }) => {}
+                Err(error) => {
+                    warn!(%error, "this node's state could not be written");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    continue;
                 }
             }
         }
@@ -52,6 +45,23 @@ pub async fn run(cluster: Arc<Cluster>) {
             _ = conditions.changed() => {}
         }
     }
+}
+
+/// What is to be written so that the own Node is there and true. One that somebody deleted is made again for as long as this
+/// machine is a member: only its removal from the member list is for good.
+fn correction(cluster: &Cluster, view: &View) -> Option<Plan> {
+    let kind = Kind::by_name("Node").expect("Node is a row of the table of kinds");
+    let key = keys::object(kind, "", cluster.name());
+    let Some(entry) = view.get(key.as_bytes()) else {
+        let member_key = members::key(cluster.name());
+        let member = view.get(member_key.as_bytes())?;
+        let new = true_state(cluster, &enrol::new_node(&cluster.identity.member));
+        let plan = Plan::new().expect_revision(&member_key, member.mod_revision.0).expect_absent(&key);
+        return Some(plan.put(&key, new.to_vec()));
+    };
+    let old = shown(entry).ok()?.without_resource_version();
+    let new = true_state(cluster, &old);
+    (new != old).then(|| Plan::new().expect_revision(&key, entry.mod_revision.0).put(&key, new.to_vec()))
 }
 
 fn true_state(cluster: &Cluster, node: &Object) -> Object {

@@ -255,8 +255,9 @@ impl Objects {
             if same || options.dry_run {
                 return Ok(new.with_resource_version(entry.mod_revision.0));
             }
-            let finished =
-                new.is_deleting() && new.finalizers().is_empty() && delete::ends_with_finalizers(target.kind);
+            let finished = new.is_deleting()
+                && new.finalizers().is_empty()
+                && delete::ends_with_finalizers(target.kind, &new);
             let plan = extra.expect_revision(&target.key(), entry.mod_revision.0);
             let plan = if finished {
                 delete::release(target, &new, plan)

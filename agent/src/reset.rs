@@ -45,7 +45,19 @@ pub async fn reset(config: &Config) -> Result<(), ResetError> {
     for directory in directories {
         remove(&config.data.join(directory))?;
     }
+    remove_kept_stores(&config.data)?;
     remove(&config.run)?;
+    Ok(())
+}
+
+/// Stores of earlier cluster epochs, and what is left of making one. Backups stay: they may be the only copy.
+fn remove_kept_stores(data: &std::path::Path) -> Result<(), ResetError> {
+    for entry in std::fs::read_dir(data).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| name.starts_with("store.")) {
+            remove(&entry.path())?;
+        }
+    }
     Ok(())
 }
 

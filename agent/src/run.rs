@@ -13,7 +13,7 @@ use netfabric::{Fabric, FabricConfig, LocalPod};
 use raft_store::Config as ReplicaConfig;
 use runtime::Runtime;
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
 
 use crate::clock::{self, spawn};
@@ -423,9 +423,7 @@ async fn start(config: &Config, identity: Identity, birth: Birth) -> Result<Arc<
         addresses,
         suspects,
         pings: Arc::default(),
-        brake: watch::Sender::new(false),
         leaves: Default::default(),
-        confirm: tokio::sync::Notify::new(),
     });
     spawn(requests::dispatch(cluster.clone(), gossip, incoming));
     serve_api(&cluster, api)?;

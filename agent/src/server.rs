@@ -58,10 +58,14 @@ async fn route(cluster: &Arc<Cluster>, user: Option<User>, request: Request<Inco
         return Ok(http::plain(200, "ok"));
     }
     if !user.as_ref().is_some_and(User::is_admin) {
-        return Err(ApiError::Unauthorized);
+        return http::refuse(request, ApiError::Unauthorized).await;
     }
     let accept = http::Accept::of(&request);
-    match path::parse(&path)? {
+    let wanted = match path::parse(&path) {
+        Ok(wanted) => wanted,
+        Err(error) => return http::refuse(request, error).await,
+    };
+    match wanted {
         Route::Version => Ok(http::json(200, &discovery::version())),
         Route::Core if accept.aggregated => Ok(http::discovery(&discovery::aggregated(true))),
         Route::Groups if accept.aggregated => Ok(http::discovery(&discovery::aggregated(false))),

@@ -1,6 +1,10 @@
 //! The whole of it on namespace hosts: real agents, real kernel, real containers, real clients.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test's helpers fail as the test does")]
 
+#[path = "cluster/api.rs"]
+mod api;
+#[path = "cluster/deaths.rs"]
+mod deaths;
 #[path = "cluster/fabric.rs"]
 mod fabric;
 #[path = "cluster/images.rs"]
@@ -13,6 +17,8 @@ mod node;
 mod probes;
 #[path = "cluster/recovery.rs"]
 mod recovery;
+#[path = "cluster/takeover.rs"]
+mod takeover;
 #[path = "cluster/traces.rs"]
 mod traces;
 #[path = "cluster/voters.rs"]

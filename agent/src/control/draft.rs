@@ -10,12 +10,17 @@ use raft_store::{Compare, Expect, Key, Op, Revision, Transaction};
 
 use super::index::World;
 use super::key::ObjectKey;
-use super::step::{EventRecord, Step};
+use super::step::{EventRecord, Step, Write};
 
 /// Writes in one transaction, unless a single group is larger.
 const BATCH_WRITES: usize = 500;
+/// Bytes in one transaction, unless a single group is larger.
+const BATCH_BYTES: usize = 1 << 20;
 /// A round of planning ends here and goes on when these are applied: a group then stays within the store's limits.
 const ROUND_WRITES: usize = 1_000;
+const ROUND_BYTES: usize = 1 << 20;
+/// What a write takes beside key and value, with its compare.
+const OVERHEAD_BYTES: usize = 64;
 
 /// A transaction to propose, and what to tell people when it has been applied.
 #[derive(Debug)]
@@ -25,11 +30,19 @@ pub struct Batch {
     pub events: Vec<EventRecord>,
 }
 
+/// One key that is written.
+#[derive(Debug, Clone, Copy)]
+struct Planned {
+    /// What was there before: `None` for what is made.
+    base: Option<Revision>,
+    /// What the last write of it takes in a command.
+    bytes: usize,
+}
+
 /// Writes that stand or fall together.
 #[derive(Debug, Default)]
 struct Group {
-    /// With what was there before: `None` for what is made.
-    writes: BTreeMap<ObjectKey, Option<Revision>>,
+    writes: BTreeMap<ObjectKey, Planned>,
     reads: BTreeMap<ObjectKey, Revision>,
     releases: BTreeSet<String>,
     events: Vec<EventRecord>,
@@ -51,10 +64,21 @@ impl Group {
         self.size() == 0
     }
 
+    fn bytes(&self) -> usize {
+        let writes: usize = self.writes.values().map(|planned| planned.bytes).sum();
+        let reads: usize = self.reads.keys().map(|key| key.as_str().len() + OVERHEAD_BYTES).sum();
+        let releases: usize = self.releases.iter().map(|key| key.len() + OVERHEAD_BYTES).sum();
+        writes + reads + releases
+    }
+
+    fn fits_beside(&self, other: &Group) -> bool {
+        self.size() + other.size() <= BATCH_WRITES && self.bytes() + other.bytes() <= BATCH_BYTES
+    }
+
     fn transaction(&self, world: &World) -> Transaction {
         let mut transaction = Transaction::default();
-        for (key, base) in &self.writes {
-            let expect = base.map_or(Expect::Absent, Expect::ModRevision);
+        for (key, planned) in &self.writes {
+            let expect = planned.base.map_or(Expect::Absent, Expect::ModRevision);
             let name = Key::from(key.as_str());
             transaction.compares.push(Compare { key: name.clone(), expect });
             transaction.ops.push(match world.get(key) {
@@ -79,11 +103,12 @@ pub struct Draft {
     of_key: BTreeMap<ObjectKey, usize>,
     next: usize,
     writes: usize,
+    bytes: usize,
 }
 
 impl Draft {
     pub fn is_full(&self) -> bool {
-        self.writes >= ROUND_WRITES
+        self.writes >= ROUND_WRITES || self.bytes >= ROUND_BYTES
     }
 
     /// Takes a step in, before the world shows it. It joins the groups that wrote what it writes or reads.
@@ -94,9 +119,12 @@ impl Draft {
         for id in joined {
             group.absorb(self.groups.remove(&id).unwrap_or_default());
         }
-        for (key, _) in &step.writes {
+        for (key, write) in &step.writes {
             let base = world.get(key).map(|known| known.revision);
-            group.writes.entry(key.clone()).or_insert(base);
+            let planned = group.writes.entry(key.clone()).or_insert(Planned { base, bytes: 0 });
+            let bytes = bytes_of(key, write);
+            self.bytes += bytes.saturating_sub(planned.bytes);
+            planned.bytes = bytes;
         }
         for key in step.reads.iter().filter(|key| !group.writes.contains_key(*key)) {
             if let Some(known) = world.get(key) {
@@ -118,17 +146,26 @@ impl Draft {
         let mut packed: Vec<Group> = Vec::new();
         for mut group in self.groups.into_values() {
             // Made and removed in the same round: nothing to do.
-            group.writes.retain(|key, base| base.is_some() || world.get(key).is_some());
+            group.writes.retain(|key, planned| planned.base.is_some() || world.get(key).is_some());
             if group.is_empty() {
                 continue;
             }
             match packed.last_mut() {
-                Some(last) if !apart && last.size() + group.size() <= BATCH_WRITES => last.absorb(group),
+                Some(last) if !apart && last.fits_beside(&group) => last.absorb(group),
                 _ => packed.push(group),
             }
         }
         packed
     }
+}
+
+/// The key stands in the compare and in the operation.
+fn bytes_of(key: &ObjectKey, write: &Write) -> usize {
+    let value = match write {
+        Write::Put(_, object) => object.to_vec().len(),
+        Write::Delete => 0,
+    };
+    2 * key.as_str().len() + value + OVERHEAD_BYTES
 }
 
 /// What came of a batch.

@@ -55,8 +55,7 @@ async fn lead(cluster: &Arc<Cluster>, epoch: Epoch, events: &mpsc::Sender<EventR
     let (sender, news) = mpsc::unbounded_channel();
     let control = Control::new(&view, clock::random_u64());
     let views = cluster.store.views();
-    let brake = cluster.brake.subscribe();
-    Lead { cluster, epoch, control, seen: view.revision(), views, brake, sender, news, events }.run().await;
+    Lead { cluster, epoch, control, seen: view.revision(), views, sender, news, events }.run().await;
 }
 
 struct Lead<'a> {
@@ -65,7 +64,6 @@ struct Lead<'a> {
     control: Control,
     seen: Revision,
     views: watch::Receiver<View>,
-    brake: watch::Receiver<bool>,
     sender: mpsc::UnboundedSender<News>,
     news: mpsc::UnboundedReceiver<News>,
     events: &'a mpsc::Sender<EventRecord>,
@@ -79,7 +77,6 @@ impl Lead<'_> {
                 self.control.next_wake().map(|at| Duration::from_millis(at.saturating_sub(clock::millis())));
             tokio::select! {
                 changed = self.views.changed() => if changed.is_err() { return },
-                changed = self.brake.changed() => if changed.is_err() { return },
                 news = self.news.recv() => if !self.take(news).await { return },
                 () = tokio::time::sleep(rest.unwrap_or(IDLE)) => {}
             }
@@ -94,7 +91,7 @@ impl Lead<'_> {
 
     fn plan(&mut self) {
         let view = self.views.borrow_and_update().clone();
-        let brake = *self.brake.borrow_and_update();
+        let brake = crate::brake::is_on(&view);
         let now = Now { millis: clock::millis(), wall: clock::wall() };
         match view.changes(self.seen) {
             Ok(changes) => changes.for_each(|change| self.control.observe(change)),

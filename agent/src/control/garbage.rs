@@ -13,6 +13,9 @@ use super::{queue, removal};
 
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
+/// Dependents that one step frees: what a step writes must fit into one command of the store.
+const ORPHANED: usize = 500;
+const ORPHANED_BYTES: usize = 1 << 20;
 
 /// Looks at one object as a dependent and as an owner.
 pub fn reconcile(cx: &Context<'_>, key: &ObjectKey) -> Step {
@@ -66,8 +69,10 @@ fn keeps(cx: &Context<'_>, owner: &Value) -> bool {
 fn release_dependents(cx: &Context<'_>, key: &ObjectKey, known: &Known, step: &mut Step) {
     let finalizers = known.object.finalizers();
     if finalizers.contains(&ORPHAN) {
-        orphan(cx, known, step);
-        return take_off(key, known, ORPHAN, step);
+        if orphan(cx, known, step) {
+            take_off(key, known, ORPHAN, step);
+        }
+        return;
     }
     if finalizers.contains(&FOREGROUND) && !is_blocked(cx, known) {
         take_off(key, known, FOREGROUND, step);
@@ -79,8 +84,13 @@ fn blocks(dependent: &Object, owner: &str) -> bool {
     owners.iter().any(|reference| reference["uid"] == owner && reference["blockOwnerDeletion"] == true)
 }
 
-fn orphan(cx: &Context<'_>, owner: &Known, step: &mut Step) {
+/// Frees the dependents; answers whether all are free. Each that changed brings the owner here again.
+fn orphan(cx: &Context<'_>, owner: &Known, step: &mut Step) -> bool {
+    let mut bytes = 0;
     for (key, dependent) in cx.world.dependents(owner.object.uid()) {
+        if bytes > ORPHANED_BYTES || step.writes.len() >= ORPHANED {
+            return false;
+        }
         let mut freed = dependent.object.clone();
         let mut owners = freed.list("/metadata/ownerReferences").to_vec();
         owners.retain(|reference| reference["uid"] != owner.object.uid());
@@ -89,8 +99,10 @@ fn orphan(cx: &Context<'_>, owner: &Known, step: &mut Step) {
         } else {
             freed.set(&["metadata", "ownerReferences"], json!(owners));
         }
+        bytes += freed.to_vec().len();
         step.put(key.clone(), dependent.kind, freed);
     }
+    true
 }
 
 /// Removes a finalizer, and with the last one the object. A pod goes when its node says so, a namespace when it is empty.

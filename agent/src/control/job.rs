@@ -72,12 +72,7 @@ fn gather<'a>(cx: &Context<'a>, job: &'a Known, step: &mut Step) -> Pods<'a> {
     let (mut failures, mut last_success) = (Vec::new(), None);
     for (key, known, pod) in cx.world.pods_of(job.object.uid()) {
         match pod.phase {
-            _ if nodes::is_forfeit(cx, pod) => {
-                step.delete(key.clone());
-                step.reads.extend(nodes::key(&pod.node).filter(|key| cx.known(key).is_some()));
-                let text = format!("Node {} does not answer: the pod is replaced", pod.node);
-                step.warn((known.kind, &known.object), "TaintManagerEviction", text);
-            }
+            _ if nodes::is_forfeit(cx, pod) => nodes::give_up(cx, (key, known, pod), step),
             Phase::Succeeded => {
                 pods.succeeded += 1;
                 last_success = last_success.max(Some(finished(&known.object)));

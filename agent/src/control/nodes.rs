@@ -7,9 +7,10 @@ use api::Object;
 use api::kinds::Kind;
 
 use super::conditions::{self, Condition};
-use super::index::World;
+use super::index::{Known, World};
 use super::key::ObjectKey;
 use super::pod::PodFacts;
+use super::removal;
 use super::step::{Context, Step};
 
 /// A node's key.
@@ -36,6 +37,18 @@ pub fn is_forfeit(cx: &Context<'_>, pod: &PodFacts) -> bool {
     lost && (pod.deleting || !cx.brake)
 }
 
+/// Gives a forfeit pod up, for whoever replaces it. One with finalizers stays until they are gone, marked, and counts no more.
+pub fn give_up(cx: &Context<'_>, (key, known, pod): (&ObjectKey, &Known, &PodFacts), step: &mut Step) {
+    let writes = step.writes.len();
+    removal::remove(cx, key, known, step);
+    if step.writes.len() == writes {
+        return;
+    }
+    step.reads.extend(self::key(&pod.node).filter(|node| cx.known(node).is_some()));
+    let text = format!("Node {} does not answer: the pod is replaced", pod.node);
+    step.warn((known.kind, &known.object), "TaintManagerEviction", text);
+}
+
 /// What becomes of the pods of a lost node that no controller removes.
 pub fn reconcile(cx: &Context<'_>, node: &str) -> Vec<Step> {
     if !is_lost(cx.world, node) {
@@ -44,7 +57,7 @@ pub fn reconcile(cx: &Context<'_>, node: &str) -> Vec<Step> {
     let pods = cx.world.pods_on(node).filter(|(_, _, pod)| !(is_replaced(cx, pod) && is_forfeit(cx, pod)));
     let steps = pods.map(|(key, known, pod)| {
         let mut step = Step::default();
-        if pod.deleting {
+        if pod.deleting && known.object.finalizers().is_empty() {
             step.delete(key.clone());
         } else if pod.is_ready() {
             let mut kept = known.object.clone();

@@ -78,12 +78,7 @@ fn balance(cx: &Context<'_>, set: &Known, step: &mut Step) -> i64 {
     let pods: Vec<Pod<'_>> = cx.world.pods_of(set.object.uid()).collect();
     let (gone, rest): (Vec<Pod<'_>>, Vec<Pod<'_>>) =
         pods.into_iter().partition(|pod| nodes::is_forfeit(cx, pod.2));
-    for (key, known, pod) in gone {
-        step.delete(key.clone());
-        step.reads.extend(nodes::key(&pod.node).filter(|key| cx.known(key).is_some()));
-        let text = format!("Node {} does not answer: the pod is replaced", pod.node);
-        step.warn((known.kind, &known.object), "TaintManagerEviction", text);
-    }
+    gone.into_iter().for_each(|pod| nodes::give_up(cx, pod, step));
     let active: Vec<Pod<'_>> = rest.into_iter().filter(|pod| pod.2.is_active()).collect();
     let adopted = adopt(cx, set, step);
     let missing = set.object.int("/spec/replicas") - active.len() as i64 - adopted;

@@ -47,10 +47,17 @@ pub enum Verdict {
     Keep(Object),
 }
 
-/// Whether the last finalizer's removal deletes an object of this kind that is being deleted. A pod goes when its node
-/// says so, a namespace when it is empty.
-pub fn ends_with_finalizers(kind: &Kind) -> bool {
-    !matches!(kind.kind, "Pod" | "Namespace")
+/// Whether the last finalizer's removal deletes an object that is being deleted. A pod goes when its node says so, unless it has
+/// none or was given no grace; a namespace when it is empty.
+pub fn ends_with_finalizers(kind: &Kind, object: &Object) -> bool {
+    match kind.kind {
+        "Namespace" => false,
+        "Pod" => {
+            object.text("/spec/nodeName").is_empty()
+                || object.0.pointer("/metadata/deletionGracePeriodSeconds") == Some(&json!(0))
+        }
+        _ => true,
+    }
 }
 
 /// Decides about one object.

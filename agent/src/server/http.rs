@@ -3,13 +3,14 @@
 //! Decides how an answer looks on the wire. It must not know resources.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use api::errors::ApiError;
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
-use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::body::{Body, Incoming};
+use hyper::header::{ACCEPT, CONTENT_TYPE, EXPECT, HeaderName, HeaderValue};
 use hyper::{Request, Response};
 use serde_json::Value;
 
@@ -20,6 +21,9 @@ pub type Reply = Result<Answer, ApiError>;
 
 /// Longest body of a write. Kubernetes' own limit is 3 MiB.
 pub const BODY_LIMIT: usize = 3 << 20;
+/// How much of a body that is refused is read, so that its sender hears the answer.
+const DRAIN_LIMIT: usize = 64 << 20;
+const DRAIN_TIME: Duration = Duration::from_secs(10);
 
 /// What the client wants back.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -127,14 +131,46 @@ pub fn with_warnings(mut answer: Answer, warnings: &[String]) -> Answer {
     answer
 }
 
-/// The whole body, refused when it is longer than the limit.
+/// The whole body, refused when it is longer than the limit. What a client goes on sending is then taken and thrown away, up to
+/// another limit: closing on it would tear down the answer with the connection.
 pub async fn body(request: Request<Incoming>) -> Result<Bytes, ApiError> {
-    match Limited::new(request.into_body(), BODY_LIMIT).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(ApiError::TooLarge { limit: BODY_LIMIT })
+    let waits = request.headers().contains_key(EXPECT);
+    let mut body = request.into_body();
+    let announced_too_large = body.size_hint().lower() > BODY_LIMIT as u64;
+    if announced_too_large && waits {
+        // It asked before sending and sends nothing now.
+        return Err(ApiError::TooLarge { limit: BODY_LIMIT });
+    }
+    if !announced_too_large {
+        match Limited::new(&mut body, BODY_LIMIT).collect().await {
+            Ok(collected) => return Ok(collected.to_bytes()),
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => {}
+            Err(error) => return Err(ApiError::BadRequest(format!("the body broke off: {error}"))),
         }
-        Err(error) => Err(ApiError::BadRequest(format!("the body broke off: {error}"))),
+    }
+    discard(body).await;
+    Err(ApiError::TooLarge { limit: BODY_LIMIT })
+}
+
+/// An answer to a request whose body nobody wants. Over HTTP/2 a body that is dropped before the answer is out resets the stream,
+/// and the client never reads why.
+pub async fn refuse(request: Request<Incoming>, error: ApiError) -> Reply {
+    discard(request.into_body()).await;
+    Err(error)
+}
+
+async fn discard(body: Incoming) {
+    let _ = tokio::time::timeout(DRAIN_TIME, drain(body)).await;
+}
+
+async fn drain(mut body: Incoming) {
+    let mut left = DRAIN_LIMIT;
+    while let Some(Ok(frame)) = body.frame().await {
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        match left.checked_sub(length) {
+            Some(rest) => left = rest,
+            None => return,
+        }
     }
 }
 

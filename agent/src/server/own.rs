@@ -41,15 +41,8 @@ pub async fn answer(cluster: &Arc<Cluster>, rest: &str, request: Request<Incomin
         (Method::GET, ["backup"]) => upkeep::download(cluster).await,
         (Method::PUT, ["backups"]) => upkeep::schedule(cluster, request).await,
         (Method::POST, ["nodes", "confirm-dead"]) => {
-            if cluster.store.leader() != Some(cluster.me()) {
-                let leader = cluster.store.leader().and_then(|id| cluster.roster.get(id));
-                let name = leader.map_or_else(|| "nobody at the moment".to_string(), |member| member.name);
-                return Err(ApiError::BadRequest(format!(
-                    "the leader decides this: ask on its machine ({name})"
-                )));
-            }
-            cluster.confirm.notify_one();
-            Ok(http::json(200, &json!({"done": true})))
+            let was_on = crate::brake::confirm_dead(&cluster.store).await?;
+            Ok(http::json(200, &json!({"brakeWasOn": was_on})))
         }
         (Method::POST, ["init" | "join" | "restore"]) => Err(ApiError::BadRequest(format!(
             "this machine is a member of a cluster already, as \"{}\": 'skein node reset' makes it a stranger again",
@@ -102,7 +95,7 @@ async fn status(cluster: &Cluster) -> Reply {
             "members": members, "revision": view.revision().0, "appliedIndex": index, "term": term, "stateHash": crate::pki::hex(&view.hash()),
             "votersPinned": pinned, "votersWanted": raft_store::autopilot::wanted_voters(eligible, pinned),
             "advice": voters::advice(&view, &alive, replica.leader.is_some()),
-            "brake": *cluster.brake.borrow(), "epoch": cluster.identity.epoch, "recoveries": recoveries(&view),
+            "brake": crate::brake::is_on(&view), "epoch": cluster.identity.epoch, "recoveries": recoveries(&view),
         }),
     ))
 }

@@ -29,7 +29,7 @@ pub async fn answer(
     request: Request<Incoming>,
 ) -> Reply {
     if accept.impossible {
-        return Err(ApiError::NotAcceptable);
+        return http::refuse(request, ApiError::NotAcceptable).await;
     }
     let query = Query::parse(request.uri().query());
     let method = request.method().clone();
@@ -50,7 +50,7 @@ pub async fn answer(
         (Some(name), Method::PUT) => update(cluster, &resource, name, &query, request).await,
         (Some(name), Method::PATCH) => patch(cluster, &resource, name, &query, request).await,
         (Some(name), Method::DELETE) => delete(cluster, &resource, name, &query, request).await,
-        _ => Err(ApiError::MethodNotAllowed),
+        _ => http::refuse(request, ApiError::MethodNotAllowed).await,
     }
 }
 

@@ -266,8 +266,12 @@ impl Node {
                 println!("\"{name}\" takes part again.");
             }
             Node::ConfirmDead => {
-                post(client, "/skein/v1/nodes/confirm-dead", &Value::Null).await?;
-                println!("Replacing goes on.");
+                let answer = post(client, "/skein/v1/nodes/confirm-dead", &Value::Null).await?;
+                let was_on = answer["brakeWasOn"] == true;
+                println!(
+                    "{}",
+                    if was_on { "Replacing goes on." } else { "Nothing was held back: the brake is not on." }
+                );
             }
             Node::Reset { yes: false, .. } => {
                 return Err(CommandError::Usage("this removes all containers, images, volumes and the membership from this machine; add --yes".into()));

@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{CommandError, Output, Scope, words};
-use crate::client::{Client, Lines, escape};
+use crate::client::{Client, ClientError, Lines, escape};
 use crate::output::{self, Format};
 
 #[derive(Debug, Args)]
@@ -29,45 +29,74 @@ pub struct Get {
     output: Output,
 }
 
+/// A kind with the names that are asked for; none means all.
+type Wanted = (&'static api::Kind, Vec<String>);
+
 impl Get {
     pub async fn run(self, client: &Client) -> Result<(), CommandError> {
-        let wanted = words::resolve(&self.words)?;
-        let several = wanted.len() > 1;
-        let mut found = false;
-        for (kind, name) in &wanted {
-            let namespace = (!self.all_namespaces).then_some(self.scope.namespace.as_str());
-            let path = match name {
-                Some(name) => words::path(kind, &self.scope.namespace, name),
-                None => format!("{}{}", kind.path(namespace), self.query("")),
+        let wanted = grouped(words::resolve(&self.words)?);
+        if self.watch {
+            return match wanted.as_slice() {
+                [(kind, names)] if names.len() < 2 => self.follow(client, kind, names.first()).await,
+                _ => Err(CommandError::Usage("-w follows one kind, and all of it or one object".into())),
             };
-            match self.output.format {
-                Some(Format::Json | Format::Yaml | Format::Name) => {
-                    self.documents(client, &path, kind.kind).await?
-                }
-                None | Some(Format::Wide) => {
-                    let wide = self.output.format == Some(Format::Wide);
-                    let table = client.table(&path).await?;
-                    if table["rows"].as_array().is_some_and(|rows| !rows.is_empty()) {
-                        if found {
-                            println!();
-                        }
-                        found = true;
-                        output::print(&output::table(&table, wide, self.all_namespaces && kind.namespaced));
-                    } else if !several && !self.watch {
-                        eprintln!(
-                            "No resources found{}.",
-                            namespace
-                                .filter(|_| kind.namespaced)
-                                .map(|n| format!(" in {n} namespace"))
-                                .unwrap_or_default()
-                        );
-                    }
-                    if self.watch {
-                        let since = table["metadata"]["resourceVersion"].as_str().unwrap_or("0").to_string();
-                        return self.follow(client, kind, name.as_deref(), &since).await;
-                    }
+        }
+        let mut failures = Vec::new();
+        match self.output.format {
+            Some(format @ (Format::Json | Format::Yaml | Format::Name)) => {
+                self.documents(client, &wanted, format, &mut failures).await?
+            }
+            None | Some(Format::Wide) => self.tables(client, &wanted, &mut failures).await?,
+        }
+        // What is there was shown; the first that is not is the command's failure.
+        let last = failures.pop();
+        failures.iter().for_each(|failure| eprintln!("error: {failure}"));
+        last.map_or(Ok(()), |failure| Err(failure.into()))
+    }
+
+    /// The paths to ask for one kind.
+    fn paths(&self, (kind, names): &Wanted) -> Vec<String> {
+        let namespace = (!self.all_namespaces).then_some(self.scope.namespace.as_str());
+        if names.is_empty() {
+            return vec![format!("{}{}", kind.path(namespace), self.query(""))];
+        }
+        names.iter().map(|name| words::path(kind, &self.scope.namespace, name)).collect()
+    }
+
+    /// One table for each kind; names say their kind where there are several.
+    async fn tables(
+        &self,
+        client: &Client,
+        wanted: &[Wanted],
+        failures: &mut Vec<ClientError>,
+    ) -> Result<(), CommandError> {
+        let wide = self.output.format == Some(Format::Wide);
+        let mut found = false;
+        for one in wanted {
+            let mut table = Value::Null;
+            for path in self.paths(one) {
+                match client.table(&path).await {
+                    Ok(more) => append(&mut table, more),
+                    Err(failure @ ClientError::Api { code: 404, .. }) => failures.push(failure),
+                    Err(failure) => return Err(failure.into()),
                 }
             }
+            if table["rows"].as_array().is_none_or(Vec::is_empty) {
+                continue;
+            }
+            if wanted.len() > 1 {
+                name_kinds(&mut table, one.0);
+            }
+            if std::mem::replace(&mut found, true) {
+                println!();
+            }
+            output::print(&output::table(&table, wide, self.all_namespaces && one.0.namespaced));
+        }
+        if !found && failures.is_empty() {
+            let scoped = !self.all_namespaces && wanted.iter().all(|(kind, _)| kind.namespaced);
+            let place =
+                if scoped { format!(" in {} namespace", self.scope.namespace) } else { String::new() };
+            eprintln!("No resources found{place}.");
         }
         Ok(())
     }
@@ -86,57 +115,151 @@ impl Get {
         if parts.is_empty() { String::new() } else { format!("?{}", parts.join("&")) }
     }
 
-    async fn documents(&self, client: &Client, path: &str, kind: &str) -> Result<(), CommandError> {
-        let value = client.get(path).await?;
-        match self.output.format {
-            Some(Format::Name) => {
-                let items = value["items"].as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
-                let kind = words::kind(kind)?;
-                items.iter().for_each(|item| {
-                    println!("{}", words::title(kind, item["metadata"]["name"].as_str().unwrap_or("")))
-                });
+    /// One object as it is, or everything as one `List`.
+    async fn documents(
+        &self,
+        client: &Client,
+        wanted: &[Wanted],
+        format: Format,
+        failures: &mut Vec<ClientError>,
+    ) -> Result<(), CommandError> {
+        let single = matches!(wanted, [(_, names)] if names.len() == 1);
+        let mut items = Vec::new();
+        for one in wanted {
+            for path in self.paths(one) {
+                match client.get(&path).await {
+                    Ok(mut value) if value["items"].is_array() => {
+                        let list = value["items"].as_array_mut().map(std::mem::take).unwrap_or_default();
+                        items.extend(list.into_iter().map(|item| whole(item, one.0)));
+                    }
+                    Ok(value) => items.push(value),
+                    Err(failure @ ClientError::Api { code: 404, .. }) => failures.push(failure),
+                    Err(failure) => return Err(failure.into()),
+                }
             }
-            Some(Format::Yaml) => output::print(&output::yaml(&value)),
-            _ => output::print(&output::json(&value)),
+        }
+        if format == Format::Name {
+            items.iter().for_each(|item| output::print(&document(item, format)));
+            return Ok(());
+        }
+        match items.as_slice() {
+            [only] if single => output::print(&document(only, format)),
+            [] if single => {}
+            _ => {
+                let list = json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items});
+                output::print(&document(&list, format));
+            }
         }
         Ok(())
     }
 
+    /// Shows what there is, then every change of it.
     async fn follow(
         &self,
         client: &Client,
         kind: &api::Kind,
-        name: Option<&str>,
-        since: &str,
+        name: Option<&String>,
     ) -> Result<(), CommandError> {
         let namespace = (!self.all_namespaces).then_some(self.scope.namespace.as_str());
-        let mut extra = format!("watch=true&resourceVersion={since}");
-        if let Some(name) = name {
-            extra.push_str(&format!("&fieldSelector=metadata.name%3D{}", escape(name)));
+        let only = name.map(|name| format!("fieldSelector=metadata.name%3D{}", escape(name)));
+        let only = only.unwrap_or_default();
+        let wide = self.output.format == Some(Format::Wide);
+        let documents = self.output.format.filter(|format| *format != Format::Wide);
+        let named = self.all_namespaces && kind.namespaced;
+        let table = client.table(&format!("{}{}", kind.path(namespace), self.query(&only))).await?;
+        if let Some(name) = name
+            && table["rows"].as_array().is_none_or(Vec::is_empty)
+        {
+            // For its error.
+            client.get(&words::path(kind, &self.scope.namespace, name)).await?;
         }
-        let path = format!("{}{}", kind.path(namespace), self.query(&extra));
-        let body = client.stream(&path, "application/json;as=Table;v=v1;g=meta.k8s.io").await?;
-        let mut lines = Lines::new(body);
-        let mut definitions = Value::Null;
+        let since = table["metadata"]["resourceVersion"].as_str().unwrap_or("0");
+        let accept = match documents {
+            Some(format) => {
+                let list = client.get(&format!("{}{}", kind.path(namespace), self.query(&only))).await?;
+                let items = list["items"].as_array().cloned().unwrap_or_default();
+                items.into_iter().for_each(|item| output::print(&document(&whole(item, kind), format)));
+                "application/json"
+            }
+            None => {
+                output::print(&output::table(&table, wide, named));
+                "application/json;as=Table;v=v1;g=meta.k8s.io"
+            }
+        };
+        let only = if only.is_empty() { only } else { format!("{only}&") };
+        let query = self.query(&format!("{only}watch=true&resourceVersion={since}"));
+        let mut lines = Lines::new(client.stream(&format!("{}{query}", kind.path(namespace)), accept).await?);
+        let mut definitions = table["columnDefinitions"].clone();
         while let Some(event) = lines.next().await {
-            let mut table = event["object"].clone();
+            let mut object = event["object"].clone();
             if event["type"] == "ERROR" {
-                return Err(CommandError::Usage(
-                    table["message"].as_str().unwrap_or("the watch ended").into(),
-                ));
+                let why = object["message"].as_str().unwrap_or("the watch ended");
+                return Err(CommandError::Usage(why.into()));
             }
-            if table["columnDefinitions"].as_array().is_some_and(|list| !list.is_empty()) {
-                definitions = table["columnDefinitions"].clone();
+            if let Some(format) = documents {
+                output::print(&document(&object, format));
+                continue;
             }
-            table["columnDefinitions"] = definitions.clone();
-            let text = output::table(
-                &table,
-                self.output.format == Some(Format::Wide),
-                self.all_namespaces && kind.namespaced,
-            );
-            text.lines().skip(1).for_each(|line| println!("{line}"));
+            if object["columnDefinitions"].as_array().is_some_and(|list| !list.is_empty()) {
+                definitions = object["columnDefinitions"].clone();
+            }
+            object["columnDefinitions"] = definitions.clone();
+            output::table(&object, wide, named).lines().skip(1).for_each(|line| println!("{line}"));
         }
         Ok(())
+    }
+}
+
+/// Names of one kind together, in the order in which they were typed.
+fn grouped(resolved: Vec<(&'static api::Kind, Option<String>)>) -> Vec<Wanted> {
+    let mut wanted: Vec<Wanted> = Vec::new();
+    for (kind, name) in resolved {
+        match wanted.iter_mut().find(|(other, _)| other.kind == kind.kind) {
+            Some((_, names)) => names.extend(name),
+            None => wanted.push((kind, name.into_iter().collect())),
+        }
+    }
+    wanted
+}
+
+/// Puts the rows of a table behind those of another one of the same kind.
+fn append(table: &mut Value, mut more: Value) {
+    let rows = more["rows"].as_array_mut().map(std::mem::take).unwrap_or_default();
+    match table["rows"].as_array_mut() {
+        Some(all) => all.extend(rows),
+        None => {
+            more["rows"] = json!(rows);
+            *table = more;
+        }
+    }
+}
+
+/// `pod/NAME` in place of `NAME`.
+fn name_kinds(table: &mut Value, kind: &api::Kind) {
+    for row in table["rows"].as_array_mut().into_iter().flatten() {
+        if let Some(name) = row["cells"][0].as_str() {
+            row["cells"][0] = json!(words::title(kind, name));
+        }
+    }
+}
+
+/// Items of a list come without what the list says once.
+fn whole(mut item: Value, kind: &api::Kind) -> Value {
+    item["apiVersion"] = json!(kind.api_version());
+    item["kind"] = json!(kind.kind);
+    item
+}
+
+/// One document of a stream of them.
+fn document(object: &Value, format: Format) -> String {
+    match format {
+        Format::Name => {
+            let name = object["metadata"]["name"].as_str().unwrap_or("");
+            let word = object["kind"].as_str().unwrap_or("");
+            words::kind(word).map_or_else(|_| name.into(), |kind| words::title(kind, name)) + "\n"
+        }
+        Format::Yaml => output::yaml(object),
+        Format::Json | Format::Wide => output::json(object),
     }
 }
 
@@ -182,5 +305,26 @@ fn sort_by_time(table: &mut Value) {
         rows.sort_by_key(|row| row["object"]["lastTimestamp"].as_str().unwrap_or("").to_string());
     } else {
         table["rows"] = json!([]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_one_kind_share_a_table_and_several_kinds_name_themselves() {
+        let words: Vec<String> = ["pod/a", "svc/x", "pod/b"].map(String::from).into();
+        let wanted = grouped(words::resolve(&words).unwrap());
+        assert_eq!(wanted[0].1, ["a", "b"]);
+        let mut table =
+            json!({"columnDefinitions": [{"name": "Name", "priority": 0}], "rows": [{"cells": ["a"]}]});
+        append(&mut table, json!({"rows": [{"cells": ["b"]}]}));
+        name_kinds(&mut table, wanted[0].0);
+        assert_eq!(output::table(&table, false, false), "NAME\npod/a\npod/b\n");
+        let deployment = words::kind("deploy").unwrap();
+        let item = whole(json!({"metadata": {"name": "web"}}), deployment);
+        assert_eq!(document(&item, Format::Name), "deployment.apps/web\n");
+        assert_eq!(item["apiVersion"], "apps/v1");
     }
 }

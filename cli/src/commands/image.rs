@@ -46,6 +46,7 @@ impl Image {
                 let text = match output.format {
                     Some(Format::Json) => output::json(&client.get(&path).await?),
                     Some(Format::Yaml) => output::yaml(&client.get(&path).await?),
+                    Some(Format::Name) => names(&client.get(&path).await?),
                     format => output::table(&client.table(&path).await?, format == Some(Format::Wide), false),
                 };
                 output::print(&text);
@@ -67,6 +68,11 @@ impl Image {
             }
         }
     }
+}
+
+fn names(list: &Value) -> String {
+    let images = list["items"].as_array().into_iter().flatten();
+    images.map(|image| format!("image/{}\n", image["metadata"]["name"].as_str().unwrap_or(""))).collect()
 }
 
 async fn load(client: &Client, path: PathBuf, name: Option<String>) -> Result<(), CommandError> {

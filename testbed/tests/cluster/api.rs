@@ -1,0 +1,179 @@
+//! Bad input over the real API, by kubectl, skein and curl: what a user reads, and that nothing is lost by it.
+
+use serde_json::{Value, json};
+
+use crate::world::{World, pod};
+
+/// Runs on the first host; answers exit code and both outputs.
+fn typed(world: &World, words: &[&str], stdin: &str) -> (i32, String) {
+    let command = world.host(0).command(words.iter().copied()).stdin(stdin.to_string());
+    let output = command.run().unwrap();
+    (output.code().unwrap_or(-1), format!("{}{}", output.stdout, output.stderr))
+}
+
+fn with_kubeconfig(name: &str) -> World {
+    let world = World::of(1, name);
+    let kubeconfig = world.run(0, &["skein", "kubeconfig"]);
+    std::fs::write(world.host(0).srv_path().join("kubeconfig"), kubeconfig).unwrap();
+    world
+}
+
+fn kubectl(world: &World, words: &[&str], stdin: &str) -> (i32, String) {
+    let start = ["kubectl", "--kubeconfig", "/srv/kubeconfig", "--cache-dir", "/tmp/kube"];
+    let line: Vec<&str> = start.iter().chain(words).copied().collect();
+    typed(world, &line, stdin)
+}
+
+fn curl(world: &World, words: &[&str], stdin: &str) -> String {
+    let start =
+        ["curl", "-sS", "--unix-socket", "/run/skein/agent.sock", "-H", "content-type: application/json"];
+    let line: Vec<&str> = start.iter().chain(words).copied().collect();
+    typed(world, &line, stdin).1
+}
+
+fn config_map(name: &str, value: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"k": value}})
+}
+
+const MAPS: &str = "http://skein/api/v1/namespaces/default/configmaps";
+
+#[test]
+fn unknown_fields_are_warned_of_or_refused_as_asked_and_wrong_types_named() {
+    let world = with_kubeconfig("fields");
+    let mut odd = pod("odd", "sleep 1000", "Always");
+    odd["spec"]["bogus"] = json!(1);
+    let text = odd.to_string();
+    let (code, said) = kubectl(&world, &["apply", "-f", "-"], &text);
+    assert!(code == 1 && said.contains("strict decoding error: unknown field \"spec.bogus\""), "{said}");
+    assert_eq!(world.get(0, "pod", "odd"), Value::Null, "nothing was made of it");
+    let strict = curl(&world, &["-d", "@-", &format!("{PODS}?fieldValidation=Strict")], &text);
+    assert!(strict.contains("strict decoding error: unknown field \\\"spec.bogus\\\""), "{strict}");
+    let (code, said) = kubectl(&world, &["apply", "--validate=warn", "-f", "-"], &text);
+    assert!(code == 0 && said.contains("Warning: unknown field \"spec.bogus\""), "{said}");
+    let (code, said) = typed(&world, &["skein", "apply", "-f", "-"], &text);
+    assert!(code == 0 && said.contains("Warning: unknown field \"spec.bogus\""), "{said}");
+    assert!(world.get(0, "pod", "odd")["spec"]["bogus"].is_null(), "what is not known is not stored");
+    odd["metadata"]["name"] = json!("wrong");
+    odd["spec"]["containers"][0]["ports"] = json!([{"containerPort": "http"}]);
+    for words in [&["--validate=warn"][..], &[]] {
+        let line: Vec<&str> = ["apply", "-f", "-"].iter().chain(words).copied().collect();
+        let (code, said) = kubectl(&world, &line, &odd.to_string());
+        assert!(code == 1 && said.contains("spec.containers[0].ports[0].containerPort"), "{said}");
+    }
+    assert_eq!(world.get(0, "pod", "wrong"), Value::Null);
+}
+
+const PODS: &str = "http://skein/api/v1/namespaces/default/pods";
+
+#[test]
+fn duplicates_conflicts_and_broken_documents_are_named_and_change_nothing() {
+    let world = with_kubeconfig("conflicts");
+    let first = config_map("c", "first");
+    let (code, said) = kubectl(&world, &["create", "-f", "-"], &first.to_string());
+    assert_eq!((code, said.trim()), (0, "configmap/c created"));
+    let (code, said) = kubectl(&world, &["create", "-f", "-"], &config_map("c", "second").to_string());
+    assert_eq!(code, 1);
+    assert!(
+        said.contains("Error from server (AlreadyExists)")
+            && said.contains("configmaps \"c\" already exists"),
+        "{said}"
+    );
+    assert_eq!(world.get(0, "configmap", "c")["data"]["k"], "first");
+    // What was read is changed by somebody else before it is written.
+    let mut read = world.get(0, "configmap", "c");
+    world.apply(0, &config_map("c", "other"));
+    read["data"]["k"] = json!("mine");
+    let (code, said) = kubectl(&world, &["replace", "-f", "-"], &read.to_string());
+    assert_eq!(code, 1);
+    assert!(said.contains("(Conflict)") && said.contains("the object has been modified"), "{said}");
+    assert_eq!(world.get(0, "configmap", "c")["data"]["k"], "other");
+    let cut = curl(&world, &["-w", "%{http_code}", "-d", "@-", MAPS], "{\"kind\": \"ConfigMap\",");
+    assert!(cut.ends_with("400") && cut.contains("the body is not valid JSON"), "{cut}");
+    let list = curl(&world, &["-w", "%{http_code}", "-d", "@-", MAPS], "[1, 2]");
+    assert!(list.ends_with("400") && list.contains("the body must be a JSON object"), "{list}");
+    let yaml = ["-w", "%{http_code}", "-H", "content-type: application/yaml", "--data-binary", "@-", MAPS];
+    let (_, broken) = typed(
+        &world,
+        &[&["curl", "-sS", "--unix-socket", "/run/skein/agent.sock"][..], &yaml].concat(),
+        "a: [1,\nb: 2",
+    );
+    assert!(broken.ends_with("400") && broken.contains("flow sequence at line 1"), "{broken}");
+    let (code, said) = typed(&world, &["skein", "apply", "-f", "-"], "kind: ConfigMap\n  name: [");
+    assert!(code == 1 && said.contains("line"), "{said}");
+    assert_eq!(world.get_list(0, "configmaps").len(), 1, "nothing was made of any of it");
+}
+
+#[test]
+fn a_body_of_ten_megabytes_is_refused_with_a_reason_and_its_connection_goes_on() {
+    let world = with_kubeconfig("large");
+    let huge = config_map("huge", &"x".repeat(10 << 20));
+    let path = world.host(0).srv_path().join("huge.json");
+    std::fs::write(path, huge.to_string()).unwrap();
+    let (code, said) = kubectl(&world, &["create", "-f", "/srv/huge.json"], "");
+    assert_eq!(code, 1);
+    assert!(said.contains("too large: limit is 3145728"), "{said}");
+    let (code, said) = typed(&world, &["skein", "apply", "-f", "/srv/huge.json"], "");
+    assert!(code == 1 && said.contains("too large: limit is 3145728"), "{said}");
+    // Sent whole, without asking first; the next request takes the same connection.
+    let status = "%{http_code} %{num_connects};";
+    let whole = ["-o", "/dev/null", "-w", status, "-H", "expect:", "--data-binary", "@/srv/huge.json", MAPS];
+    let next =
+        ["--next", "-sS", "--unix-socket", "/run/skein/agent.sock", "-o", "/dev/null", "-w", status, MAPS];
+    assert_eq!(curl(&world, &[&whole[..], &next].concat(), ""), "413 1;200 0;");
+    // Asked first ("Expect: 100-continue"): refused before a byte of it is sent.
+    let asked = ["-o", "/dev/null", "-w", "%{http_code} %{size_upload}", "-H", "expect: 100-continue"];
+    let sent = ["--data-binary", "@/srv/huge.json", MAPS];
+    assert_eq!(curl(&world, &[&asked[..], &sent].concat(), ""), "413 0");
+    // In pieces of unknown number.
+    let pieces =
+        ["-o", "/dev/null", "-w", "%{http_code}", "-H", "transfer-encoding: chunked", "-H", "expect:"];
+    assert_eq!(curl(&world, &[&pieces[..], &sent].concat(), ""), "413");
+    assert_eq!(world.get_list(0, "configmaps").len(), 0);
+}
+
+#[test]
+fn who_shows_no_certificate_of_the_cluster_is_told_unauthorized() {
+    let world = with_kubeconfig("nobody");
+    let nobody = ["curl", "-ksS", "-w", "%{http_code}", "https://10.77.0.11:6443/api/v1/nodes"];
+    let (_, said) = typed(&world, &nobody, "");
+    assert!(said.contains("\"reason\":\"Unauthorized\"") && said.ends_with("401"), "{said}");
+    let post =
+        ["curl", "-ksS", "-w", "%{http_code}", "-d", "{}", "https://10.77.0.11:6443/api/v1/namespaces"];
+    let (_, said) = typed(&world, &post, "");
+    assert!(said.ends_with("401"), "{said}");
+    let stranger = [
+        "kubectl",
+        "--server",
+        "https://10.77.0.11:6443",
+        "--insecure-skip-tls-verify",
+        "--token",
+        "x",
+        "get",
+        "pods",
+    ];
+    let (code, said) = typed(&world, &stranger, "");
+    assert!(code == 1 && said.contains("You must be logged in to the server"), "{said}");
+    // A certificate of somebody else's CA does not even get a connection.
+    let make = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-keyout",
+        "/tmp/k",
+        "-out",
+        "/tmp/c",
+        "-subj",
+        "/O=system:masters/CN=skein-admin",
+    ];
+    assert_eq!(typed(&world, &make, "").0, 0);
+    let forged =
+        ["curl", "-ksS", "--cert", "/tmp/c", "--key", "/tmp/k", "https://10.77.0.11:6443/api/v1/nodes"];
+    let (code, said) = typed(&world, &forged, "");
+    assert!(code != 0 && !said.contains("items"), "{said}");
+    assert_eq!(kubectl(&world, &["get", "nodes", "-o", "name"], ""), (0, "node/host1\n".to_string()));
+}

@@ -111,6 +111,15 @@ impl Identity {
     }
 }
 
+/// Forgets a membership that did not come to be. `identity.json` goes first: without it the rest does not count.
+pub fn forget(data: &Path) {
+    let member = data.join("member");
+    let _ = fs::remove_file(member.join("identity.json"));
+    let _ = File::open(&member).and_then(|directory| directory.sync_all());
+    let _ = fs::remove_dir_all(member);
+    let _ = fs::remove_dir_all(data.join("store"));
+}
+
 /// The key with which this machine asks to be let into the cluster of this CA. It is written down before it is first used, so that
 /// a machine whose answer was lost asks again as the same one and not as another with its name.
 pub fn joining_key(data: &Path, ca_hash: &[u8; 32]) -> Result<String, IdentityError> {

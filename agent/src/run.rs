@@ -220,8 +220,7 @@ async fn be_told(config: &Config, told: &mut mpsc::Receiver<Order>) -> Result<Ar
                 error!(%error, "the machine stays outside");
                 let _ = reply.send(Err(error.to_string()));
                 // What a half-way attempt has written would stand in the way of the next one.
-                let _ = std::fs::remove_dir_all(config.data.join("member"));
-                let _ = std::fs::remove_dir_all(config.data.join("store"));
+                identity::forget(&config.data);
             }
         }
     }
@@ -275,6 +274,7 @@ fn found(config: &Config, name: Option<String>) -> Result<Identity, RunError> {
 }
 
 async fn init(config: &Config, name: Option<String>) -> Result<(Arc<Cluster>, Value), RunError> {
+    look_first(config).await?;
     let cluster = start(config, found(config, name)?, Birth::First).await?;
     write_first_objects(&cluster).await?;
     let answer = founded(&cluster).await?;
@@ -286,6 +286,7 @@ async fn restore_cluster(
     upload: &Upload,
     name: Option<String>,
 ) -> Result<(Arc<Cluster>, Value), RunError> {
+    look_first(config).await?;
     let identity = found(config, name)?;
     let restored = restore::restore(&config.data, &identity, &upload.0)?;
     let cluster = start(config, identity, Birth::Again).await?;
@@ -326,6 +327,13 @@ async fn write_first_objects(cluster: &Arc<Cluster>) -> Result<(), RunError> {
     Ok(())
 }
 
+/// What this machine cannot do is found out before it is written down that it does, and before others count on it.
+async fn look_first(config: &Config) -> Result<(), RunError> {
+    drop(listen::bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), config.api_port)).await?);
+    drop(Fabric::open(FabricConfig::default()).await?);
+    Ok(())
+}
+
 async fn join_cluster(
     config: &Config,
     address: SocketAddr,
@@ -346,9 +354,7 @@ async fn join_cluster(
         api_port: config.api_port,
         signing_request,
     };
-    // What this machine cannot do is found out before the others count on it.
-    drop(listen::bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), config.api_port)).await?);
-    drop(Fabric::open(FabricConfig::default()).await?);
+    look_first(config).await?;
     let answer = join::ask(address, token, &request).await?;
     let JoinAnswer::Welcome { cluster, epoch, certificate, ca_certificate, ca_key, member, members } = answer
     else {

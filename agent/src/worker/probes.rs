@@ -64,7 +64,7 @@ pub enum Input {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     Probe(Which),
-    /// The first failure after a success: worth telling.
+    /// The first failure after a success, or one for another reason than the last: worth telling.
     Unhealthy {
         which: Which,
         message: String,
@@ -89,6 +89,8 @@ struct Track {
     due: Option<u64>,
     succeeded: u32,
     failed: u32,
+    /// Why it failed last.
+    reason: String,
 }
 
 #[derive(Debug)]
@@ -207,7 +209,8 @@ impl Probes {
                 (track.failed, track.succeeded) = (track.failed.saturating_add(1), 0);
                 let (failed, enough) = (track.failed, track.failed >= timing.failures);
                 let mut effects = Vec::new();
-                if failed == 1 {
+                if failed == 1 || track.reason != message {
+                    track.reason.clone_from(&message);
                     effects.push(Effect::Unhealthy { which: which.clone(), message });
                 }
                 if enough && which.kind == Kind::Readiness {

@@ -81,11 +81,17 @@ async fn http(target: &Target) -> Result<(), String> {
     }
     let request = request.header("host", host).body(Empty::<bytes::Bytes>::new());
     let request = request.map_err(|error| error.to_string())?;
-    tokio::pin!(connection);
+    let asked = sender.send_request(request);
+    tokio::pin!(connection, asked);
     let answer = tokio::select! {
-        answer = sender.send_request(request) => answer.map_err(broken)?,
-        ended = &mut connection => return Err(ended.err().map_or("the connection ended".into(), broken)),
+        answer = &mut asked => answer,
+        // A server that closes after its answer has answered all the same.
+        ended = &mut connection => match ended {
+            Ok(()) => asked.await,
+            Err(error) => Err(error),
+        },
     };
+    let answer = answer.map_err(broken)?;
     match answer.status().as_u16() {
         200..400 => Ok(()),
         status => Err(format!("HTTP status {status}")),

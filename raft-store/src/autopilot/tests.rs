@@ -1,3 +1,5 @@
+//! What the autopilot asks for, look by look.
+
 use super::*;
 use crate::effect::{PeerStatus, Role};
 

@@ -1,3 +1,5 @@
+//! Rescues from a survivor's disk and from backups.
+
 use super::*;
 use crate::command::{Command, Compare, Expect, Op};
 use crate::effect::{Effect, Input};

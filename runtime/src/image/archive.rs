@@ -24,11 +24,20 @@ const NAME: &str = "org.opencontainers.image.ref.name";
 /// containerd and newer Docker put the full name here.
 const FULL_NAME: &str = "io.containerd.image.name";
 
+/// An error in one line: tar's quote what they could not read.
+fn brief(error: &io::Error) -> String {
+    let text: String = error.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    match text.char_indices().nth(120) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text,
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     #[error("cannot open {path}: {source}")]
     Open { path: String, source: io::Error },
-    #[error("the archive is damaged or cut off: {0}; make it again, for example with skopeo")]
+    #[error("the archive is damaged or cut off: {}; make it again, for example with skopeo", brief(.0))]
     Damaged(#[source] io::Error),
     #[error("the archive has more than {ENTRIES_MAX} entries")]
     TooManyEntries,

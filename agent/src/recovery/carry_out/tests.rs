@@ -1,3 +1,5 @@
+//! Orders on real files, with a power cut between any two steps.
+
 use raft_store::{Command, Input, Millis, Op, ProposalId, Replica, SessionId};
 
 use super::*;

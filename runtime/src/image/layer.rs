@@ -188,13 +188,22 @@ impl Meta {
     }
 }
 
+/// A field of a header; an empty one is zero, as other readers of tar have it.
+fn number<T: Default>(field: &[u8], read: io::Result<T>) -> io::Result<T> {
+    if field.iter().all(|byte| matches!(byte, 0 | b' ')) { Ok(T::default()) } else { read }
+}
+
 fn read_meta(entry: &mut tar::Entry<impl Read>) -> Result<Meta, LayerError> {
     let header = entry.header();
+    let old = header.as_old();
     let read = || -> io::Result<_> {
-        let mode = Mode::from_bits_truncate(header.mode()? & 0o7777);
+        let mode = Mode::from_bits_truncate(number(&old.mode, header.mode())? & 0o7777);
         let id = |id: u64| u32::try_from(id).map_err(io::Error::other);
-        let owner = (Uid::from_raw(id(header.uid()?)?), Gid::from_raw(id(header.gid()?)?));
-        let seconds = i64::try_from(header.mtime()?).unwrap_or(0);
+        let owner = (
+            Uid::from_raw(id(number(&old.uid, header.uid())?)?),
+            Gid::from_raw(id(number(&old.gid, header.gid())?)?),
+        );
+        let seconds = i64::try_from(number(&old.mtime, header.mtime())?).unwrap_or(0);
         Ok((mode, owner, TimeSpec::new(seconds, 0)))
     };
     let (mode, owner, modified) = read().map_err(LayerError::Damaged)?;

@@ -11,7 +11,7 @@ use crate::objects::{no_leader, write_error};
 use crate::store::{Plan, Store, TransactError};
 
 /// Key of the record; there is none before the brake is pulled for the first time.
-const KEY: &str = "c/brake";
+pub const KEY: &str = "c/brake";
 /// How often a release is tried again when another write was faster.
 const TRIES: usize = 8;
 

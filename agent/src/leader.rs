@@ -18,11 +18,11 @@ use crate::cluster::Cluster;
 use crate::events::Report;
 use crate::fabric::is_dead;
 use crate::liveness::{Effect, Input, Liveness};
-use crate::members::{Member, in_view};
+use crate::members::{Member, PREFIX, in_view};
 use crate::mesh::wire::{Request, Response};
 use crate::objects::shown;
 use crate::recovery::bring_over;
-use crate::store::Plan;
+use crate::store::{Plan, Touched};
 use crate::{brake, images, timing, voters};
 
 /// Taint of a dead node, as Kubernetes names it.
@@ -53,6 +53,9 @@ async fn lead(cluster: &Arc<Cluster>, epoch: Epoch) {
     let (reports, mut reported) = mpsc::unbounded_channel();
     let mut suspects = cluster.suspects.clone();
     let mut views = cluster.store.views();
+    let node_prefix = keys::prefix(nodes(), None);
+    let mut touched = Touched::below([PREFIX, node_prefix.as_str(), brake::KEY]);
+    let mut voters = Vec::new();
     suspects.mark_changed();
     views.mark_changed();
     loop {
@@ -63,7 +66,11 @@ async fn lead(cluster: &Arc<Cluster>, epoch: Epoch) {
             },
             _ = suspects.changed() => Input::Suspects(suspects.borrow_and_update().clone()),
             _ = views.changed() => {
-                views.borrow_and_update();
+                let view = views.borrow_and_update().clone();
+                let others = std::mem::replace(&mut voters, view.members().voters.clone()) != voters;
+                if !(touched.look(&view) || others) {
+                    continue;
+                }
                 members_input(cluster)
             }
             () = tokio::time::sleep(Duration::from_secs(1)) => Input::Tick,

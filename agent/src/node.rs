@@ -15,7 +15,7 @@ use tracing::warn;
 use crate::cluster::Cluster;
 use crate::leader::{UNREACHABLE, set_condition, set_ready};
 use crate::objects::shown;
-use crate::store::{Plan, TransactError};
+use crate::store::{Plan, Touched, TransactError};
 use crate::{enrol, members};
 
 /// The condition of a node whose network another program's rules drop.
@@ -28,21 +28,28 @@ const PODS: u32 = 110;
 pub async fn run(cluster: Arc<Cluster>) {
     let mut views = cluster.store.views();
     let mut conditions = cluster.fabric.conditions.clone();
+    let own =
+        keys::object(Kind::by_name("Node").expect("Node is a row of the table of kinds"), "", cluster.name());
+    let member = members::key(cluster.name());
+    let mut touched = Touched::below([own.as_str(), member.as_str()]);
+    let mut again = true;
     loop {
         let view = views.borrow_and_update().clone();
-        if let Some(plan) = correction(&cluster, &view) {
+        let look = touched.look(&view) || std::mem::take(&mut again);
+        if let Some(plan) = look.then(|| correction(&cluster, &view)).flatten() {
             match cluster.store.transact(plan.build(), None).await {
                 Ok(_) | Err(TransactError::CompareFailed { .. }) => {}
                 Err(error) => {
                     warn!(%error, "this node's state could not be written");
                     tokio::time::sleep(Duration::from_secs(1)).await;
+                    again = true;
                     continue;
                 }
             }
         }
         tokio::select! {
             changed = views.changed() => if changed.is_err() { return },
-            _ = conditions.changed() => {}
+            _ = conditions.changed() => again = true,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! (`replica_thread`). It must not know what keys and values mean.
 
 mod replica_thread;
+mod touched;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +20,8 @@ use crate::clock;
 use crate::mesh::wire::{self, Request, Response};
 use crate::mesh::{Mesh, MeshError};
 use crate::timing;
+pub use touched::Touched;
+
 pub use replica_thread::{Birth, Leadership, Outgoing, Running, StoreError, start};
 
 /// What the thread is asked.

@@ -16,8 +16,9 @@ use tracing::info;
 
 use crate::clock;
 use crate::cluster::Cluster;
-use crate::members::{Member, in_view};
+use crate::members::{Member, PREFIX, in_view};
 use crate::objects::shown;
+use crate::store::Touched;
 
 /// Where an operator's count of voters is kept; absent: the rule decides.
 pub const PINNED: &str = "s/voters";
@@ -34,11 +35,17 @@ pub async fn keep(cluster: &Arc<Cluster>) {
     let mut autopilot = Autopilot::new();
     let mut views = cluster.store.views();
     let mut told = Next::Nothing;
+    let nodes = keys::prefix(node_kind(), None);
+    let mut touched = Touched::below([PREFIX, nodes.as_str()]);
+    let mut members = Vec::new();
     loop {
         let view = views.borrow_and_update().clone();
+        if touched.look(&view) {
+            members = candidates(&view);
+        }
         if let Some(status) = cluster.store.status().await {
             let now = Millis(clock::millis());
-            let next = autopilot.next(now, &candidates(&view), pinned(&view), &status);
+            let next = autopilot.next(now, &members, pinned(&view), &status);
             match &next {
                 Next::Nothing => {}
                 Next::HandOver(to) => {
@@ -70,6 +77,10 @@ pub fn pinned(view: &View) -> Option<usize> {
     std::str::from_utf8(&entry.value.0).ok()?.parse().ok()
 }
 
+fn node_kind() -> &'static Kind {
+    Kind::by_name("Node").expect("Node is a row of the table of kinds")
+}
+
 /// The members as the core sees them.
 pub fn candidates(view: &View) -> Vec<Candidate> {
     let dead = crate::fabric::dead_nodes(view);
@@ -77,8 +88,7 @@ pub fn candidates(view: &View) -> Vec<Candidate> {
 }
 
 fn candidate(view: &View, member: &Member, dead: &BTreeSet<String>) -> Candidate {
-    let kind = Kind::by_name("Node").expect("Node is a row of the table of kinds");
-    let key = keys::object(kind, "", &member.name);
+    let key = keys::object(node_kind(), "", &member.name);
     let node = view.get(key.as_bytes()).and_then(|entry| shown(entry).ok());
     let text = |field: &str, name: &str| {
         let map = node.as_ref().map(|node| &node.0["metadata"][field]);

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
+use raft_store::timing::TICK_MS;
 use raft_store::{
     Config, Effect, Epoch, FileDisk, Input, Millis, NodeId, OpenError, Outcome, ProposalId, ReadId, Replica,
     Role, View,
@@ -16,6 +17,11 @@ use tracing::{error, info};
 
 use super::Ask;
 use crate::clock;
+
+/// Most ticks that are given out together: a heartbeat's distance.
+const TICKS_AT_ONCE: u64 = 3;
+/// Without a message for this long each tick counts by itself: elections are near.
+const HEARD_MS: u64 = 200;
 
 /// Who leads, as this machine knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -123,12 +129,19 @@ impl Thread {
         raise_priority();
         // An only voter elects itself in its first round.
         self.round();
+        let mut heard = 0;
         loop {
             let now = clock::millis();
-            let wait = raft_store::timing::TICK_MS.saturating_sub(now.saturating_sub(self.last_tick));
+            // While others are heard nothing hangs on a single tick: they are given out together.
+            let quiet = now.saturating_sub(heard) > HEARD_MS;
+            let together = TICK_MS * if quiet { 1 } else { TICKS_AT_ONCE };
+            let wait = together.saturating_sub(now.saturating_sub(self.last_tick));
             match asks.recv_timeout(Duration::from_millis(wait)) {
                 Ok(Ask::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-                Ok(ask) => self.take(ask),
+                Ok(ask) => {
+                    heard = clock::millis();
+                    self.take(ask);
+                }
                 Err(RecvTimeoutError::Timeout) => {}
             }
             // What else waits goes into the same batch.
@@ -140,9 +153,11 @@ impl Thread {
                 }
             }
             let now = clock::millis();
-            if now.saturating_sub(self.last_tick) >= raft_store::timing::TICK_MS {
+            let passed = now.saturating_sub(self.last_tick) / TICK_MS;
+            if passed > 0 {
                 self.last_tick = now;
-                self.replica.handle(Millis(now), Input::Tick);
+                // After a pause no more than these: silence is not counted while asleep.
+                (0..passed.min(TICKS_AT_ONCE)).for_each(|_| self.replica.handle(Millis(now), Input::Tick));
             }
             self.round();
         }

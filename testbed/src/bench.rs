@@ -5,6 +5,7 @@
 mod failure;
 mod idle;
 mod start;
+mod trace;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -52,7 +53,10 @@ pub struct Cluster {
 impl Cluster {
     /// Starts the hosts, forms the cluster, loads the image.
     pub fn start(config: &BenchConfig) -> Result<Cluster, BenchError> {
-        let bed = Bed::create(BedConfig::new("bench", 3, config.directory.join("bed")))?;
+        let mut settings = BedConfig::new("bench", 3, config.directory.join("bed"));
+        // For the traces: a line for each round of planning and each step of a pod.
+        settings.env.push(("SKEIN_LOG".into(), "info,agent::control=debug,agent::worker=debug".into()));
+        let bed = Bed::create(settings)?;
         let cluster = Cluster { bed, image: config.image.clone(), directory: config.directory.clone() };
         for host in cluster.bed.hosts() {
             host.start_agent()?;

@@ -102,7 +102,16 @@ impl Lead<'_> {
         let took = clock::millis() - now.millis;
         if !batches.is_empty() {
             let writes: usize = batches.iter().map(|batch| batch.transaction.ops.len()).sum();
-            debug!(batches = batches.len(), writes, took_ms = took, revision = view.revision().0, "planned");
+            let first = batches.iter().flat_map(|batch| &batch.transaction.ops).next();
+            let first = first.map(|op| String::from_utf8_lossy(&op.key().0).into_owned()).unwrap_or_default();
+            debug!(
+                batches = batches.len(),
+                writes,
+                first,
+                took_ms = took,
+                revision = view.revision().0,
+                "planned"
+            );
         }
         batches.into_iter().for_each(|batch| self.propose(batch));
     }

@@ -13,7 +13,7 @@ use runtime::ids::{ContainerName, PodUid};
 use runtime::state::{ContainerStatus, Exit, PodState};
 use serde_json::json;
 use tokio::sync::{Notify, mpsc, watch};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::plan::{self, ContainerFact, Facts, Step};
 use super::probes::{Effect, Input, Probes, Running, Which};
@@ -113,10 +113,16 @@ impl PodTask {
             match step {
                 Step::Wait { .. } if gone && !facts.known => return,
                 Step::Wait { until } => self.pause(until).await,
-                step => match self.act(&step, pod.as_ref()).await {
-                    Ok(()) => self.failures = 0,
-                    Err(error) => self.cope(error).await,
-                },
+                step => {
+                    let began = clock::millis();
+                    let acted = self.act(&step, pod.as_ref()).await;
+                    let took_ms = clock::millis().saturating_sub(began);
+                    debug!(pod = %self.title(), ?step, took_ms, done = acted.is_ok(), "step");
+                    match acted {
+                        Ok(()) => self.failures = 0,
+                        Err(error) => self.cope(error).await,
+                    }
+                }
             }
         }
     }
@@ -187,12 +193,14 @@ impl PodTask {
         }
     }
 
+    /// Namespace and name, as far as they are known.
+    fn title(&self) -> String {
+        let known = self.last.as_ref();
+        known.map_or(self.uid.as_str().to_string(), |pod| format!("{}/{}", pod.namespace(), pod.name()))
+    }
+
     async fn cope(&mut self, error: ActError) {
-        let name = self
-            .last
-            .as_ref()
-            .map_or(self.uid.as_str().to_string(), |pod| format!("{}/{}", pod.namespace(), pod.name()));
-        warn!(pod = %name, %error, "a step failed");
+        warn!(pod = %self.title(), %error, "a step failed");
         if let ActError::Container { name, reason, message } = &error {
             let waiting = Waiting { reason, message: message.clone() };
             if self.waiting.get(name) != Some(&waiting) {
@@ -264,7 +272,9 @@ impl PodTask {
         let sandbox = self.cluster.runtime.create_pod(spec).await.map_err(failed)?;
         if let Some(netns) = sandbox.network_namespace {
             let local = LocalPod { uid: pod.uid().into(), network: netfabric::NetworkId(1), address, netns };
+            let began = clock::millis();
             self.cluster.fabric.attach(local).await.map_err(failed)?;
+            debug!(pod = %self.title(), took_ms = clock::millis().saturating_sub(began), "attached to the network");
         }
         self.attached = true;
         Ok(())

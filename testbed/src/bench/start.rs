@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{BenchError, Cluster, spread};
+use super::{BenchError, Cluster, spread, trace};
 use crate::clock;
 
 /// The collection of deployments in the namespace `default`.
@@ -63,7 +63,10 @@ pub fn one(cluster: &Cluster) -> Result<(), BenchError> {
         times.push(begun.elapsed().as_secs_f64() * 1000.0);
         cluster.remove(&name)?;
     }
-    println!("deployment of one replica, apply to Running: {}", spread(times));
+    println!("deployment of one replica, apply to Running: {}", spread(times.clone()));
+    if let Some((round, slowest)) = times.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)) {
+        trace::print(cluster, &format!("one{round}-"), *slowest);
+    }
     Ok(())
 }
 
@@ -80,6 +83,9 @@ pub fn scale(cluster: &Cluster) -> Result<(), BenchError> {
         times.push(begun.elapsed().as_secs_f64() * 1000.0);
         cluster.remove(&name)?;
     }
-    println!("scale 1 to 30 over three hosts: {}", spread(times));
+    println!("scale 1 to 30 over three hosts: {}", spread(times.clone()));
+    if let Some((round, slowest)) = times.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)) {
+        trace::print(cluster, &format!("many{round}-"), *slowest);
+    }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Decides how the state is read: an immutable, cheap, shareable picture of it at one applied entry.
 //! Must not show anything that could change, nor decide whether it is fresh enough (`replica::reads` does).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -68,6 +69,30 @@ impl View {
         self.0.objects.range::<_, [u8]>(bounds).take_while(move |(key, _)| key.0.starts_with(prefix))
     }
 
+    /// What `prefix` gave at an earlier revision, which the history must reach. Takes time with the number of changes since.
+    pub fn prefix_at<'a>(
+        &'a self,
+        prefix: &'a [u8],
+        from: Option<&'a [u8]>,
+        revision: Revision,
+    ) -> Result<impl Iterator<Item = (&'a Key, &'a Entry)> + 'a, Compacted> {
+        let start = from.map_or(prefix, |from| from.max(prefix));
+        let ours = |key: &Key| key.0.starts_with(prefix) && key.0.as_ref() >= start;
+        let mut then: BTreeMap<&Key, Option<&Entry>> = BTreeMap::new();
+        for change in self.changes(revision)?.filter(|change| ours(&change.key)) {
+            then.entry(&change.key).or_insert(change.before.as_ref());
+        }
+        let changed: BTreeSet<&Key> = then.keys().copied().collect();
+        let mut same = self.prefix(prefix, from).filter(move |(key, _)| !changed.contains(key)).peekable();
+        let gone = |(key, before): (&'a Key, Option<&'a Entry>)| before.map(|entry| (key, entry));
+        let mut before = then.into_iter().filter_map(gone).peekable();
+        Ok(std::iter::from_fn(move || match (same.peek(), before.peek()) {
+            (Some((now, _)), Some((then, _))) if now < then => same.next(),
+            (_, Some(_)) => before.next(),
+            _ => same.next(),
+        }))
+    }
+
     /// All changes of revisions after `after`, in order; begins in logarithmic time. None for the present and the
     /// future. `Compacted` if the history does not reach back so far.
     pub fn changes(&self, after: Revision) -> Result<impl Iterator<Item = &Change>, Compacted> {
@@ -113,5 +138,44 @@ impl View {
 impl std::fmt::Debug for View {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "View(revision {}, applied {:?})", self.revision(), self.applied())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::{Op, Transaction};
+    use crate::ids::NodeId;
+    use crate::state::State;
+    use proptest::prelude::*;
+
+    fn contents(entries: impl Iterator<Item = (Key, Entry)>) -> Vec<(Key, Entry)> {
+        entries.collect()
+    }
+
+    proptest! {
+        /// Whatever was written since, the past looks as it did then, from any place on.
+        #[test]
+        fn the_past_is_what_it_was(ops in proptest::collection::vec((0..6u8, 0..2u8, any::<u8>()), 1..60), from in 0..6u8) {
+            let mut state = State::first(NodeId(1));
+            let mut views = vec![View::new(&state)];
+            for (key, kind, value) in ops {
+                let key = Key::from([b'k', key]);
+                let op = match kind {
+                    0 => Op::Put { key, value: [value].into() },
+                    _ => Op::Delete { key },
+                };
+                state.transact(&Transaction { compares: vec![], ops: vec![op] });
+                views.push(View::new(&state));
+            }
+            let now = View::new(&state);
+            let start = [b'k', from];
+            for then in &views {
+                let own = |(key, entry): (&Key, &Entry)| (key.clone(), entry.clone());
+                let was = contents(then.prefix(b"k", Some(&start)).map(own));
+                let looks = contents(now.prefix_at(b"k", Some(&start), then.revision()).unwrap().map(own));
+                prop_assert_eq!(was, looks);
+            }
+        }
     }
 }

@@ -8,7 +8,7 @@ use api::selector::{FieldSelector, LabelSelector};
 use api::{Object, keys};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use raft_store::View;
+use raft_store::{Revision, View};
 use serde_json::{Value, json};
 
 use super::shown;
@@ -54,7 +54,9 @@ pub fn page(view: &View, selection: &Selection, limit: usize, token: Option<&str
     let from = start.as_deref().map(str::as_bytes);
     let mut page = Page { items: Vec::new(), revision, next: None, remaining: None };
     let mut left = 0usize;
-    for (key, entry) in view.prefix(prefix.as_bytes(), from) {
+    let entries = view.prefix_at(prefix.as_bytes(), from, Revision(revision));
+    let entries = entries.map_err(|gone| ApiError::Expired { asked: revision, floor: gone.floor.0 })?;
+    for (key, entry) in entries {
         if limit > 0 && page.items.len() >= limit {
             if page.next.is_none() {
                 page.next = Some(write_token(revision, &String::from_utf8_lossy(&key.0)));
@@ -71,6 +73,13 @@ pub fn page(view: &View, selection: &Selection, limit: usize, token: Option<&str
         page.remaining = Some(left);
     }
     Ok(page)
+}
+
+/// The revision that a token's pages show.
+pub fn revision_of(token: &str) -> Option<Revision> {
+    let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
+    let value: Value = serde_json::from_slice(&bytes).ok()?;
+    value["rv"].as_u64().map(Revision)
 }
 
 fn write_token(revision: u64, start: &str) -> String {

@@ -100,7 +100,15 @@ fn selection(resource: &Resource, query: &Query) -> Result<Selection, ApiError> 
 }
 
 async fn collection(cluster: &Cluster, resource: &Resource, accept: Accept, query: &Query) -> Reply {
-    let view = cluster.objects.view(freshness(query)?).await?;
+    let mut view = cluster.objects.view(freshness(query)?).await?;
+    // The first page may have come from an agent that was ahead of this one.
+    if let Some(revision) =
+        query.get("continue").and_then(list::revision_of).filter(|at| *at > view.revision())
+    {
+        let newer = cluster.store.at_least(revision).await;
+        view = newer
+            .ok_or_else(|| ApiError::Unavailable("this machine has not caught up yet; try again".into()))?;
+    }
     let limit = query.number("limit")?.unwrap_or(0) as usize;
     let page = list::page(&view, &selection(resource, query)?, limit, query.get("continue"))?;
     let kind = resource.kind;

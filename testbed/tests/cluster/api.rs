@@ -177,3 +177,24 @@ fn who_shows_no_certificate_of_the_cluster_is_told_unauthorized() {
     assert!(code != 0 && !said.contains("items"), "{said}");
     assert_eq!(kubectl(&world, &["get", "nodes", "-o", "name"], ""), (0, "node/host1\n".to_string()));
 }
+
+#[test]
+fn pages_of_a_list_show_one_moment_whichever_agent_is_asked() {
+    let world = World::of(2, "pages");
+    let map = |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
+    ["a", "c", "e", "g"].iter().for_each(|name| world.apply(0, &map(name)));
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let names = |list: &serde_json::Value| -> Vec<String> {
+        let items = list["items"].as_array().cloned().unwrap_or_default();
+        items.iter().map(|item| item["metadata"]["name"].as_str().unwrap_or("").to_string()).collect()
+    };
+    let first = world.api(0).get(&format!("{maps}?limit=2")).unwrap();
+    assert_eq!(names(&first), ["a", "c"]);
+    ["b", "f"].iter().for_each(|name| world.apply(0, &map(name)));
+    world.run(0, &["skein", "delete", "configmap", "e"]);
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    let second = world.api(1).get(&format!("{maps}?limit=2&continue={token}")).unwrap();
+    assert_eq!(names(&second), ["e", "g"], "as it was when the first page was asked for");
+    assert_eq!(first["metadata"]["resourceVersion"], second["metadata"]["resourceVersion"]);
+    assert_eq!(names(&world.api(1).get(maps).unwrap()), ["a", "b", "c", "f", "g"]);
+}

@@ -522,5 +522,5 @@ fn serve_api(cluster: &Arc<Cluster>, listener: tokio::net::TcpListener) -> Resul
         let cluster = owned.clone();
         Box::pin(server::answer(cluster, user, request))
     });
-    Ok(listen::https(listener, &cluster.identity, handler)?)
+    Ok(listen::https(listener, &cluster.identity, handler, cluster.store.clone())?)
 }

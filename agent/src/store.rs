@@ -96,6 +96,11 @@ impl Store {
         waited.is_ok().then(|| self.view())
     }
 
+    /// As [`Store::local`], without waiting.
+    pub fn local_now(&self) -> Option<View> {
+        self.0.caught_up.borrow().then(|| self.view())
+    }
+
     /// Wakes at every new local state.
     pub fn views(&self) -> watch::Receiver<View> {
         self.0.views.clone()

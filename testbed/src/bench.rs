@@ -5,6 +5,7 @@
 mod failure;
 mod idle;
 mod start;
+pub mod store;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,7 +28,7 @@ pub enum BenchError {
     Io(#[from] std::io::Error),
     #[error("{what} within {limit:?}: it was not reached; the agents' logs are in {}", logs.display())]
     Late { what: String, limit: Duration, logs: PathBuf },
-    #[error("no such bench: {0}; there are start, scale, follower, leader, busy, idle")]
+    #[error("no such bench: {0}; there are start, scale, follower, leader, busy, idle, and 'store' with writes, reads, local, memory, kills, restart, ours")]
     Unknown(String),
 }
 
@@ -52,8 +53,16 @@ pub struct Cluster {
 impl Cluster {
     /// Starts the hosts, forms the cluster, loads the image.
     pub fn start(config: &BenchConfig) -> Result<Cluster, BenchError> {
-        let bed = Bed::create(BedConfig::new("bench", 3, config.directory.join("bed")))?;
-        let cluster = Cluster { bed, image: config.image.clone(), directory: config.directory.clone() };
+        let mut cluster = Cluster::form("bench", &config.directory.join("bed"))?;
+        cluster.image.clone_from(&config.image);
+        cluster.load(&config.archive)?;
+        Ok(cluster)
+    }
+
+    /// Starts the hosts and forms the cluster, without an image.
+    pub fn form(name: &str, directory: &std::path::Path) -> Result<Cluster, BenchError> {
+        let bed = Bed::create(BedConfig::new(name, 3, directory))?;
+        let cluster = Cluster { bed, image: String::new(), directory: directory.to_owned() };
         for host in cluster.bed.hosts() {
             host.start_agent()?;
         }
@@ -71,7 +80,6 @@ impl Cluster {
         }
         cluster
             .wait("three voters", || Ok(cluster.status(0)?["voters"].as_array().map_or(0, Vec::len) == 3))?;
-        cluster.load(&config.archive)?;
         Ok(cluster)
     }
 
@@ -153,6 +161,13 @@ pub fn spread(mut times: Vec<f64>) -> String {
         }
         _ => "nothing measured".into(),
     }
+}
+
+/// A figure in kilobytes of a file of /proc.
+fn kilobytes(path: &str, name: &str) -> f64 {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse().ok()).unwrap_or(0.0)
 }
 
 /// Runs the benches and prints a line for each figure.

@@ -52,7 +52,7 @@ async fn lead(cluster: &Arc<Cluster>, epoch: Epoch) {
     let mut core = Liveness::new();
     let (reports, mut reported) = mpsc::unbounded_channel();
     let mut suspects = cluster.suspects.clone();
-    let mut views = cluster.store.views();
+    let mut views = cluster.store.objects();
     suspects.mark_changed();
     views.mark_changed();
     loop {

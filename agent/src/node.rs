@@ -26,7 +26,7 @@ const PODS: u32 = 110;
 
 /// Keeps the own Node object true until the process ends.
 pub async fn run(cluster: Arc<Cluster>) {
-    let mut views = cluster.store.views();
+    let mut views = cluster.store.objects();
     let mut conditions = cluster.fabric.conditions.clone();
     loop {
         let view = views.borrow_and_update().clone();

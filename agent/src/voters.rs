@@ -32,7 +32,7 @@ const LOOK: Duration = Duration::from_millis(250);
 /// Runs for as long as this machine leads.
 pub async fn keep(cluster: &Arc<Cluster>) {
     let mut autopilot = Autopilot::new();
-    let mut views = cluster.store.views();
+    let mut views = cluster.store.objects();
     let mut told = Next::Nothing;
     loop {
         let view = views.borrow_and_update().clone();

@@ -28,7 +28,9 @@ pub enum BenchError {
     Io(#[from] std::io::Error),
     #[error("{what} within {limit:?}: it was not reached; the agents' logs are in {}", logs.display())]
     Late { what: String, limit: Duration, logs: PathBuf },
-    #[error("no such bench: {0}; there are start, scale, follower, leader, busy, idle, and 'store' with writes, reads, local, memory, kills, restart, ours")]
+    #[error(
+        "no such bench: {0}; there are start, scale, follower, leader, busy, idle, and 'store' with writes, reads, local, memory, kills, restart, ours"
+    )]
     Unknown(String),
 }
 

@@ -89,7 +89,9 @@ pub fn https(
                             Some(protocol::ALPN) if user.as_ref().is_some_and(User::is_admin) => {
                                 stream::serve(stream, store).await;
                             }
-                            Some(protocol::ALPN) => debug!(%peer, "a store stream without the administrator's certificate"),
+                            Some(protocol::ALPN) => {
+                                debug!(%peer, "a store stream without the administrator's certificate")
+                            }
                             _ => serve(stream, user, handler).await,
                         }
                     }

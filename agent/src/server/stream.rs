@@ -139,7 +139,9 @@ async fn read(store: &Store, ask: &Ask) -> Answer {
     };
     match view {
         Some(view) => look(&view, ask),
-        None => Answer::NoLeader("the state was not confirmed or reached within 3 s; see 'skein cluster status'".into()),
+        None => Answer::NoLeader(
+            "the state was not confirmed or reached within 3 s; see 'skein cluster status'".into(),
+        ),
     }
 }
 
@@ -149,7 +151,8 @@ fn look(view: &View, ask: &Ask) -> Answer {
         Ask::Range { start, end, limit, .. } => {
             let most = ENTRIES.min(*limit as usize);
             let mut found = view.range(&start.0, &end.0);
-            let entries = found.by_ref().take(most).map(|(key, entry)| (key.clone(), entry.clone())).collect();
+            let entries =
+                found.by_ref().take(most).map(|(key, entry)| (key.clone(), entry.clone())).collect();
             let more = found.next().is_some();
             Answer::Entries { revision, entries, more }
         }

@@ -7,9 +7,9 @@ mod etcd;
 mod grpc;
 mod kills;
 mod load;
-mod ours;
+pub mod ours;
 mod restart;
-mod stream;
+pub mod stream;
 
 use std::path::Path;
 use std::time::Duration;
@@ -28,8 +28,9 @@ const ROUND: Duration = Duration::from_secs(4);
 const ROUNDS: usize = 3;
 
 /// Where clients connect and how they prove who they are.
-pub(super) struct Access {
+pub struct Access {
     pub tls: std::sync::Arc<rustls::ClientConfig>,
+    /// Where not the address is what the certificate has to name.
     pub server_name: Option<&'static str>,
     pub port: u16,
 }
@@ -38,7 +39,6 @@ pub(super) struct Access {
 pub(super) trait System {
     fn name(&self) -> &'static str;
     fn bed(&self) -> &Bed;
-    fn access(&self) -> &Access;
     /// A client of one host; called within the outside's network.
     fn connect(&self, host: usize) -> impl Future<Output = Result<Client, BenchError>>;
     /// Index of the host that leads.

@@ -36,7 +36,8 @@ impl Etcd {
         for host in bed.hosts() {
             certify(&authority, host, now).map_err(failed)??;
         }
-        let cluster: Vec<String> = bed.hosts().iter().map(|host| format!("{}={}", host.name(), peer(host))).collect();
+        let cluster: Vec<String> =
+            bed.hosts().iter().map(|host| format!("{}={}", host.name(), peer(host))).collect();
         for host in bed.hosts() {
             host.start_program_as_agent(arguments(host, &cluster.join(",")), true)?;
         }
@@ -102,10 +103,6 @@ impl System for Etcd {
 
     fn bed(&self) -> &Bed {
         &self.bed
-    }
-
-    fn access(&self) -> &Access {
-        &self.access
     }
 
     async fn connect(&self, host: usize) -> Result<Client, BenchError> {

@@ -46,7 +46,8 @@ async fn gap<S: System>(system: &S, leader: usize, number: usize) -> Result<Dura
     let mut writes = JoinSet::new();
     let took = loop {
         for client in &others {
-            let (client, key) = (client.clone(), format!("stream/kill/{number}/{}", begun.elapsed().as_micros()));
+            let (client, key) =
+                (client.clone(), format!("stream/kill/{number}/{}", begun.elapsed().as_micros()));
             writes.spawn(async move { client.put(key.as_bytes(), b"after").await.map(|()| clock::now()) });
         }
         if let Some(at) = first(&mut writes).await {

@@ -73,10 +73,9 @@ impl fmt::Display for Figures {
 pub fn median(mut rounds: Vec<Figures>) -> Figures {
     rounds.sort_by(|a, b| a.rate.total_cmp(&b.rate));
     let failed = rounds.iter().map(|round| round.failed).sum();
-    rounds.get(rounds.len() / 2).map_or(Figures { rate: 0.0, p50: 0.0, p99: 0.0, failed }, |middle| Figures {
-        failed,
-        ..*middle
-    })
+    rounds
+        .get(rounds.len() / 2)
+        .map_or(Figures { rate: 0.0, p50: 0.0, p99: 0.0, failed }, |middle| Figures { failed, ..*middle })
 }
 
 /// Runs an async block on a thread with the outside's network.
@@ -121,7 +120,8 @@ pub fn round<S: System + Sync>(
             failed += errors;
         }
         times.sort_unstable();
-        let at = |share: usize| times.get(times.len() * share / 100).map_or(0.0, |us| f64::from(*us) / 1000.0);
+        let at =
+            |share: usize| times.get(times.len() * share / 100).map_or(0.0, |us| f64::from(*us) / 1000.0);
         Ok(Figures { rate: times.len() as f64 / length.as_secs_f64(), p50: at(50), p99: at(99), failed })
     })
 }

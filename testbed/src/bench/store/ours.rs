@@ -16,6 +16,7 @@ use super::super::{BenchError, Cluster};
 use super::load::Client;
 use super::{Access, System, stream};
 use crate::Bed;
+use crate::http::Api;
 
 const API_PORT: u16 = 6443;
 
@@ -27,21 +28,26 @@ pub struct Ours {
 impl Ours {
     pub fn start(directory: &Path) -> Result<Ours, BenchError> {
         let cluster = Cluster::form("bench-ours", directory)?;
-        let config = cluster.api(0).get("/skein/v1/kubeconfig")?;
-        let text = |value: &serde_json::Value| {
-            let bytes = base64::engine::general_purpose::STANDARD.decode(value.as_str().unwrap_or_default());
-            String::from_utf8(bytes.unwrap_or_default()).unwrap_or_default()
-        };
-        let user = &config["users"][0]["user"];
-        let tls = client_tls(
-            &text(&config["clusters"][0]["cluster"]["certificate-authority-data"]),
-            &text(&user["client-certificate-data"]),
-            &text(&user["client-key-data"]),
-            protocol::ALPN,
-        )?;
-        let access = Access { tls, server_name: Some(agent::pki::SERVER_NAME), port: API_PORT };
+        let access = access(&cluster.api(0))?;
         Ok(Ours { cluster, access })
     }
+}
+
+/// What the administrator uses towards any agent.
+pub fn access(api: &Api) -> Result<Access, BenchError> {
+    let config = api.get("/skein/v1/kubeconfig")?;
+    let text = |value: &serde_json::Value| {
+        let bytes = base64::engine::general_purpose::STANDARD.decode(value.as_str().unwrap_or_default());
+        String::from_utf8(bytes.unwrap_or_default()).unwrap_or_default()
+    };
+    let user = &config["users"][0]["user"];
+    let tls = client_tls(
+        &text(&config["clusters"][0]["cluster"]["certificate-authority-data"]),
+        &text(&user["client-certificate-data"]),
+        &text(&user["client-key-data"]),
+        protocol::ALPN,
+    )?;
+    Ok(Access { tls, server_name: Some(agent::pki::SERVER_NAME), port: API_PORT })
 }
 
 impl System for Ours {
@@ -51,10 +57,6 @@ impl System for Ours {
 
     fn bed(&self) -> &Bed {
         &self.cluster.bed
-    }
-
-    fn access(&self) -> &Access {
-        &self.access
     }
 
     async fn connect(&self, host: usize) -> Result<Client, BenchError> {

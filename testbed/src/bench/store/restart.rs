@@ -53,7 +53,8 @@ async fn fill(system: &ours::Ours, leader: usize) -> Result<(), BenchError> {
     let mut writes = tokio::task::JoinSet::new();
     for first in (0..OBJECTS).step_by(EACH as usize) {
         let put = |number: u64| {
-            let value: Vec<u8> = (0..1024u64).map(|at| (at ^ number.rotate_left(at as u32 % 64)) as u8).collect();
+            let value: Vec<u8> =
+                (0..1024u64).map(|at| (at ^ number.rotate_left(at as u32 % 64)) as u8).collect();
             Op::Put { key: key(number).into(), value: value.into() }
         };
         let transaction = Transaction { compares: Vec::new(), ops: (first..first + EACH).map(put).collect() };

@@ -8,8 +8,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use raft_store::{
-    Config, Effect, Epoch, FileDisk, Input, Millis, NodeId, OpenError, Outcome, ProposalId, ReadId, Replica,
-    Role, View,
+    Change, Config, Effect, Epoch, FileDisk, Input, Millis, NodeId, OpenError, Outcome, ProposalId, ReadId,
+    Replica, Revision, Role, View,
 };
 use tokio::sync::{oneshot, watch};
 use tracing::{error, info};
@@ -73,6 +73,7 @@ pub struct Running {
 /// Opens the store below `directory` and starts its thread.
 pub fn start(directory: &Path, config: Config, birth: Birth, sends: Sends) -> Result<Running, StoreError> {
     let replica = bring_to_life(directory, config, birth)?;
+    let looked_at = replica.view().revision();
     let (asks, receiver) = channel();
     let (view_sender, views) = watch::channel(replica.view());
     let (object_sender, objects) = watch::channel(replica.view());
@@ -89,6 +90,7 @@ pub fn start(directory: &Path, config: Config, birth: Birth, sends: Sends) -> Re
         reads: HashMap::new(),
         next: 1,
         last_tick: clock::millis(),
+        looked_at,
     };
     let start = std::thread::Builder::new().name("replica".into());
     start.spawn(move || thread.run(&receiver)).map_err(StoreError::Thread)?;
@@ -120,6 +122,8 @@ struct Thread {
     reads: HashMap<u64, oneshot::Sender<Result<(), String>>>,
     next: u64,
     last_tick: u64,
+    /// Changes up to here were looked at for the drivers.
+    looked_at: Revision,
 }
 
 impl Thread {
@@ -242,18 +246,18 @@ impl Thread {
 
     /// Wakes the drivers for what they look at: all but the keys of store streams. Now and then for those too, so that
     /// nobody falls behind the history.
-    fn tell_drivers(&self, view: &View) {
+    fn tell_drivers(&mut self, view: &View) {
+        let other = |change: &Change| !change.key.0.starts_with(STREAM_KEYS);
+        // Only what is new: the drivers' own view may be thousands of changes behind.
+        let changed = view.changes(self.looked_at).map_or(true, |mut changes| changes.any(other));
+        self.looked_at = view.revision();
         self.objects.send_if_modified(|now| {
             let far = view.revision().0 > now.revision().0 + DRIVERS_BEHIND;
-            let other = |change: &raft_store::Change| !change.key.0.starts_with(STREAM_KEYS);
-            let changed = far
-                || view.members() != now.members()
-                || view.epoch() != now.epoch()
-                || view.changes(now.revision()).map_or(true, |mut changes| changes.any(other));
-            if changed {
+            let moved = view.members() != now.members() || view.epoch() != now.epoch();
+            if changed || far || moved {
                 *now = view.clone();
             }
-            changed
+            changed || far || moved
         });
     }
 

@@ -108,7 +108,7 @@ impl System for Etcd {
     async fn connect(&self, host: usize) -> Result<Client, BenchError> {
         let address = SocketAddr::new(self.host(host).address().into(), self.access.port);
         let made = grpc::Client::connect(&self.access, address).await;
-        Ok(Client::Etcd(made.map_err(std::io::Error::other)?))
+        Ok(Client::Etcd(Box::new(made.map_err(std::io::Error::other)?)))
     }
 
     fn leader(&self) -> Result<usize, BenchError> {

@@ -32,7 +32,7 @@ pub enum Work {
 /// A connection, shared by many clients.
 #[derive(Clone)]
 pub enum Client {
-    Etcd(grpc::Client),
+    Etcd(Box<grpc::Client>),
     Ours(stream::Client),
 }
 

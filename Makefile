@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt bench release sim sim-planted
+.PHONY: help demo test lint fmt bench bench-store release sim sim-planted
 
 # Handed to demo, bench and test: make demo ARGS=--once, make test ARGS='-E "package(api)"'
 ARGS ?=
@@ -37,6 +37,11 @@ bench: ## measures start, scale and failover times (needs root)
 	@scripts/setup.sh
 	@scripts/build.sh --release --bins -p cli -p testbed
 	@$(ENV); exec $${CARGO_TARGET_DIR:-target}/release/testbed bench $(ARGS)
+
+bench-store: ## the store beside Debian's etcd, same disk, syncs and TLS (needs root; ARGS: writes reads local memory kills restart ours)
+	@scripts/setup.sh bench
+	@scripts/build.sh --release --bins -p cli -p testbed
+	@$(ENV); exec $${CARGO_TARGET_DIR:-target}/release/testbed bench store $(ARGS)
 
 sim: ## whole clusters of replicas on one thread: SEEDS=100 FROM=1000 SECONDS_EACH=45 (virtual ones)
 	@scripts/setup.sh test

@@ -4,6 +4,7 @@
 #   scripts/setup.sh             packages and toolchain, enough for `cargo build` and the demo
 #   scripts/setup.sh test        and kubectl and cargo-nextest
 #   scripts/setup.sh lint        and cargo-deny
+#   scripts/setup.sh bench       and etcd, which the store is measured beside
 #
 # Made for Debian 12 and newer. Tools that are no Debian packages go to .cache/tools, nothing else of the machine is
 # changed. What later commands need in their environment is left in .cache/env.
@@ -136,7 +137,8 @@ for purpose in "$@"; do
             cargo_tool cargo-nextest "$NEXTEST" || say "cargo-nextest could not be built: tests will run by cargo test"
             ;;
         lint) cargo_tool cargo-deny "$DENY" --no-default-features || fail "cargo-deny could not be built" ;;
-        *) fail "unknown purpose '$purpose' (test, lint)" ;;
+        bench) apt_install etcd-server ;;
+        *) fail "unknown purpose '$purpose' (test, lint, bench)" ;;
     esac
 done
 mv $env .cache/env

@@ -52,7 +52,7 @@ async fn lead(cluster: &Arc<Cluster>, epoch: Epoch) {
     let mut core = Liveness::new();
     let (reports, mut reported) = mpsc::unbounded_channel();
     let mut suspects = cluster.suspects.clone();
-    let mut views = cluster.store.views();
+    let mut views = cluster.store.objects();
     let node_prefix = keys::prefix(nodes(), None);
     let mut touched = Touched::below([PREFIX, node_prefix.as_str(), brake::KEY]);
     let mut voters = Vec::new();
@@ -73,7 +73,15 @@ async fn lead(cluster: &Arc<Cluster>, epoch: Epoch) {
                 }
                 members_input(cluster)
             }
-            () = tokio::time::sleep(Duration::from_secs(1)) => Input::Tick,
+            () = tokio::time::sleep(Duration::from_secs(1)) => {
+                // Voters change without a change of any object.
+                let now = cluster.store.view().members().voters.clone();
+                if std::mem::replace(&mut voters, now) == voters {
+                    Input::Tick
+                } else {
+                    members_input(cluster)
+                }
+            }
         };
         for effect in core.handle(clock::millis(), input) {
             match effect {

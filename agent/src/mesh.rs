@@ -11,7 +11,7 @@ pub mod wire;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
 use raft_store::NodeId;
@@ -90,7 +90,12 @@ struct Inner {
     links: Links,
     raft: Mutex<Queues>,
     incoming: mpsc::Sender<Incoming>,
+    /// Where raft messages go, once there is a store.
+    raft_sink: OnceLock<RaftSink>,
 }
+
+/// Takes a raft message from a member; must not wait.
+pub type RaftSink = Box<dyn Fn(NodeId, Vec<u8>) + Send + Sync>;
 
 /// This machine's end of the mesh. Cheap to clone.
 #[derive(Clone)]
@@ -119,6 +124,7 @@ impl Mesh {
             links: Links::default(),
             raft: Mutex::default(),
             incoming,
+            raft_sink: OnceLock::new(),
         };
         let mesh = Mesh(Arc::new(inner));
         spawn(connection::accept_all(mesh.clone()));
@@ -128,6 +134,11 @@ impl Mesh {
 
     pub fn me(&self) -> NodeId {
         self.0.me
+    }
+
+    /// From now on raft messages go there at once, not by way of `incoming`.
+    pub fn give_raft_to(&self, sink: RaftSink) {
+        let _ = self.0.raft_sink.set(sink);
     }
 
     /// Sends a datagram; without a connection one is dialled and the datagram is lost, as datagrams may be.

@@ -23,7 +23,7 @@ use crate::objects::shown;
 
 /// Serves DNS at this node's addresses until the process ends.
 pub async fn run(cluster: Arc<Cluster>) {
-    let mut views = cluster.store.views();
+    let mut views = cluster.store.objects();
     let (sender, records) = watch::channel(Arc::new(records(&views.borrow_and_update().clone())));
     let addresses = [crate::fabric::DNS.local, cluster.identity.member.overlay()]
         .map(|ip| SocketAddr::new(ip.into(), 53));

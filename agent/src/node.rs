@@ -26,7 +26,7 @@ const PODS: u32 = 110;
 
 /// Keeps the own Node object true until the process ends.
 pub async fn run(cluster: Arc<Cluster>) {
-    let mut views = cluster.store.views();
+    let mut views = cluster.store.objects();
     let mut conditions = cluster.fabric.conditions.clone();
     let own =
         keys::object(Kind::by_name("Node").expect("Node is a row of the table of kinds"), "", cluster.name());

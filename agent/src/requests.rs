@@ -14,7 +14,7 @@ use crate::cluster::Cluster;
 use crate::enrol;
 use crate::gossip::Ask;
 use crate::images::parse_digest;
-use crate::mesh::wire::{self, Datagram, JoinRequest, Request, Response};
+use crate::mesh::wire::{self, Datagram, Forwarded, JoinRequest, Request, Response, Settled};
 use crate::mesh::{Class, Incoming};
 use crate::server::pods;
 use crate::{membership, recovery};
@@ -65,6 +65,7 @@ async fn answer(
 ) {
     let response = match request {
         Request::Propose(bytes) => propose(&cluster, &bytes).await,
+        Request::Forward => return forwarded(&cluster, send, receive).await,
         Request::Exchange(known) => exchange(&gossip, known).await,
         Request::Probe { node } => Response::Reached(cluster.pings.reach(&cluster.mesh, NodeId(node)).await),
         Request::HaveBlobs(digests) => Response::Blobs(
@@ -111,6 +112,34 @@ async fn propose(cluster: &Cluster, bytes: &[u8]) -> Response {
     }
     let outcome = cluster.store.propose_here(command).await.unwrap_or(Outcome::Lost);
     Response::Outcome(wire::encode(&outcome))
+}
+
+/// Proposes what comes on the stream, and says what became of each command as soon as it is known.
+async fn forwarded(cluster: &Arc<Cluster>, mut send: SendStream, mut receive: RecvStream) {
+    let (settled, mut outcomes) = mpsc::unbounded_channel::<Settled>();
+    let owned = cluster.clone();
+    let reading = spawn(async move {
+        while let Ok(Forwarded { id, command }) = wire::read_frame(&mut receive).await {
+            let (cluster, settled) = (owned.clone(), settled.clone());
+            spawn(async move {
+                let outcome = match propose(&cluster, &command).await {
+                    Response::Outcome(outcome) => outcome,
+                    // Nothing that decodes: the asker takes it for no answer.
+                    _ => Vec::new(),
+                };
+                let _ = settled.send(Settled { id, outcome });
+            });
+        }
+    });
+    let (mut burst, mut bytes) = (Vec::new(), Vec::new());
+    while outcomes.recv_many(&mut burst, 256).await > 0 {
+        burst.drain(..).for_each(|settled| wire::put_frame(&settled, &mut bytes));
+        if send.write_all(&bytes).await.is_err() {
+            break;
+        }
+        bytes.clear();
+    }
+    reading.abort();
 }
 
 async fn exchange(gossip: &mpsc::UnboundedSender<Ask>, known: Vec<u8>) -> Response {

@@ -10,7 +10,7 @@ use api::kinds::Kind;
 use api::{Object, duration, keys};
 use hyper::{Method, Request};
 use netfabric::{Fabric, FabricConfig, LocalPod};
-use raft_store::Config as ReplicaConfig;
+use raft_store::{Config as ReplicaConfig, Input};
 use runtime::Runtime;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
@@ -412,7 +412,7 @@ async fn start(config: &Config, identity: Identity, birth: Birth) -> Result<Arc<
     let sources = Sources {
         me,
         roster: roster.clone(),
-        views: store.views(),
+        views: store.objects(),
         suspects: suspects.clone(),
         pods: attached(&runtime, &addresses, config).await,
     };
@@ -447,11 +447,13 @@ fn open_store(config: &Config, identity: &Identity, birth: Birth, mesh: &Mesh) -
     identity::make_private_directory(&directory)?;
     let me = identity.member.node_id();
     let replica = ReplicaConfig::new(me, identity.store_id(identity.epoch), clock::random_u64());
-    let (running, outgoing) = store::start(&directory.join("log"), replica, birth)?;
+    let running = store::start(&directory.join("log"), replica, birth, sends(mesh.clone()))?;
     // Beside the identity, not beside the log: a member whose store is gone must not vote under its old name.
     identity::write_durably(&config.data.join("member").join("store-seen"), b"")?;
-    send_raft(mesh.clone(), outgoing);
-    Ok(Store::new(me, running, mesh.clone()))
+    let store = Store::new(me, running, mesh.clone());
+    let sink = store.clone();
+    mesh.give_raft_to(Box::new(move |from, bytes| sink.input(Input::Message { from, bytes })));
+    Ok(store)
 }
 
 /// Opens the session of this boot, ends the last one's, and remembers which it is.
@@ -467,17 +469,18 @@ async fn keep_session(store: Store, path: std::path::PathBuf) {
     }
 }
 
-fn send_raft(mesh: Mesh, mut outgoing: mpsc::UnboundedReceiver<store::Outgoing>) {
-    spawn(async move {
-        while let Some(message) = outgoing.recv().await {
-            mesh.send_raft(message.to, message.bytes, message.bulk);
-        }
-    });
+/// Raft messages go from the replica's thread into the mesh's queues, whose tasks belong to this runtime.
+fn sends(mesh: Mesh) -> store::Sends {
+    let runtime = tokio::runtime::Handle::current();
+    Box::new(move |message| {
+        let _within = runtime.enter();
+        mesh.send_raft(message.to, message.bytes, message.bulk);
+    })
 }
 
 /// Keeps the roster at the newest member list; who left it is cut off, on open connections too.
 fn follow_members(store: Store, roster: Roster, mesh: Mesh) {
-    let mut views = store.views();
+    let mut views = store.objects();
     spawn(async move {
         let mut last: Vec<Member> = Vec::new();
         loop {
@@ -528,5 +531,5 @@ fn serve_api(cluster: &Arc<Cluster>, listener: tokio::net::TcpListener) -> Resul
         let cluster = owned.clone();
         Box::pin(server::answer(cluster, user, request))
     });
-    Ok(listen::https(listener, &cluster.identity, handler)?)
+    Ok(listen::https(listener, &cluster.identity, handler, cluster.store.clone())?)
 }

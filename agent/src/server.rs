@@ -8,6 +8,7 @@ pub mod own;
 pub mod path;
 pub mod pods;
 pub mod resources;
+pub mod stream;
 pub mod upkeep;
 pub mod watch;
 

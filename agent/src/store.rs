@@ -3,26 +3,29 @@
 //! Decides where a command goes and when it is repeated; the replica itself runs on a thread of its own
 //! (`replica_thread`). It must not know what keys and values mean.
 
+mod forward;
+mod lanes;
 mod replica_thread;
+mod rounds;
 mod touched;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use raft_store::{
     Command, Compare, Epoch, Expect, Input, Key, MemberChange, NodeId, Op, Outcome, Revision, SessionId,
     Status, Transaction, View,
 };
-use tokio::sync::{OnceCell, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use crate::clock;
-use crate::mesh::wire::{self, Request, Response};
-use crate::mesh::{Mesh, MeshError};
+use crate::mesh::Mesh;
 use crate::timing;
-pub use touched::Touched;
-
+use forward::Forward;
+use lanes::Lanes;
 pub use replica_thread::{Birth, Leadership, Outgoing, Running, StoreError, start};
+use rounds::Rounds;
+pub use touched::Touched;
 
 /// What the thread is asked.
 pub enum Ask {
@@ -61,13 +64,12 @@ struct Inner {
     me: NodeId,
     asks: std::sync::mpsc::Sender<Ask>,
     views: watch::Receiver<View>,
+    objects: watch::Receiver<View>,
     caught_up: watch::Receiver<bool>,
     leadership: watch::Receiver<Leadership>,
-    mesh: Mesh,
-    session: OnceCell<SessionId>,
-    sequence: AtomicU64,
-    /// At most this many requests are under way, well inside the session's window of answers.
-    in_flight: Semaphore,
+    lanes: Lanes,
+    forward: Forward,
+    rounds: Rounds,
 }
 
 impl Store {
@@ -77,12 +79,12 @@ impl Store {
             me,
             asks: running.asks,
             views: running.views,
+            objects: running.objects,
             caught_up: running.caught_up,
             leadership: running.leadership,
-            mesh,
-            session: OnceCell::new(),
-            sequence: AtomicU64::new(1),
-            in_flight: Semaphore::new(64),
+            forward: Forward::new(mesh),
+            lanes: Lanes::default(),
+            rounds: Rounds::default(),
         }))
     }
 
@@ -99,9 +101,19 @@ impl Store {
         waited.is_ok().then(|| self.view())
     }
 
+    /// As [`Store::local`], without waiting.
+    pub fn local_now(&self) -> Option<View> {
+        self.0.caught_up.borrow().then(|| self.view())
+    }
+
     /// Wakes at every new local state.
     pub fn views(&self) -> watch::Receiver<View> {
         self.0.views.clone()
+    }
+
+    /// Wakes at every new local state in which something else than streams' keys changed: what drivers follow.
+    pub fn objects(&self) -> watch::Receiver<View> {
+        self.0.objects.clone()
     }
 
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
@@ -118,19 +130,8 @@ impl Store {
 
     /// A state that holds everything acknowledged before this call. `None` when no leader confirmed in time.
     pub async fn linearizable(&self) -> Option<View> {
-        let deadline = tokio::time::sleep(timing::REQUEST_DEADLINE);
-        tokio::pin!(deadline);
-        loop {
-            let (reply, answer) = oneshot::channel();
-            self.0.asks.send(Ask::Read(reply)).ok()?;
-            tokio::select! {
-                () = &mut deadline => return None,
-                answer = answer => match answer {
-                    Ok(Ok(())) => return Some(self.view()),
-                    _ => tokio::time::sleep(timing::RETRY_PAUSE).await,
-                },
-            }
-        }
+        let answer = self.0.rounds.join(self);
+        tokio::time::timeout(timing::REQUEST_DEADLINE, answer).await.ok()?.ok()
     }
 
     /// The local state once it is at `revision` or later; `None` when it is not within the deadline.
@@ -139,6 +140,18 @@ impl Store {
         let reached =
             async { views.wait_for(|view| view.revision() >= revision).await.map(|view| view.clone()).ok() };
         tokio::time::timeout(timing::REQUEST_DEADLINE, reached).await.ok().flatten()
+    }
+
+    /// Asks for one read index, until one comes.
+    async fn read_index(&self) -> Option<View> {
+        loop {
+            let (reply, answer) = oneshot::channel();
+            self.0.asks.send(Ask::Read(reply)).ok()?;
+            match answer.await {
+                Ok(Ok(())) => return Some(self.view()),
+                _ => tokio::time::sleep(timing::RETRY_PAUSE).await,
+            }
+        }
     }
 
     pub async fn status(&self) -> Option<Status> {
@@ -153,11 +166,10 @@ impl Store {
         transaction: Transaction,
         epoch: Option<Epoch>,
     ) -> Result<Revision, TransactError> {
-        let _permit = self.0.in_flight.acquire().await.map_err(|_| TransactError::NoLeader)?;
+        let turn = self.0.lanes.turn().await.ok_or(TransactError::NoLeader)?;
         let deadline = clock::millis() + timing::REQUEST_DEADLINE.as_millis() as u64;
-        let session = *self.0.session.get_or_try_init(|| self.open_session(deadline)).await?;
-        let sequence = self.0.sequence.fetch_add(1, Ordering::Relaxed);
-        let command = Command::Transact { session, sequence, epoch, transaction };
+        let session = turn.session(|id| self.open_session(id, deadline)).await?;
+        let command = Command::Transact { session, sequence: turn.sequence, epoch, transaction };
         let (outcome, uncertain) = self.repeat(&command, deadline).await;
         let lost = || if uncertain { TransactError::Unknown } else { TransactError::NoLeader };
         match outcome.ok_or_else(lost)? {
@@ -171,18 +183,19 @@ impl Store {
         }
     }
 
-    /// Opens this boot's session and ends that of the boot before, whose requests are over.
+    /// Opens this boot's session and ends those of the boot before, whose requests are over.
     pub async fn begin_session(&self, previous: Option<SessionId>) -> Result<SessionId, TransactError> {
         let deadline = clock::millis() + timing::REQUEST_DEADLINE.as_millis() as u64;
-        let session = *self.0.session.get_or_try_init(|| self.open_session(deadline)).await?;
-        if let Some(previous) = previous {
-            self.repeat(&Command::CloseSession { session: previous }, deadline).await;
+        let session = self.0.lanes.first_session(|id| self.open_session(id, deadline)).await?;
+        let view = self.linearizable().await;
+        let is_open = |session: &SessionId| view.as_ref().is_none_or(|view| view.has_session(*session));
+        for session in previous.into_iter().flat_map(lanes::sessions).filter(is_open) {
+            self.repeat(&Command::CloseSession { session }, deadline).await;
         }
         Ok(session)
     }
 
-    async fn open_session(&self, deadline: u64) -> Result<SessionId, TransactError> {
-        let session = SessionId(clock::random_u64());
+    async fn open_session(&self, session: SessionId, deadline: u64) -> Result<SessionId, TransactError> {
         match self.repeat(&Command::OpenSession { session }, deadline).await.0 {
             Some(Outcome::Applied { .. }) => Ok(session),
             _ => Err(TransactError::NoLeader),
@@ -215,19 +228,11 @@ impl Store {
             Some(leader) => {
                 let mut leadership = self.leadership();
                 tokio::select! {
-                    tried = self.propose_at(leader, command) => tried,
+                    tried = self.0.forward.propose(leader, command) => tried,
                     // A leader that is dead answers nobody; the next one is asked at once.
                     _ = leadership.wait_for(|now| now.leader.is_some_and(|id| id != leader)) => Tried::NoAnswer,
                 }
             }
-        }
-    }
-
-    async fn propose_at(&self, leader: NodeId, command: &Command) -> Tried {
-        match self.0.mesh.request(leader, Request::Propose(wire::encode(command))).await {
-            Ok(Response::Outcome(bytes)) => wire::decode(&bytes).map_or(Tried::NoAnswer, Tried::Answered),
-            Ok(_) | Err(MeshError::Unreachable { .. } | MeshError::NotAMember(_)) => Tried::NotSent,
-            Err(_) => Tried::NoAnswer,
         }
     }
 
@@ -312,5 +317,5 @@ impl Plan {
     }
 }
 
-/// Hands a raft message or an unreachable peer's name to whoever owns the mesh.
-pub type Sends = mpsc::UnboundedSender<Outgoing>;
+/// Sends a raft message; called on the replica's thread, so that it must not wait.
+pub type Sends = Box<dyn Fn(Outgoing) + Send>;

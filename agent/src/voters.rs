@@ -33,7 +33,7 @@ const LOOK: Duration = Duration::from_millis(250);
 /// Runs for as long as this machine leads.
 pub async fn keep(cluster: &Arc<Cluster>) {
     let mut autopilot = Autopilot::new();
-    let mut views = cluster.store.views();
+    let mut views = cluster.store.objects();
     let mut told = Next::Nothing;
     let nodes = keys::prefix(node_kind(), None);
     let mut touched = Touched::below([PREFIX, nodes.as_str()]);

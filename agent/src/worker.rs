@@ -61,7 +61,7 @@ struct Worker {
 pub async fn run(cluster: Arc<Cluster>, mut events: Events) {
     let wakes = Arc::new(Wakes::default());
     let mut worker = Worker { cluster: cluster.clone(), wakes: wakes.clone(), tasks: BTreeMap::new() };
-    let mut views = cluster.store.views();
+    let mut views = cluster.store.objects();
     // A replica that has not caught up yet would show pods of the past: wait for a leader's word first.
     while cluster.store.linearizable().await.is_none() {}
     let mut seen = worker.begin().await;

@@ -5,6 +5,7 @@
 mod failure;
 mod idle;
 mod start;
+pub mod store;
 mod trace;
 
 use std::path::PathBuf;
@@ -28,7 +29,9 @@ pub enum BenchError {
     Io(#[from] std::io::Error),
     #[error("{what} within {limit:?}: it was not reached; the agents' logs are in {}", logs.display())]
     Late { what: String, limit: Duration, logs: PathBuf },
-    #[error("no such bench: {0}; there are start, scale, follower, leader, busy, idle")]
+    #[error(
+        "no such bench: {0}; there are start, scale, follower, leader, busy, idle, and 'store' with writes, reads, local, memory, kills, restart, ours"
+    )]
     Unknown(String),
 }
 
@@ -53,11 +56,19 @@ pub struct Cluster {
 impl Cluster {
     /// Starts the hosts, forms the cluster, loads the image.
     pub fn start(config: &BenchConfig) -> Result<Cluster, BenchError> {
-        let mut settings = BedConfig::new("bench", 3, config.directory.join("bed"));
+        let mut cluster = Cluster::form("bench", &config.directory.join("bed"))?;
+        cluster.image.clone_from(&config.image);
+        cluster.load(&config.archive)?;
+        Ok(cluster)
+    }
+
+    /// Starts the hosts and forms the cluster, without an image.
+    pub fn form(name: &str, directory: &std::path::Path) -> Result<Cluster, BenchError> {
+        let mut settings = BedConfig::new(name, 3, directory);
         // For the traces: a line for each round of planning and each step of a pod.
         settings.env.push(("SKEIN_LOG".into(), "info,agent::control=debug,agent::worker=debug".into()));
         let bed = Bed::create(settings)?;
-        let cluster = Cluster { bed, image: config.image.clone(), directory: config.directory.clone() };
+        let cluster = Cluster { bed, image: String::new(), directory: directory.to_owned() };
         for host in cluster.bed.hosts() {
             host.start_agent()?;
         }
@@ -75,7 +86,6 @@ impl Cluster {
         }
         cluster
             .wait("three voters", || Ok(cluster.status(0)?["voters"].as_array().map_or(0, Vec::len) == 3))?;
-        cluster.load(&config.archive)?;
         Ok(cluster)
     }
 
@@ -157,6 +167,13 @@ pub fn spread(mut times: Vec<f64>) -> String {
         }
         _ => "nothing measured".into(),
     }
+}
+
+/// A figure in kilobytes of a file of /proc.
+fn kilobytes(path: &str, name: &str) -> f64 {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse().ok()).unwrap_or(0.0)
 }
 
 /// Runs the benches and prints a line for each figure.

@@ -22,3 +22,12 @@ pub fn poll<T>(limit: Duration, pause: Duration, mut look: impl FnMut() -> Optio
         std::thread::sleep(pause);
     }
 }
+
+/// Starts a task of a bench. It ends with the bench's runtime.
+#[expect(clippy::disallowed_methods, reason = "the testbed's one place that starts tasks")]
+pub fn spawn<F>(future: F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    tokio::spawn(future);
+}

@@ -34,7 +34,7 @@ enum Subject {
     },
     /// Make the demo's images, if they are not there, and print where they are.
     Images,
-    /// Measure starts, scaling, failover and idle agents; all, or those named.
+    /// Measure starts, scaling, failover and idle agents; all, or those named. `store`, and more names, measures the store beside etcd.
     Bench { only: Vec<String> },
     /// A shell inside a host of the demo that runs, or a command there.
     Shell {
@@ -94,6 +94,9 @@ fn run(command: Subject) -> io::Result<ExitCode> {
 fn bench(only: Vec<String>) -> io::Result<()> {
     let directory = images::cache().join("bench");
     std::fs::create_dir_all(&directory)?;
+    if only.first().is_some_and(|name| name == "store") {
+        return bench::store::run(&directory, &only[1..]).map_err(io::Error::other);
+    }
     let archive = directory.join("small.tar");
     small_image::write(&archive)?;
     let config = bench::BenchConfig { directory, archive, image: small_image::NAME.to_owned(), only };

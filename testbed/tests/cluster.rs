@@ -17,6 +17,8 @@ mod node;
 mod probes;
 #[path = "cluster/recovery.rs"]
 mod recovery;
+#[path = "cluster/stream.rs"]
+mod stream;
 #[path = "cluster/takeover.rs"]
 mod takeover;
 #[path = "cluster/traces.rs"]

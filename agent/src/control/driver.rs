@@ -54,7 +54,7 @@ async fn lead(cluster: &Arc<Cluster>, epoch: Epoch, events: &mpsc::Sender<EventR
     info!(epoch = epoch.0, objects = view.len(), "controllers start");
     let (sender, news) = mpsc::unbounded_channel();
     let control = Control::new(&view, clock::random_u64());
-    let views = cluster.store.views();
+    let views = cluster.store.objects();
     Lead { cluster, epoch, control, seen: view.revision(), views, sender, news, events }.run().await;
 }
 

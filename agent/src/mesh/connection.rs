@@ -16,6 +16,8 @@ use super::{Class, Incoming, Mesh, tls};
 use crate::clock::{self, spawn};
 use crate::{pki, timing};
 
+/// Bytes of raft messages that are written at once, roughly.
+const BURST: usize = 256 << 10;
 /// Connections at once that have not proved to be a member's.
 const STRANGERS: usize = 256;
 
@@ -131,8 +133,10 @@ async fn take_datagram(mesh: &Mesh, connection: &Connection, from: NodeId, bytes
 async fn read_raft(mesh: Mesh, (from, class): Pair, mut stream: RecvStream) {
     let limit = if class == Class::Bulk { wire::SNAPSHOT_LIMIT } else { wire::RAFT_LIMIT };
     while let Ok(bytes) = wire::read_bytes(&mut stream, limit).await {
-        if mesh.0.incoming.send(Incoming::Raft { from, bytes }).await.is_err() {
-            return;
+        match mesh.0.raft_sink.get() {
+            Some(sink) => sink(from, bytes),
+            None if mesh.0.incoming.send(Incoming::Raft { from, bytes }).await.is_err() => return,
+            None => {}
         }
     }
 }
@@ -152,7 +156,7 @@ pub async fn send_raft(mesh: Mesh, to: NodeId, class: Class, mut queue: mpsc::Re
     while let Some(bytes) = queue.recv().await {
         let delivered = match class {
             Class::Bulk => send_whole(&mesh, to, &bytes).await,
-            Class::Control => send_next(&mesh, to, &bytes, &mut open).await,
+            Class::Control => send_next(&mesh, to, frames(bytes, &mut queue), &mut open).await,
         };
         if let Err(error) = &delivered {
             debug!(%to, %error, "raft message not delivered");
@@ -166,11 +170,23 @@ pub async fn send_raft(mesh: Mesh, to: NodeId, class: Class, mut queue: mpsc::Re
     }
 }
 
-/// Sends a message on a stream that stays open.
+/// A message and what else waits, up to a burst.
+fn frames(first: Vec<u8>, queue: &mut mpsc::Receiver<Vec<u8>>) -> Vec<u8> {
+    let mut frames = Vec::with_capacity(4 + first.len());
+    wire::put_bytes(&first, &mut frames);
+    while frames.len() < BURST
+        && let Ok(next) = queue.try_recv()
+    {
+        wire::put_bytes(&next, &mut frames);
+    }
+    frames
+}
+
+/// Sends messages on a stream that stays open.
 async fn send_next(
     mesh: &Mesh,
     to: NodeId,
-    bytes: &[u8],
+    frames: Vec<u8>,
     open: &mut Option<(usize, SendStream)>,
 ) -> Result<(), String> {
     let connection = mesh.connection(to, Class::Control).await.map_err(|error| error.to_string())?;
@@ -179,7 +195,7 @@ async fn send_next(
         Some((known, stream)) if known == id => stream,
         _ => connection.open_uni().await.map_err(|error| error.to_string())?,
     };
-    wire::write_bytes(&mut stream, bytes).await.map_err(|error| error.to_string())?;
+    stream.write_chunk(frames.into()).await.map_err(|error| error.to_string())?;
     *open = Some((id, stream));
     Ok(())
 }

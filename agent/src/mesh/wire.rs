@@ -14,6 +14,9 @@ pub const RAFT_LIMIT: usize = 64 << 20;
 /// Longest snapshot that is read, with its envelope.
 pub const SNAPSHOT_LIMIT: usize = (2 << 30) + (1 << 20);
 
+/// Frames up to this are copied rather than written in two pieces.
+const SMALL: usize = 64 << 10;
+
 /// Small and losable.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Datagram {
@@ -53,6 +56,22 @@ pub enum Request {
     Recover { lost: Vec<String> },
     /// The cluster goes on in a new epoch with these members (JSON): keep your store aside and follow.
     NewEpoch { epoch: u64, members: String },
+    /// Propose commands at the leader: `Forwarded`s follow on the stream, `Settled`s come back in any order.
+    Forward,
+}
+
+/// A command (encoded by raft-store) with the asker's number for it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Forwarded {
+    pub id: u64,
+    pub command: Vec<u8>,
+}
+
+/// What became of a command (encoded by raft-store).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Settled {
+    pub id: u64,
+    pub outcome: Vec<u8>,
 }
 
 /// Which part of a log is wanted.
@@ -164,8 +183,25 @@ pub async fn write_frame<T: Encode>(stream: &mut SendStream, message: &T) -> Res
 pub async fn write_bytes(stream: &mut SendStream, bytes: &[u8]) -> Result<(), FrameError> {
     let length = u32::try_from(bytes.len()).map_err(|_| FrameError::TooLong(bytes.len()))?;
     let ended = |error: quinn::WriteError| FrameError::Ended(error.to_string());
+    if bytes.len() <= SMALL {
+        // In one piece: two writes can become two packets.
+        let mut frame = Vec::with_capacity(4 + bytes.len());
+        put_bytes(bytes, &mut frame);
+        return stream.write_all(&frame).await.map_err(ended);
+    }
     stream.write_all(&length.to_be_bytes()).await.map_err(ended)?;
     stream.write_all(bytes).await.map_err(ended)
+}
+
+/// Appends length and bytes, of which there are less than 4 GiB.
+pub fn put_bytes(bytes: &[u8], frame: &mut Vec<u8>) {
+    frame.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes());
+    frame.extend_from_slice(bytes);
+}
+
+/// Appends one length-prefixed message.
+pub fn put_frame<T: Encode>(message: &T, frame: &mut Vec<u8>) {
+    put_bytes(&encode(message), frame);
 }
 
 /// Reads one length-prefixed message.

@@ -26,9 +26,11 @@ use tracing::{debug, info};
 
 use super::User;
 use super::http::Answer;
+use super::stream::{self, protocol};
 use crate::clock::spawn;
 use crate::identity::Identity;
 use crate::pki;
+use crate::store::Store;
 
 /// How long a stranger may take for a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -58,8 +60,13 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
     TcpListener::bind(address).await.map_err(|cause| ListenError::Port { address, cause })
 }
 
-/// Serves HTTPS until the process ends.
-pub fn https(listener: TcpListener, identity: &Identity, handler: Handler) -> Result<(), ListenError> {
+/// Serves HTTPS and store streams until the process ends.
+pub fn https(
+    listener: TcpListener,
+    identity: &Identity,
+    handler: Handler,
+    store: Store,
+) -> Result<(), ListenError> {
     let acceptor = TlsAcceptor::from(Arc::new(tls(identity)?));
     info!(address = ?listener.local_addr().ok(), "API listens");
     spawn(async move {
@@ -70,7 +77,7 @@ pub fn https(listener: TcpListener, identity: &Identity, handler: Handler) -> Re
                 continue;
             };
             let _ = stream.set_nodelay(true);
-            let (acceptor, handler) = (acceptor.clone(), handler.clone());
+            let (acceptor, handler, store) = (acceptor.clone(), handler.clone(), store.clone());
             spawn(async move {
                 let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await;
                 match handshake.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())) {
@@ -78,7 +85,15 @@ pub fn https(listener: TcpListener, identity: &Identity, handler: Handler) -> Re
                         let certificates = stream.get_ref().1.peer_certificates();
                         let user = certificates.and_then(|chain| pki::subject(chain.first()?).ok());
                         let user = user.map(|(name, groups)| User { name, groups });
-                        serve(stream, user, handler).await;
+                        match stream.get_ref().1.alpn_protocol() {
+                            Some(protocol::ALPN) if user.as_ref().is_some_and(User::is_admin) => {
+                                stream::serve(stream, store).await;
+                            }
+                            Some(protocol::ALPN) => {
+                                debug!(%peer, "a store stream without the administrator's certificate")
+                            }
+                            _ => serve(stream, user, handler).await,
+                        }
                     }
                     Err(error) => debug!(%peer, %error, "TLS handshake failed"),
                 }
@@ -106,7 +121,7 @@ fn tls(identity: &Identity) -> Result<rustls::ServerConfig, ListenError> {
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)
         .map_err(|error| failed(&error))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), protocol::ALPN.to_vec()];
     Ok(config)
 }
 

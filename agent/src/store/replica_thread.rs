@@ -9,14 +9,18 @@ use std::time::Duration;
 
 use raft_store::timing::TICK_MS;
 use raft_store::{
-    Config, Effect, Epoch, FileDisk, Input, Millis, NodeId, OpenError, Outcome, ProposalId, ReadId, Replica,
-    Role, View,
+    Change, Config, Effect, Epoch, FileDisk, Input, Millis, NodeId, OpenError, Outcome, ProposalId, ReadId,
+    Replica, Revision, Role, View,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tracing::{error, info};
 
-use super::Ask;
+use super::{Ask, Sends};
 use crate::clock;
+use crate::server::stream::protocol::KEYS as STREAM_KEYS;
+
+/// Revisions of streams' keys that the drivers' view may lack.
+const DRIVERS_BEHIND: u64 = 10_000;
 
 /// Most ticks that are given out together: a heartbeat's distance.
 const TICKS_AT_ONCE: u64 = 3;
@@ -65,37 +69,38 @@ pub enum Birth {
 pub struct Running {
     pub asks: Sender<Ask>,
     pub views: watch::Receiver<View>,
+    /// As `views`, but without a word of keys that no driver of the agent looks at.
+    pub objects: watch::Receiver<View>,
     /// Everything that was applied before the last stop is applied again: local reads do not go backwards.
     pub caught_up: watch::Receiver<bool>,
     pub leadership: watch::Receiver<Leadership>,
 }
 
 /// Opens the store below `directory` and starts its thread.
-pub fn start(
-    directory: &Path,
-    config: Config,
-    birth: Birth,
-) -> Result<(Running, mpsc::UnboundedReceiver<Outgoing>), StoreError> {
+pub fn start(directory: &Path, config: Config, birth: Birth, sends: Sends) -> Result<Running, StoreError> {
     let replica = bring_to_life(directory, config, birth)?;
+    let looked_at = replica.view().revision();
     let (asks, receiver) = channel();
     let (view_sender, views) = watch::channel(replica.view());
+    let (object_sender, objects) = watch::channel(replica.view());
     let (caught_up_sender, caught_up) = watch::channel(false);
     let (leader_sender, leadership) = watch::channel(Leadership::default());
-    let (out_sender, outgoing) = mpsc::unbounded_channel();
     let thread = Thread {
         replica,
         views: view_sender,
+        objects: object_sender,
         caught_up: caught_up_sender,
         leadership: leader_sender,
-        outgoing: out_sender,
+        sends,
         proposals: HashMap::new(),
         reads: HashMap::new(),
         next: 1,
         last_tick: clock::millis(),
+        looked_at,
     };
     let start = std::thread::Builder::new().name("replica".into());
     start.spawn(move || thread.run(&receiver)).map_err(StoreError::Thread)?;
-    Ok((Running { asks, views, caught_up, leadership }, outgoing))
+    Ok(Running { asks, views, objects, caught_up, leadership })
 }
 
 fn bring_to_life(directory: &Path, config: Config, birth: Birth) -> Result<Replica<FileDisk>, StoreError> {
@@ -115,13 +120,16 @@ fn bring_to_life(directory: &Path, config: Config, birth: Birth) -> Result<Repli
 struct Thread {
     replica: Replica<FileDisk>,
     views: watch::Sender<View>,
+    objects: watch::Sender<View>,
     caught_up: watch::Sender<bool>,
     leadership: watch::Sender<Leadership>,
-    outgoing: mpsc::UnboundedSender<Outgoing>,
+    sends: Sends,
     proposals: HashMap<u64, oneshot::Sender<Outcome>>,
     reads: HashMap<u64, oneshot::Sender<Result<(), String>>>,
     next: u64,
     last_tick: u64,
+    /// Changes up to here were looked at for the drivers.
+    looked_at: Revision,
 }
 
 impl Thread {
@@ -212,7 +220,7 @@ impl Thread {
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Send { to, bytes, bulk } => {
-                let _ = self.outgoing.send(Outgoing { to, bytes, bulk });
+                (self.sends)(Outgoing { to, bytes, bulk });
             }
             Effect::Answer { id, outcome } => {
                 if let Some(reply) = self.proposals.remove(&id.0) {
@@ -245,20 +253,35 @@ impl Thread {
                 self.leadership.send_modify(|now| now.epoch = Some(epoch));
             }
             Effect::Applied { view } => {
+                self.tell_drivers(&view);
                 self.views.send_replace(view);
             }
         }
     }
 
+    /// Wakes the drivers for what they look at: all but the keys of store streams. Now and then for those too, so that
+    /// nobody falls behind the history.
+    fn tell_drivers(&mut self, view: &View) {
+        let other = |change: &Change| !change.key.0.starts_with(STREAM_KEYS);
+        // Only what is new: the drivers' own view may be thousands of changes behind.
+        let changed = view.changes(self.looked_at).map_or(true, |mut changes| changes.any(other));
+        self.looked_at = view.revision();
+        self.objects.send_if_modified(|now| {
+            let far = view.revision().0 > now.revision().0 + DRIVERS_BEHIND;
+            let moved = view.members() != now.members() || view.epoch() != now.epoch();
+            if changed || far || moved {
+                *now = view.clone();
+            }
+            changed || far || moved
+        });
+    }
+
     fn publish(&mut self) {
         let view = self.replica.view();
-        self.views.send_if_modified(|now| {
-            let newer = view.applied() > now.applied();
-            if newer {
-                *now = view;
-            }
-            newer
-        });
+        if view.applied() > self.views.borrow().applied() {
+            self.tell_drivers(&view);
+            self.views.send_replace(view);
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::{BenchError, Cluster, start};
+use super::{BenchError, Cluster, kilobytes, start};
 
 /// Clock ticks per second of /proc/PID/stat on Linux.
 const TICKS: f64 = 100.0;
@@ -92,12 +92,6 @@ fn cpu(pid: i32) -> f64 {
     let fields: Vec<&str> = text.rsplit(')').next().unwrap_or("").split_whitespace().collect();
     let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);
     (ticks(11) + ticks(12)) / TICKS
-}
-
-fn kilobytes(path: &str, field: &str) -> f64 {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix(field));
-    line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse().ok()).unwrap_or(0.0)
 }
 
 fn processes() -> Vec<i32> {

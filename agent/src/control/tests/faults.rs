@@ -256,6 +256,7 @@ fn bytes(transaction: &raft_store::Transaction) -> usize {
     let keys: usize = transaction.compares.iter().map(|compare| compare.key.0.len()).sum();
     let ops = transaction.ops.iter().map(|op| match op {
         raft_store::Op::Put { key, value } => key.0.len() + value.0.len(),
+        raft_store::Op::PutFor { key, value, .. } => key.0.len() + value.0.len(),
         raft_store::Op::Delete { key } => key.0.len(),
     });
     keys + ops.sum::<usize>()

@@ -1,0 +1,162 @@
+//! The store's own stream protocol, on the API's port beside HTTP: many questions on one connection, answers as they come.
+//!
+//! Decides which keys a stream may name and in which order it works. It must not decide what a transaction does.
+
+pub mod protocol;
+
+use raft_store::{Key, Transaction, View};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tracing::debug;
+
+use crate::clock::spawn;
+use crate::mesh::wire::FrameError;
+use crate::store::{Store, TransactError};
+use protocol::{Answer, Ask, ENTRIES, KEYS, Question, Read, Reply};
+
+/// Questions of one connection that may be under way; more are not read until some are answered.
+const UNDER_WAY: usize = 1024;
+/// Bytes of a buffer that are kept between bursts.
+const KEPT: usize = 256 << 10;
+
+/// Serves one connection until it ends.
+pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, store: Store) {
+    let (answers, answered) = mpsc::unbounded_channel();
+    let connection = Connection { store, answers, under_way: 0, output: Vec::new() };
+    if let Err(error) = connection.run(stream, answered).await {
+        debug!(%error, "store stream ended");
+    }
+}
+
+struct Connection {
+    store: Store,
+    answers: mpsc::UnboundedSender<Reply>,
+    under_way: usize,
+    output: Vec<u8>,
+}
+
+impl Connection {
+    async fn run<S: AsyncRead + AsyncWrite + Unpin>(
+        mut self,
+        mut stream: S,
+        mut answered: mpsc::UnboundedReceiver<Reply>,
+    ) -> Result<(), FrameError> {
+        let ended = |error: std::io::Error| FrameError::Ended(error.to_string());
+        let mut input = Vec::new();
+        let mut batch = Vec::new();
+        loop {
+            tokio::select! {
+                count = answered.recv_many(&mut batch, UNDER_WAY) => {
+                    self.under_way -= count;
+                    batch.drain(..).for_each(|reply| protocol::put_frame(&reply, &mut self.output));
+                }
+                read = stream.read_buf(&mut input), if self.under_way < UNDER_WAY => {
+                    if read.map_err(ended)? == 0 {
+                        return Ok(());
+                    }
+                    self.take(&mut input)?;
+                }
+            }
+            if !self.output.is_empty() {
+                stream.write_all(&self.output).await.map_err(ended)?;
+                stream.flush().await.map_err(ended)?;
+                self.output.clear();
+                self.output.shrink_to(KEPT);
+            }
+        }
+    }
+
+    /// Begins on every question that has arrived whole.
+    fn take(&mut self, input: &mut Vec<u8>) -> Result<(), FrameError> {
+        let mut used = 0;
+        while let Some((question, length)) = protocol::take_frame::<Question>(&input[used..])? {
+            used += length;
+            self.begin(question);
+        }
+        input.drain(..used);
+        if input.is_empty() {
+            input.shrink_to(KEPT);
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, Question { id, ask }: Question) {
+        if !within_keys(&ask) {
+            let text = format!("keys of a stream begin with \"{}\"", String::from_utf8_lossy(KEYS));
+            return protocol::put_frame(&Reply { id, answer: Answer::Refused(text) }, &mut self.output);
+        }
+        // What needs nobody else is answered at once.
+        if let (Some(Read::Local), Some(view)) = (read_of(&ask), self.store.local_now()) {
+            return protocol::put_frame(&Reply { id, answer: look(&view, &ask) }, &mut self.output);
+        }
+        self.under_way += 1;
+        let (store, answers) = (self.store.clone(), self.answers.clone());
+        spawn(async move {
+            let answer = match ask {
+                Ask::Transact(transaction) => transact(&store, transaction).await,
+                ask => read(&store, &ask).await,
+            };
+            let _ = answers.send(Reply { id, answer });
+        });
+    }
+}
+
+fn within_keys(ask: &Ask) -> bool {
+    let ours = |key: &Key| key.0.starts_with(KEYS);
+    match ask {
+        Ask::Transact(Transaction { compares, ops }) => {
+            compares.iter().all(|compare| ours(&compare.key)) && ops.iter().all(|op| ours(op.key()))
+        }
+        Ask::Get { key, .. } => ours(key),
+        Ask::Range { start, end, .. } => ours(start) && ours(end),
+    }
+}
+
+fn read_of(ask: &Ask) -> Option<Read> {
+    match ask {
+        Ask::Transact(_) => None,
+        Ask::Get { read, .. } | Ask::Range { read, .. } => Some(*read),
+    }
+}
+
+async fn transact(store: &Store, transaction: Transaction) -> Answer {
+    match store.transact(transaction, None).await {
+        Ok(revision) => Answer::Done { revision },
+        Err(TransactError::CompareFailed { index, key, actual }) => {
+            Answer::CompareFailed { index, key, actual }
+        }
+        Err(error @ TransactError::NoLeader) => Answer::NoLeader(error.to_string()),
+        Err(error @ TransactError::Unknown) => Answer::Unknown(error.to_string()),
+        Err(error) => Answer::Refused(error.to_string()),
+    }
+}
+
+async fn read(store: &Store, ask: &Ask) -> Answer {
+    let view = match read_of(ask) {
+        Some(Read::AtLeast(revision)) => store.at_least(revision).await,
+        Some(Read::Local) => store.local().await,
+        _ => store.linearizable().await,
+    };
+    match view {
+        Some(view) => look(&view, ask),
+        None => Answer::NoLeader(
+            "the state was not confirmed or reached within 3 s; see 'skein cluster status'".into(),
+        ),
+    }
+}
+
+fn look(view: &View, ask: &Ask) -> Answer {
+    let revision = view.revision();
+    match ask {
+        Ask::Range { start, end, limit, .. } => {
+            let most = ENTRIES.min(*limit as usize);
+            let mut found = view.range(&start.0, &end.0);
+            let entries =
+                found.by_ref().take(most).map(|(key, entry)| (key.clone(), entry.clone())).collect();
+            let more = found.next().is_some();
+            Answer::Entries { revision, entries, more }
+        }
+        Ask::Get { key, .. } => Answer::Entry { revision, entry: view.get(&key.0).cloned() },
+        Ask::Transact(_) => Answer::Refused("not a read".into()),
+    }
+}

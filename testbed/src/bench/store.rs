@@ -1,0 +1,118 @@
+//! The store beside etcd, in one run: three hosts each, the same disk, syncs and TLS in both, one load generator.
+//!
+//! Decides what is measured and prints it. It must not judge. A round of the one follows a round of the other, so that
+//! what else the machine does meets both.
+
+mod etcd;
+mod grpc;
+mod kills;
+mod load;
+pub mod ours;
+mod restart;
+pub mod stream;
+
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::{BenchError, kilobytes};
+use crate::{Bed, Host};
+use load::{Client, Work};
+
+/// Clients at once.
+const CLIENTS: [usize; 4] = [1, 16, 64, 256];
+/// Length of one round.
+const ROUND: Duration = Duration::from_secs(4);
+/// Rounds per figure; the median counts.
+const ROUNDS: usize = 3;
+
+/// Where clients connect and how they prove who they are.
+pub struct Access {
+    pub tls: std::sync::Arc<rustls::ClientConfig>,
+    /// Where not the address is what the certificate has to name.
+    pub server_name: Option<&'static str>,
+    pub port: u16,
+}
+
+/// One of the two, on three hosts.
+pub(super) trait System {
+    fn name(&self) -> &'static str;
+    fn bed(&self) -> &Bed;
+    /// A client of one host; called within the outside's network.
+    fn connect(&self, host: usize) -> impl Future<Output = Result<Client, BenchError>>;
+    /// Index of the host that leads.
+    fn leader(&self) -> Result<usize, BenchError>;
+
+    fn host(&self, index: usize) -> &Host {
+        &self.bed().hosts()[index]
+    }
+
+    fn kill(&self, index: usize) -> Result<(), BenchError> {
+        Ok(self.host(index).kill_agent(Signal::SIGKILL)?)
+    }
+
+    /// Resident memory of each member, in megabytes.
+    fn memory(&self) -> Vec<f64> {
+        let pid = |host: &Host| host.machine_pid(host.agent_pid().ok()??).ok()?;
+        let resident = |pid| kilobytes(&format!("/proc/{pid}/status"), "VmRSS:") / 1000.0;
+        self.bed().hosts().iter().filter_map(pid).map(resident).collect()
+    }
+}
+
+/// Runs the named parts: writes, reads, local, memory, kills, restart; all but restart where none is named. `ours` leaves etcd out.
+pub fn run(directory: &Path, only: &[String]) -> Result<(), BenchError> {
+    let known = ["writes", "reads", "local", "memory", "kills", "restart", "ours"];
+    if let Some(unknown) = only.iter().find(|name| !known.contains(&name.as_str())) {
+        return Err(BenchError::Unknown(format!("store {unknown}")));
+    }
+    let named = |name: &str| only.iter().any(|only| only == name);
+    let all = only.iter().all(|name| name == "ours");
+    let wanted = |name: &str| all || named(name);
+    if named("restart") {
+        return restart::run(directory);
+    }
+    let ours = ours::Ours::start(&directory.join("ours"))?;
+    let etcd = if named("ours") { None } else { Some(etcd::Etcd::start(&directory.join("etcd"))?) };
+    println!("{:<8} {:>7} | {:>34} | {:>34} | {:>6} {:>6}", "work", "clients", "ours", "etcd", "ops", "p99");
+    for (name, work) in [("writes", Work::Put), ("reads", Work::Read), ("local", Work::Local)] {
+        if wanted(name) {
+            compare(name, work, &ours, etcd.as_ref())?;
+        }
+    }
+    if wanted("memory") {
+        println!("resident MB after all that: ours {:.0?}", ours.memory());
+        if let Some(etcd) = &etcd {
+            println!("resident MB after all that: etcd {:.0?}", etcd.memory());
+        }
+    }
+    if wanted("kills") {
+        kills::run(&ours)?;
+        if let Some(etcd) = &etcd {
+            kills::run(etcd)?;
+        }
+    }
+    Ok(())
+}
+
+fn compare(name: &str, work: Work, ours: &ours::Ours, etcd: Option<&etcd::Etcd>) -> Result<(), BenchError> {
+    for clients in CLIENTS {
+        let (mut own, mut other) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            own.push(load::round(ours, work, clients, ROUND)?);
+            if let Some(etcd) = etcd {
+                other.push(load::round(etcd, work, clients, ROUND)?);
+            }
+        }
+        let own = load::median(own);
+        match etcd.is_some() {
+            true => {
+                let other = load::median(other);
+                let (ops, tail) = (own.rate / other.rate, own.p99 / other.p99);
+                println!("{name:<8} {clients:>7} | {own:>34} | {other:>34} | {ops:>5.2}x {tail:>5.2}x");
+            }
+            false => println!("{name:<8} {clients:>7} | {own:>34} |"),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! The store's own stream protocol, past the API.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use agent::server::stream::protocol::{Answer, Ask, Read};
+use raft_store::{Compare, Expect, Key, Op, Transaction};
+use testbed::bench::store::stream::Client;
+use testbed::bench::store::{Access, ours};
+
+use crate::world::World;
+
+fn put(key: &str, value: &str) -> Transaction {
+    let compares = vec![Compare { key: Key::from(key), expect: Expect::Absent }];
+    Transaction { compares, ops: vec![Op::Put { key: Key::from(key), value: value.into() }] }
+}
+
+fn get(key: &str, read: Read) -> Ask {
+    Ask::Get { key: Key::from(key), read }
+}
+
+#[test]
+fn the_store_answers_streams_at_every_agent_for_keys_of_their_own() {
+    let world = World::of(3, "stream");
+    let access = ours::access(&world.api(0)).unwrap();
+    let address = |index: usize| SocketAddr::new(world.host(index).address().into(), access.port);
+    let steps = async {
+        let mut clients = Vec::new();
+        for index in 0..3 {
+            clients.push(Client::connect(&access, address(index)).await.unwrap());
+        }
+        for (index, client) in clients.iter().enumerate() {
+            let key = format!("stream/{index}");
+            let answer = client.ask(Ask::Transact(put(&key, "value"))).await.unwrap();
+            let Answer::Done { revision } = answer else { panic!("{answer:?}") };
+            for other in &clients {
+                for read in [Read::Linearizable, Read::AtLeast(revision)] {
+                    let answer = other.ask(get(&key, read)).await.unwrap();
+                    assert!(matches!(answer, Answer::Entry { entry: Some(_), .. }), "{answer:?}");
+                }
+            }
+            let again = client.ask(Ask::Transact(put(&key, "value"))).await.unwrap();
+            assert!(matches!(again, Answer::CompareFailed { index: 0, .. }), "{again:?}");
+        }
+        let (start, end) = (Key::from("stream/"), Key::from("stream0"));
+        let answer =
+            clients[1].ask(Ask::Range { start: start.clone(), end, limit: 2, read: Read::Local }).await;
+        assert!(matches!(answer, Ok(Answer::Refused(_))), "the end lies outside: {answer:?}");
+        let range = Ask::Range { start, end: Key::from("stream/~"), limit: 2, read: Read::Linearizable };
+        match clients[1].ask(range).await.unwrap() {
+            Answer::Entries { entries, more: true, .. } => assert_eq!(entries.len(), 2),
+            answer => panic!("{answer:?}"),
+        }
+        for ask in [get("o/core/namespaces/default", Read::Local), Ask::Transact(put("o/x", "y"))] {
+            let answer = clients[0].ask(ask).await.unwrap();
+            assert!(matches!(answer, Answer::Refused(_)), "{answer:?}");
+        }
+        let stranger = Access {
+            tls: Arc::new(without_certificate(&access)),
+            server_name: access.server_name,
+            port: access.port,
+        };
+        let answer = match Client::connect(&stranger, address(0)).await {
+            Ok(client) => client.ask(get("stream/0", Read::Local)).await,
+            Err(error) => Err(error),
+        };
+        assert!(answer.is_err(), "{answer:?}");
+    };
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    world.bed.outside().within(|| runtime().block_on(steps)).unwrap();
+}
+
+/// The same, but for the certificate of the client.
+fn without_certificate(access: &Access) -> rustls::ClientConfig {
+    let mut tls = (*access.tls).clone();
+    tls.client_auth_cert_resolver = Arc::new(Nobody);
+    tls
+}
+
+#[derive(Debug)]
+struct Nobody;
+
+impl rustls::client::ResolvesClientCert for Nobody {
+    fn resolve(
+        &self,
+        _authorities: &[&[u8]],
+        _schemes: &[rustls::SignatureScheme],
+    ) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
+}

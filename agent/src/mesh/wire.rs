@@ -39,9 +39,9 @@ pub enum Request {
     FetchBlob(String),
     /// Fetch a blob from a member and keep it; answered when it is synced.
     KeepBlob { digest: String, size: u64, from: u64 },
-    /// Sign a certificate for a client (only machines with the CA's key can).
+    /// Sign the administrator's certificate, for root on the sender (the leader does).
     SignClient { user: String, groups: Vec<String> },
-    /// Sign the certificate of a machine that joins (only machines with the CA's key can).
+    /// Renew the sender's certificate, for the key that it is listed with (the leader does).
     SignMember { signing_request: String, name: String, address: String },
     /// Output of a container of this node: lines as they are to be shown.
     Logs { uid: String, container: String, options: LogWish },
@@ -53,6 +53,10 @@ pub enum Request {
     Recover { lost: Vec<String> },
     /// The cluster goes on in a new epoch with these members (JSON): keep your store aside and follow.
     NewEpoch { epoch: u64, members: String },
+    /// Let this machine in if its token is valid (the leader does).
+    Enrol(JoinRequest),
+    /// Seal the keyring to another recovery key: hex of its public half (the leader does).
+    SetRecovery { public: String },
 }
 
 /// Which part of a log is wanted.
@@ -99,6 +103,10 @@ pub enum Response {
     Refused(String),
     /// A `recovery::Survivor`, JSON.
     Survey(Vec<u8>),
+    /// Ask whoever leads.
+    NotLeader,
+    /// What a machine that wants in is told.
+    Admitted(JoinAnswer),
 }
 
 /// Sent by a machine that wants in, after it has checked our CA by its hash.
@@ -121,6 +129,7 @@ pub enum JoinAnswer {
         epoch: u64,
         certificate: String,
         ca_certificate: String,
+        /// Always absent: the CA's key is in the keyring.
         ca_key: Option<String>,
         /// The member's own record, JSON.
         member: String,

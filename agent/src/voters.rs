@@ -16,7 +16,7 @@ use tracing::info;
 
 use crate::clock;
 use crate::cluster::Cluster;
-use crate::keyring::keeper::Keeper;
+use crate::keyring::keeper::{Keeper, key_of};
 use crate::members::{Member, in_view};
 use crate::objects::shown;
 
@@ -100,10 +100,12 @@ fn candidate(view: &View, member: &Member, dead: &BTreeSet<String>) -> Candidate
         let map = node.as_ref().map(|node| &node.0["metadata"][field]);
         map.and_then(|map| map[name].as_str()).unwrap_or("").to_string()
     };
+    // Who is new must be able to open the keyring; who votes already is not sent away for it.
+    let can_hold = key_of(member).is_some() || view.members().is_voter(member.node_id());
     Candidate {
         id: member.node_id(),
         zone: text("labels", ZONE),
-        may_vote: !member.no_voter && text("annotations", DRAIN).is_empty(),
+        may_vote: !member.no_voter && text("annotations", DRAIN).is_empty() && can_hold,
         dead: dead.contains(&member.name),
     }
 }

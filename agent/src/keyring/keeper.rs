@@ -5,17 +5,19 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use raft_store::{Epoch, Millis, NodeId, View};
 use tracing::{info, warn};
 
 use super::holders::{Holders, Keys, Look, Step, may_vote};
-use super::seal::{SealKey, SealPublic};
+use super::seal::{self, SealKey, SealPublic};
 use super::{FIRST, KEY, OpenError, Ring, SealError, Secrets, fresh, public_of_text};
 use crate::clock;
 use crate::cluster::Cluster;
-use crate::members::in_view;
+use crate::members::{self, Member, in_view};
 use crate::store::{Plan, TransactError};
+use crate::{pki, timing};
 
 /// The keyring could not be changed.
 #[derive(Debug, thiserror::Error)]
@@ -93,7 +95,12 @@ impl Keeper {
 /// The members' sealing keys, as far as they have said them.
 fn keys(view: &View) -> Keys {
     let members = in_view(view);
-    members.iter().filter_map(|member| Some((member.node_id(), public_of_text(&member.seal_key)?))).collect()
+    members.iter().filter_map(|member| Some((member.node_id(), key_of(member)?))).collect()
+}
+
+/// A member's sealing key, unless it has said none, or something that nothing can be sealed to.
+pub fn key_of(member: &Member) -> Option<SealPublic> {
+    public_of_text(&member.seal_key).filter(seal::is_sound)
 }
 
 async fn write(
@@ -148,36 +155,41 @@ fn clean_up(directory: &Path) {
 }
 
 /// Says this machine's sealing key to the others, and removes what the store has taken over. Every member's part.
-pub async fn publish(cluster: std::sync::Arc<Cluster>) {
+pub async fn publish(cluster: Arc<Cluster>) {
     let mut views = cluster.store.views();
-    let own = crate::pki::hex(&cluster.seal_key.public());
     let directory = cluster.config.data.join("member");
+    let mut cleaned = false;
     loop {
         let view = views.borrow_and_update().clone();
-        if view.get(KEY.as_bytes()).is_some() {
+        if !cleaned && view.get(KEY.as_bytes()).is_some() {
             clean_up(&directory);
+            cleaned = true;
         }
-        let listed = in_view(&view).into_iter().find(|member| member.node_id() == cluster.me());
-        if let Some(mut member) = listed.filter(|member| member.seal_key != own) {
-            member.seal_key.clone_from(&own);
-            let key = crate::members::key(&member.name);
-            let revision = view.get(key.as_bytes()).map_or(0, |entry| entry.mod_revision.0);
-            let record = serde_json::to_vec(&member).unwrap_or_default();
-            let plan = Plan::new().expect_revision(&key, revision).put(&key, record);
-            match cluster.store.transact(plan.build(), None).await {
-                Ok(revision) => drop(cluster.store.at_least(revision).await),
-                Err(TransactError::CompareFailed { .. }) => {}
-                Err(error) => {
-                    // Another try comes with the next state, or soon.
-                    tracing::debug!(%error, "this machine's sealing key is not on the member list yet");
-                    let _ = tokio::time::timeout(crate::timing::LEADER_ANSWER, views.changed()).await;
-                }
-            }
-            continue;
-        }
-        if views.changed().await.is_err() {
+        if let Err(error) = say_key(&cluster, &view).await {
+            tracing::debug!(%error, "this machine's sealing key is not on the member list yet");
+            let _ = tokio::time::timeout(timing::LEADER_ANSWER, views.changed()).await;
+        } else if views.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// Writes this machine's sealing key into its member record, if it has one without it.
+async fn say_key(cluster: &Cluster, view: &View) -> Result<(), TransactError> {
+    let key = members::key(cluster.name());
+    let Some(entry) = view.get(key.as_bytes()) else { return Ok(()) };
+    let own = pki::hex(&cluster.seal_key.public());
+    let Ok(mut member) = serde_json::from_slice::<Member>(&entry.value.0) else { return Ok(()) };
+    if member.node_id() != cluster.me() || member.seal_key == own {
+        return Ok(());
+    }
+    member.seal_key = own;
+    let record = serde_json::to_vec(&member).unwrap_or_default();
+    let plan = Plan::new().expect_revision(&key, entry.mod_revision.0).put(&key, record);
+    match cluster.store.transact(plan.build(), None).await {
+        // Somebody else changed it: that is a new state, in which it is looked at again.
+        Ok(_) | Err(TransactError::CompareFailed { .. }) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

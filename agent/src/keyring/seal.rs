@@ -42,6 +42,11 @@ impl std::fmt::Debug for SealKey {
     }
 }
 
+/// Whether something can be sealed to this key: some give everybody the same secret.
+pub fn is_sound(to: &SealPublic) -> bool {
+    StaticSecret::from([1; KEY]).diffie_hellman(&PublicKey::from(*to)).was_contributory()
+}
+
 /// Seals to `to`. `ephemeral` are 32 bytes that were never used before; `context` must be given again to open. `None` for a public
 /// key that is none.
 pub fn seal(to: &SealPublic, ephemeral: [u8; KEY], context: &[u8], plain: &[u8]) -> Option<Vec<u8>> {
@@ -123,5 +128,6 @@ mod tests {
     #[test]
     fn a_public_key_that_gives_everybody_the_same_secret_is_refused() {
         assert!(seal(&[0; 32], [3; 32], b"", b"secret").is_none());
+        assert!(!is_sound(&[0; 32]) && is_sound(&SealKey::from_bytes([1; 32]).public()));
     }
 }

@@ -122,9 +122,8 @@ pub async fn restore(
     if let Some(path) = recovery_key {
         request = request.header(agent::run::RECOVERY_KEY_HEADER, read_key(path)?);
     }
-    let request = request
-        .body(full(bytes))
-        .map_err(|error| client::ClientError::Broken(error.to_string()))?;
+    let request =
+        request.body(full(bytes)).map_err(|error| client::ClientError::Broken(error.to_string()))?;
     let body = client.send(request).await?.into_body().collect().await;
     let body = body.map_err(|error| client::ClientError::Broken(error.to_string()))?.to_bytes();
     let answer: Value =

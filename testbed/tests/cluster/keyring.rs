@@ -194,7 +194,15 @@ fn whoever_leads_signs_and_the_first_machine_is_not_needed() {
     let world = World::bare(4, "signs");
     world.run(0, &["skein", "init"]);
     (1..3).for_each(|index| world.join(0, index));
-    world.until("three vote", || voters_and_holders(&world, 1).is_some_and(|(voters, _)| voters.len() == 3));
+    // Half-way through the change the first machine, the only voter before it, is still needed.
+    world.until("three vote, and the change is through", || {
+        let voters = voters_and_holders(&world, 1).map_or(0, |(voters, _)| voters.len());
+        voters == 3 && {
+            world.run(1, &["skein", "cluster", "backup", "/srv/state"]);
+            let bytes = std::fs::read(world.host(1).srv_path().join("state")).unwrap();
+            !Rescued::from_backup(&bytes).unwrap().0.view().members().is_joint()
+        }
+    });
     world.host(0).kill(Kind::Silent).unwrap();
     world.until("another leads", || {
         world.status(1).is_some_and(|status| status["leader"].is_string() && status["leader"] != "host1")

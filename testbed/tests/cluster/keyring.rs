@@ -238,9 +238,9 @@ fn certificates_are_renewed_without_a_restart_and_an_expired_member_heals() {
     let pids = [0, 1].map(|index| world.host(index).agent_pid().unwrap());
     let first = [0, 1].map(|index| ends(&world, index));
     let now = || agent::clock::wall().as_second();
-    for index in 0..2 {
+    for (index, end) in first.into_iter().enumerate() {
         world.until("its first certificate has ended and it has another", || {
-            now() > first[index] && ends(&world, index) > now()
+            now() > end && ends(&world, index) > now()
         });
         let address = format!("https://10.77.0.1{}:6443/healthz", index + 1);
         let words = ["curl", "-sS", "--cacert", "/var/lib/skein/member/ca.crt", &address];

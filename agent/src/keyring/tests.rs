@@ -1,3 +1,5 @@
+//! The keyring as a whole: who opens it, what its bytes show.
+
 use super::*;
 
 fn key(byte: u8) -> SealKey {

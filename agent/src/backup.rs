@@ -1,7 +1,7 @@
 //! Backups of the whole state: on demand, and by a schedule on every voter's own disk.
 //!
-//! Decides when one is due and which old ones go. Must not put anything into a backup that the store does not hold: keys that sign
-//! certificates are not in it, and are made anew by a restore.
+//! Decides when one is due and which old ones go. Must not put anything into a backup that the store does not hold: the keyring is in
+//! it as it is there, sealed (`crate::keyring`), and a restore makes a new CA.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -11,9 +11,11 @@ use runtime::Runtime;
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::credential::Credential;
 use crate::fabric::FabricHandle;
 use crate::identity::Identity;
 use crate::images::Images;
+use crate::keyring::seal::SealKey;
 use crate::members::Roster;
 use crate::mesh::Mesh;
 use crate::objects::Objects;
@@ -24,6 +26,10 @@ use crate::worker::addresses::Addresses;
 pub struct Cluster {
     pub config: Config,
     pub identity: Identity,
+    /// Opens this member's wrap of the keyring.
+    pub seal_key: SealKey,
+    /// What TLS shows of this machine.
+    pub credential: Credential,
     pub roster: Roster,
     pub mesh: Mesh,
     pub store: Store,

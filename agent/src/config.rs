@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// UDP port of the mesh.
 pub const MESH_PORT: u16 = 7443;
@@ -26,6 +27,8 @@ pub struct Config {
     pub name: Option<String>,
     /// Servers that names outside the cluster are asked of; those of /etc/resolv.conf where empty.
     pub upstream_dns: Vec<IpAddr>,
+    /// How long members' certificates last that this machine signs.
+    pub certificate_lifetime: Duration,
 }
 
 impl Default for Config {
@@ -39,6 +42,7 @@ impl Default for Config {
             cgroup_parent: "/skein".into(),
             name: None,
             upstream_dns: Vec::new(),
+            certificate_lifetime: crate::timing::CERTIFICATE_LIFETIME,
         }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Decides who becomes a member and as what, and who may be removed. It must not answer before the change is committed.
 
+use std::time::Duration;
+
 use api::kinds::Kind;
 use api::{Object, duration, keys};
 use raft_store::{NodeId, View};
@@ -9,15 +11,13 @@ use serde_json::json;
 
 use crate::clock;
 use crate::cluster::Cluster;
+use crate::keyring::signing::{self, SignError};
 use crate::members::{self, Member, TOKENS, TokenRecord, in_view};
 use crate::mesh::wire::{JoinAnswer, JoinRequest, Request, Response};
 use crate::objects::shown;
 use crate::pki::{self, Authority, Token};
 use crate::store::{Plan, TransactError};
 use crate::timing;
-
-/// How many of the first members may sign certificates (docs/decisions/0201).
-const SIGNERS: usize = 3;
 
 /// A machine is not let in.
 #[derive(Debug, thiserror::Error)]
@@ -46,8 +46,20 @@ pub enum EnrolError {
     Pki(#[from] pki::PkiError),
     #[error("{0}")]
     Write(#[from] TransactError),
-    #[error("no machine that can sign certificates answers: one of the first three members must be up")]
-    NoSigner,
+    #[error("{0}")]
+    Sign(#[from] SignError),
+}
+
+impl EnrolError {
+    /// It went wrong because somebody else leads by now, or nobody: worth another try there.
+    pub fn is_about_the_leader(&self) -> bool {
+        matches!(
+            self,
+            EnrolError::Write(
+                TransactError::NoLeader | TransactError::Unknown | TransactError::StaleEpoch(_)
+            )
+        )
+    }
 }
 
 /// Makes a join token and answers its text form.
@@ -72,18 +84,17 @@ fn sha(bytes: &[u8]) -> [u8; 32] {
     sha2::Sha256::digest(bytes).into()
 }
 
-/// Answers a join request.
+/// Answers a join request: the leader decides, wherever the request came in.
 pub async fn admit(cluster: &Cluster, request: &JoinRequest) -> JoinAnswer {
-    match enrol(cluster, request).await {
-        Ok(answer) => answer,
-        Err(error) => {
-            tracing::warn!(name = %request.name, %error, "join refused");
-            JoinAnswer::Refused(error.to_string())
-        }
+    match signing::ask(cluster, Request::Enrol(request.clone())).await {
+        Response::Admitted(answer) => answer,
+        Response::Refused(why) => JoinAnswer::Refused(why),
+        _ => JoinAnswer::Refused("the leader's answer makes no sense".into()),
     }
 }
 
-async fn enrol(cluster: &Cluster, request: &JoinRequest) -> Result<JoinAnswer, EnrolError> {
+/// Lets a machine in; only where this machine leads.
+pub async fn enrol(cluster: &Cluster, request: &JoinRequest) -> Result<JoinAnswer, EnrolError> {
     let token = Token { ca_hash: [0; 32], secret: request.secret.clone() };
     let view = cluster.store.linearizable().await.ok_or(TransactError::NoLeader)?;
     let token_key = format!("{TOKENS}{}", token.secret_hash());
@@ -97,58 +108,40 @@ async fn enrol(cluster: &Cluster, request: &JoinRequest) -> Result<JoinAnswer, E
     if api::names::problem(api::names::NameForm::Subdomain, &request.name).is_some() {
         return Err(EnrolError::BadName(request.name.clone()));
     }
-    let certificate = sign(cluster, request).await?;
+    let authority = signing::authority(cluster)?;
+    let certificate = sign_here(&authority, request, cluster.config.certificate_lifetime)?;
     let hash = pki::key_hash(&pki::certificate_der(&certificate)?)?;
     let member = add(cluster, request, hash, record.no_voter).await?;
     let view = cluster.store.view();
     let mut members = in_view(&view);
-    if !members.contains(&member) {
+    if members.iter().all(|other| other.id != member.id) {
         members.push(member.clone());
     }
     tracing::info!(name = %member.name, address = %member.address, "joined");
-    // The first three may sign: one of them is there after any two deaths.
-    let signs =
-        members.iter().filter(|other| !other.no_voter && other.block < member.block).count() < SIGNERS;
     Ok(JoinAnswer::Welcome {
         cluster: cluster.identity.cluster.clone(),
         epoch: cluster.identity.epoch,
         certificate,
         ca_certificate: cluster.identity.ca_certificate.clone(),
-        ca_key: cluster.identity.ca_key.clone().filter(|_| signs && !member.no_voter),
+        ca_key: None,
         member: serde_json::to_string(&member).unwrap_or_default(),
         members: serde_json::to_string(&members).unwrap_or_default(),
     })
 }
 
-async fn sign(cluster: &Cluster, request: &JoinRequest) -> Result<String, EnrolError> {
-    if let Some(authority) = cluster.identity.authority() {
-        return Ok(sign_here(&authority, request)?);
-    }
-    let wish = Request::SignMember {
-        signing_request: request.signing_request.clone(),
-        name: request.name.clone(),
-        address: request.address.ip().to_string(),
-    };
-    for member in cluster.roster.all() {
-        if member.node_id() != cluster.me()
-            && let Ok(Response::Certificate(certificate)) =
-                cluster.mesh.request(member.node_id(), wish.clone()).await
-        {
-            return Ok(certificate);
-        }
-    }
-    Err(EnrolError::NoSigner)
-}
-
 /// Signs a member's request with the CA's key.
-pub fn sign_here(authority: &Authority, request: &JoinRequest) -> Result<String, pki::PkiError> {
+pub fn sign_here(
+    authority: &Authority,
+    request: &JoinRequest,
+    lifetime: Duration,
+) -> Result<String, pki::PkiError> {
     let mut addresses = vec![
         request.address.ip(),
         std::net::Ipv4Addr::LOCALHOST.into(),
         std::net::Ipv4Addr::new(10, 43, 0, 1).into(),
     ];
     addresses.dedup();
-    authority.sign_member(&request.signing_request, &request.name, &addresses, clock::wall())
+    authority.sign_member(&request.signing_request, &request.name, &addresses, clock::wall(), lifetime)
 }
 
 /// Writes the member's record, its block and its Node object in one transaction.
@@ -183,6 +176,8 @@ async fn add(
             api_port: request.api_port,
             block,
             no_voter,
+            // Its agent says it once it has the state.
+            seal_key: String::new(),
         };
         match cluster.store.transact(enrolment(&member, &view), None).await {
             Ok(revision) => {
@@ -333,6 +328,7 @@ mod tests {
             api_port: 6443,
             block: n - 1,
             no_voter: false,
+            seal_key: String::new(),
         }
     }
 

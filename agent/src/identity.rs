@@ -1,6 +1,7 @@
 //! What a machine knows of itself: its files below `DATA/member`.
 //!
-//! Decides their form and that they survive a power cut. It must not be written while the agent runs, except by join and init.
+//! Decides their form and that they survive a power cut. While the agent runs only join, init and the
+//! renewal of the certificate write it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::members::Member;
-use crate::pki::{self, Authority};
+use crate::pki;
 
 /// Directory of the keys of joins that are not through.
 pub const JOINING: &str = "joining";
@@ -31,9 +32,6 @@ pub struct Identity {
     pub certificate: String,
     #[serde(skip)]
     pub ca_certificate: String,
-    /// PEM of the CA's key where this machine may sign (the first three members).
-    #[serde(skip)]
-    pub ca_key: Option<String>,
     /// The members known when this machine joined: enough to find the others before the store has arrived.
     pub known: Vec<Member>,
 }
@@ -50,11 +48,6 @@ pub enum IdentityError {
 }
 
 impl Identity {
-    pub fn authority(&self) -> Option<Authority> {
-        let key = self.ca_key.clone()?;
-        Some(Authority { certificate: self.ca_certificate.clone(), key })
-    }
-
     pub fn cluster_id(&self) -> raft_store::ClusterId {
         let mut bytes = [0u8; 16];
         for (index, byte) in bytes.iter_mut().enumerate() {
@@ -90,7 +83,6 @@ impl Identity {
         identity.key = read("node.key")?;
         identity.certificate = read("node.crt")?;
         identity.ca_certificate = read("ca.crt")?;
-        identity.ca_key = read("ca.key").ok();
         Ok(Some(identity))
     }
 
@@ -101,9 +93,6 @@ impl Identity {
         write_durably(&directory.join("node.key"), self.key.as_bytes())?;
         write_durably(&directory.join("node.crt"), self.certificate.as_bytes())?;
         write_durably(&directory.join("ca.crt"), self.ca_certificate.as_bytes())?;
-        if let Some(key) = &self.ca_key {
-            write_durably(&directory.join("ca.key"), key.as_bytes())?;
-        }
         let path = directory.join("identity.json");
         let text = serde_json::to_vec_pretty(self)
             .map_err(|cause| IdentityError::Damaged { path: path.clone(), cause })?;

@@ -36,7 +36,7 @@ pub async fn run(cluster: Arc<Cluster>) {
         if let Some(epoch) = epoch {
             tokio::select! {
                 () = lead(&cluster, epoch) => {}
-                () = voters::keep(&cluster) => {}
+                () = voters::keep(&cluster, epoch) => {}
                 () = bring_over::tell(&cluster) => {}
                 () = keep_copies(&cluster) => {}
                 _ = leadership.wait_for(|now| now.epoch != Some(epoch)) => {}

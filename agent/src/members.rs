@@ -30,6 +30,9 @@ pub struct Member {
     pub block: u8,
     #[serde(default)]
     pub no_voter: bool,
+    /// Hex of the public key that the keyring is sealed to for this member; empty until its agent has said it.
+    #[serde(default)]
+    pub seal_key: String,
 }
 
 /// A join token's record, stored at `t/HASH` in JSON.

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, info};
 
 use crate::clock::{self, spawn};
+use crate::credential::Credential;
 use crate::identity::Identity;
 use crate::members::Roster;
 use crate::timing;
@@ -105,16 +106,17 @@ impl Mesh {
     /// Listens and accepts. What comes in goes to `incoming`.
     pub fn start(
         identity: &Identity,
+        credential: &Credential,
         roster: Roster,
         incoming: mpsc::Sender<Incoming>,
     ) -> Result<Mesh, MeshError> {
         let address = SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), identity.member.address.port());
-        let server = tls::server(identity, roster.clone())?;
+        let server = tls::server(credential, roster.clone())?;
         let endpoint =
             Endpoint::server(server, address).map_err(|cause| MeshError::Listen { address, cause })?;
         let mut client = HashMap::new();
         for class in [Class::Control, Class::Bulk] {
-            client.insert(class, tls::client(identity, roster.clone(), class)?);
+            client.insert(class, tls::client(credential, roster.clone(), class)?);
         }
         let inner = Inner {
             endpoint,

@@ -3,17 +3,22 @@
 //! Decides what a certificate says. It must not decide who is a member: the replicated list does (DESIGN section 5).
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
+use zeroize::Zeroize;
 
 /// The name that every member's certificate carries; members dial it, whatever the address.
 pub const SERVER_NAME: &str = "skein";
+
+/// How far before its signing a certificate begins, so that a machine whose clock lags a little accepts it.
+pub const BACKDATED_S: i64 = 300;
 
 /// Making or reading a key or certificate failed.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +29,9 @@ pub enum PkiError {
     Read(String),
 }
 
-/// The cluster's certificate authority: PEM of certificate and key.
+const DAY_S: i64 = 86_400;
+
+/// The cluster's certificate authority: PEM of certificate and key, which is wiped when this is dropped.
 #[derive(Clone)]
 pub struct Authority {
     pub certificate: String,
@@ -38,6 +45,12 @@ pub struct Credential {
     pub key: String,
 }
 
+impl Drop for Authority {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
+}
+
 impl Authority {
     /// A new authority, valid for ten years from `now`.
     pub fn create(cluster: &str, now: jiff::Timestamp) -> Result<Authority, PkiError> {
@@ -47,7 +60,7 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages =
             vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
-        valid(&mut params, now, 3650);
+        valid(&mut params, now, 3650 * DAY_S);
         let certificate = params.self_signed(&key)?.pem();
         Ok(Authority { certificate, key: key.serialize_pem() })
     }
@@ -59,6 +72,7 @@ impl Authority {
         name: &str,
         addresses: &[IpAddr],
         now: jiff::Timestamp,
+        lifetime: Duration,
     ) -> Result<String, PkiError> {
         let mut asked = CertificateSigningRequestParams::from_pem(request)?;
         let mut params = CertificateParams::new(server_names(name))?;
@@ -70,7 +84,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        valid(&mut params, now, 365);
+        valid(&mut params, now, i64::try_from(lifetime.as_secs()).unwrap_or(DAY_S));
         asked.params = params;
         Ok(asked.signed_by(&self.issuer()?)?.pem())
     }
@@ -90,9 +104,16 @@ impl Authority {
         }
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        valid(&mut params, now, 365);
+        valid(&mut params, now, 365 * DAY_S);
         let certificate = params.signed_by(&key, &self.issuer()?)?.pem();
         Ok(Credential { certificate, key: key.serialize_pem() })
+    }
+
+    /// Whether the key is that of the certificate.
+    pub fn matches(&self) -> Result<bool, PkiError> {
+        let key = KeyPair::from_pem(&self.key)?;
+        let hash: [u8; 32] = Sha256::digest(key.subject_public_key_info()).into();
+        Ok(hash == key_hash(&certificate_der(&self.certificate)?)?)
     }
 
     fn issuer(&self) -> Result<Issuer<'static, KeyPair>, PkiError> {
@@ -114,14 +135,13 @@ fn server_names(name: &str) -> Vec<String> {
     .to_vec()
 }
 
-fn valid(params: &mut CertificateParams, now: jiff::Timestamp, days: i64) {
-    // Five minutes back, so that a machine whose clock lags a little accepts it.
+fn valid(params: &mut CertificateParams, now: jiff::Timestamp, seconds: i64) {
     let at = |seconds: i64| {
         let unix = std::time::Duration::from_secs(u64::try_from(now.as_second() + seconds).unwrap_or(0));
         rcgen::date_time_ymd(1970, 1, 1) + unix
     };
-    params.not_before = at(-300);
-    params.not_after = at(days * 86_400);
+    params.not_before = at(-BACKDATED_S);
+    params.not_after = at(seconds);
 }
 
 /// A member's new key, PEM.
@@ -145,6 +165,14 @@ pub fn key_hash(certificate: &CertificateDer<'_>) -> Result<[u8; 32], PkiError> 
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
         .map_err(|error| PkiError::Read(error.to_string()))?;
     Ok(Sha256::digest(parsed.public_key().raw).into())
+}
+
+/// From when until when a certificate is valid, in Unix seconds.
+pub fn validity(certificate: &CertificateDer<'_>) -> Result<(i64, i64), PkiError> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate)
+        .map_err(|error| PkiError::Read(error.to_string()))?;
+    let validity = parsed.validity();
+    Ok((validity.not_before.timestamp(), validity.not_after.timestamp()))
 }
 
 /// Subject of a verified client certificate: CN and every O.
@@ -204,7 +232,7 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn from_hex(text: &str) -> Option<Vec<u8>> {
+pub fn from_hex(text: &str) -> Option<Vec<u8>> {
     let digits: Vec<u32> = text.chars().map(|c| c.to_digit(16)).collect::<Option<_>>()?;
     digits.chunks(2).map(|pair| Some((pair.first()? * 16 + pair.get(1)?) as u8)).collect()
 }
@@ -213,18 +241,25 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
+    const WEEK: Duration = Duration::from_secs(604_800);
+
     #[test]
     fn a_member_is_signed_by_the_authority_and_keeps_its_key() {
         let now = jiff::Timestamp::from_second(1_800_000_000).unwrap();
         let ca = Authority::create("test", now).unwrap();
         let key = new_key().unwrap();
         let request = signing_request(&key).unwrap();
-        let first = ca.sign_member(&request, "host1", &["10.0.0.1".parse().unwrap()], now).unwrap();
-        let again = ca.sign_member(&request, "host1", &[], now).unwrap();
+        let first = ca.sign_member(&request, "host1", &["10.0.0.1".parse().unwrap()], now, WEEK).unwrap();
+        let again = ca.sign_member(&request, "host1", &[], now, WEEK).unwrap();
         let hash = |pem: &str| key_hash(&certificate_der(pem).unwrap()).unwrap();
         assert_eq!(hash(&first), hash(&again));
         assert_ne!(hash(&first), hash(&ca.certificate));
         assert!(key.contains("PRIVATE KEY"));
+        assert!(ca.matches().unwrap());
+        let foreign = Authority { certificate: ca.certificate.clone(), key };
+        assert!(!foreign.matches().unwrap());
+        let valid = validity(&certificate_der(&first).unwrap()).unwrap();
+        assert_eq!(valid, (now.as_second() - BACKDATED_S, now.as_second() + 604_800));
         let (name, groups) = subject(&certificate_der(&first).unwrap()).unwrap();
         assert_eq!(
             (name.as_str(), groups.as_slice()),

@@ -3,6 +3,7 @@
 //! Decides, from what the survivors say, whether there is anything to recover, who has the newest log, and what an operator must
 //! declare destroyed first. It must not touch a store: that is done at the next start ([`carry_out`]), from a written order, so that a
 //! power cut in the middle changes nothing. Old members are brought over by [`bring_over`].
+//! A survivor that voted opens the keyring as before; after one that never did it is opened with the recovery key (`crate::keyring`).
 
 pub mod bring_over;
 pub mod carry_out;

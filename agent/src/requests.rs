@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use quinn::{RecvStream, SendStream};
-use raft_store::{Command, Input, NodeId, Outcome};
+use raft_store::{Command, Input, NodeId, Op, Outcome, Transaction};
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
@@ -14,10 +14,12 @@ use crate::cluster::Cluster;
 use crate::enrol;
 use crate::gossip::Ask;
 use crate::images::parse_digest;
-use crate::mesh::wire::{self, Datagram, Forwarded, JoinRequest, Request, Response, Settled};
+use crate::keyring::signing;
+use crate::members::Member;
+use crate::mesh::wire::{self, Datagram, Forwarded, Request, Response, Settled};
 use crate::mesh::{Class, Incoming};
 use crate::server::pods;
-use crate::{membership, recovery};
+use crate::{keyring, members, membership, recovery};
 
 /// Hands on everything that comes in, until the mesh ends.
 pub async fn dispatch(
@@ -64,8 +66,8 @@ async fn answer(
     receive: RecvStream,
 ) {
     let response = match request {
-        Request::Propose(bytes) => propose(&cluster, &bytes).await,
-        Request::Forward => return forwarded(&cluster, send, receive).await,
+        Request::Propose(bytes) => propose(&cluster, from, &bytes).await,
+        Request::Forward => return forwarded(&cluster, from, send, receive).await,
         Request::Exchange(known) => exchange(&gossip, known).await,
         Request::Probe { node } => Response::Reached(cluster.pings.reach(&cluster.mesh, NodeId(node)).await),
         Request::HaveBlobs(digests) => Response::Blobs(
@@ -76,10 +78,10 @@ async fn answer(
         ),
         Request::FetchBlob(digest) => return send_blob(&cluster, &digest, send).await,
         Request::KeepBlob { digest, size, from } => keep_blob(&cluster, &digest, size, from).await,
-        Request::SignClient { user, groups } => sign_client(&cluster, &user, &groups),
-        Request::SignMember { signing_request, name, address } => {
-            sign_member(&cluster, signing_request, name, &address)
-        }
+        wish @ (Request::SignClient { .. }
+        | Request::SignMember { .. }
+        | Request::Enrol(_)
+        | Request::SetRecovery { .. }) => signing::answer(&cluster, from, wish).await,
         Request::Survey => match recovery::survey::own(&cluster).await {
             Some(own) => Response::Survey(serde_json::to_vec(&own).unwrap_or_default()),
             None => Response::Refused("the store has stopped".into()),
@@ -99,7 +101,7 @@ async fn answer(
     let _ = send.finish();
 }
 
-async fn propose(cluster: &Cluster, bytes: &[u8]) -> Response {
+async fn propose(cluster: &Cluster, from: NodeId, bytes: &[u8]) -> Response {
     let Ok(command) = wire::decode::<Command>(bytes) else {
         return Response::Refused("not a command".into());
     };
@@ -110,19 +112,24 @@ async fn propose(cluster: &Cluster, bytes: &[u8]) -> Response {
     ) {
         return Response::Refused("this command is not taken from other machines".into());
     }
+    if let Command::Transact { transaction, .. } = &command
+        && !may_forward(cluster.roster.get(from).as_ref(), transaction)
+    {
+        return Response::Refused("this key is not written for other machines".into());
+    }
     let outcome = cluster.store.propose_here(command).await.unwrap_or(Outcome::Lost);
     Response::Outcome(wire::encode(&outcome))
 }
 
 /// Proposes what comes on the stream, and says what became of each command as soon as it is known.
-async fn forwarded(cluster: &Arc<Cluster>, mut send: SendStream, mut receive: RecvStream) {
+async fn forwarded(cluster: &Arc<Cluster>, from: NodeId, mut send: SendStream, mut receive: RecvStream) {
     let (settled, mut outcomes) = mpsc::unbounded_channel::<Settled>();
     let owned = cluster.clone();
     let reading = spawn(async move {
         while let Ok(Forwarded { id, command }) = wire::read_frame(&mut receive).await {
             let (cluster, settled) = (owned.clone(), settled.clone());
             spawn(async move {
-                let outcome = match propose(&cluster, &command).await {
+                let outcome = match propose(&cluster, from, &command).await {
                     Response::Outcome(outcome) => outcome,
                     // Nothing that decodes: the asker takes it for no answer.
                     _ => Vec::new(),
@@ -176,30 +183,67 @@ async fn keep_blob(cluster: &Cluster, digest: &str, size: u64, from: u64) -> Res
     }
 }
 
-fn sign_client(cluster: &Cluster, user: &str, groups: &[String]) -> Response {
-    let Some(authority) = cluster.identity.authority() else {
-        return Response::Refused("the CA's key is not here".into());
-    };
-    let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
-    match authority.sign_client(user, &groups, crate::clock::wall()) {
-        Ok(credential) => Response::Signed { certificate: credential.certificate, key: credential.key },
-        Err(error) => Response::Refused(error.to_string()),
-    }
+/// What a member may have written by the leader: the keyring is the leader's own, and of the member list each member changes only its own
+/// record, not its key. (Members are let in by the leader, and anybody may remove one.)
+fn may_forward(sender: Option<&Member>, transaction: &Transaction) -> bool {
+    transaction.ops.iter().all(|op| {
+        let (key, value) = match op {
+            Op::Put { key, value } | Op::PutFor { key, value, .. } => (key, Some(value)),
+            Op::Delete { key } => (key, None),
+        };
+        if key.0.starts_with(keyring::PREFIX.as_bytes()) {
+            return false;
+        }
+        let Some(value) = value.filter(|_| key.0.starts_with(members::PREFIX.as_bytes())) else {
+            return true;
+        };
+        let record = serde_json::from_slice::<Member>(&value.0).ok();
+        let (Some(sender), Some(record)) = (sender, record) else { return false };
+        *key.0 == *members::key(&sender.name).as_bytes()
+            && Member { seal_key: sender.seal_key.clone(), ..record } == *sender
+    })
 }
 
-fn sign_member(cluster: &Cluster, signing_request: String, name: String, address: &str) -> Response {
-    let (Some(authority), Ok(ip)) = (cluster.identity.authority(), address.parse()) else {
-        return Response::Refused("the CA's key is not here".into());
-    };
-    let request = JoinRequest {
-        secret: String::new(),
-        name,
-        address: std::net::SocketAddr::new(ip, 0),
-        api_port: 0,
-        signing_request,
-    };
-    match enrol::sign_here(&authority, &request) {
-        Ok(certificate) => Response::Certificate(certificate),
-        Err(error) => Response::Refused(error.to_string()),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Plan;
+
+    fn member(name: &str, id: u64) -> Member {
+        Member {
+            name: name.into(),
+            id,
+            key: "ab".into(),
+            address: ([10, 0, 0, 1], 7443).into(),
+            api_port: 6443,
+            block: 0,
+            no_voter: false,
+            seal_key: String::new(),
+        }
+    }
+
+    fn put(member: &Member, at: &str) -> Transaction {
+        Plan::new().put(&members::key(at), serde_json::to_vec(member).unwrap()).build()
+    }
+
+    #[test]
+    fn a_member_says_its_own_sealing_key_and_changes_nothing_else_of_the_member_list() {
+        let (a, b) = (member("a", 1), member("b", 2));
+        let said = Member { seal_key: "cd".into(), ..a.clone() };
+        assert!(may_forward(Some(&a), &put(&said, "a")));
+        assert!(!may_forward(Some(&b), &put(&said, "a")));
+        assert!(!may_forward(Some(&a), &put(&said, "b")));
+        assert!(!may_forward(Some(&a), &put(&Member { key: "ef".into(), ..said.clone() }, "a")));
+        assert!(!may_forward(None, &put(&said, "a")));
+        assert!(!may_forward(Some(&a), &Plan::new().put("m/a", b"rubbish").build()));
+        assert!(may_forward(Some(&a), &Plan::new().delete("m/b").build()));
+    }
+
+    #[test]
+    fn the_keyring_is_written_by_the_leader_only() {
+        let a = member("a", 1);
+        assert!(!may_forward(Some(&a), &Plan::new().put(keyring::KEY, b"{}").build()));
+        assert!(!may_forward(Some(&a), &Plan::new().delete(keyring::KEY).build()));
+        assert!(may_forward(Some(&a), &Plan::new().put("o/x", b"{}").build()));
     }
 }

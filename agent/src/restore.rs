@@ -1,6 +1,6 @@
 //! A new cluster out of a backup: `skein cluster restore` on a machine that belongs to none.
 //!
-//! Decides what of a backup the new cluster must not have: the old members, their address blocks, nodes and tokens. The cluster has a
+//! Decides what of a backup the new cluster must not have: the old members, their address blocks, nodes, tokens and keyring. The cluster has a
 //! new id and a new CA, so nobody who belonged to the old one takes it for his.
 
 use std::path::Path;
@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::clock;
 use crate::enrol;
 use crate::identity::{self, Identity, IdentityError};
+use crate::keyring::{self, Ring};
 use crate::members::{PREFIX, TOKENS};
 use crate::recovery::AUDIT;
 use crate::store::Plan;
@@ -37,6 +38,8 @@ pub struct Restored {
     pub cluster: String,
     /// How many objects it holds.
     pub objects: usize,
+    /// The keyring of that cluster, sealed: it is not this one's.
+    pub ring: Option<Ring>,
 }
 
 /// Makes the store of the new cluster's first member out of the backup at `path`, below `data`.
@@ -51,13 +54,13 @@ pub fn restore(data: &Path, identity: &Identity, path: &Path) -> Result<Restored
     rescued.begin_anew(FileDisk::open(&store.join("log"))?, config, &changes)?;
     identity::write_durably(&data.join("member").join("store-seen"), b"")?;
     let objects = view.prefix(b"o/", None).count();
-    Ok(Restored { cluster: from.to_string(), objects })
+    Ok(Restored { cluster: from.to_string(), objects, ring: Ring::in_view(&view) })
 }
 
 fn changes(view: &View, identity: &Identity, from: &str) -> Transaction {
     let nodes = keys::prefix(Kind::by_name("Node").expect("Node is a row of the table of kinds"), None);
     let mut plan = Plan::new();
-    for prefix in [PREFIX, "a/block/", TOKENS, nodes.as_str()] {
+    for prefix in [PREFIX, "a/block/", TOKENS, keyring::PREFIX, nodes.as_str()] {
         for (key, _) in view.prefix(prefix.as_bytes(), None) {
             plan = plan.delete(&String::from_utf8_lossy(&key.0));
         }

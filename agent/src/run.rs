@@ -19,9 +19,13 @@ use tracing::{error, info};
 use crate::clock::{self, spawn};
 use crate::cluster::Cluster;
 use crate::config::Config;
+use crate::credential::Credential;
 use crate::fabric::{self, Sources};
 use crate::identity::{self, Identity};
 use crate::images::Images;
+use crate::keyring::holders::Keys;
+use crate::keyring::seal::SealKey;
+use crate::keyring::{self, Ring, Secrets, signing};
 use crate::members::{Member, Roster, id_of_key, in_view};
 use crate::membership::Membership;
 use crate::mesh::wire::{JoinAnswer, JoinRequest};
@@ -63,17 +67,24 @@ pub enum RunError {
     Answer(String),
     #[error("the backup cannot be restored: {0}")]
     Restore(#[from] restore::RestoreError),
+    #[error(transparent)]
+    Keyring(#[from] keyring::SealError),
+    #[error("the backup's keyring: {0}")]
+    Recovery(#[from] keyring::OpenError),
     #[error("no leader within 10 s")]
     NoLeader,
     #[error("the first objects could not be written: {0}")]
     First(store::TransactError),
 }
 
+/// Header of a restore that brings the recovery key.
+pub const RECOVERY_KEY_HEADER: &str = "skein-recovery-key";
+
 /// What the machine was told.
 enum Told {
     Init { name: Option<String> },
     Join { address: SocketAddr, token: Token, name: Option<String> },
-    Restore { upload: Upload, name: Option<String> },
+    Restore { upload: Upload, name: Option<String>, recovery_key: Option<SealKey> },
 }
 
 /// Told what, and where the answer goes.
@@ -165,8 +176,9 @@ async fn tell(
     if (method.as_str(), path.as_str()) == ("POST", "/skein/v1/restore") {
         let name = server::path::Query::parse(request.uri().query()).get("name").map(String::from);
         let upload = Upload(config.data.join("uploads").join(clock::uuid()));
+        let recovery_key = given_recovery_key(&request)?;
         server::own::receive(&upload.0, request).await?;
-        return order(orders, Told::Restore { upload, name }).await;
+        return order(orders, Told::Restore { upload, name, recovery_key }).await;
     }
     let body = http::body(request).await?;
     let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
@@ -183,6 +195,13 @@ async fn tell(
         _ => return Err(ApiError::Unavailable("this machine is not a member of a cluster: run 'skein init' or 'skein join ADDRESS --token TOKEN'".into())),
     };
     order(orders, told).await
+}
+
+/// The recovery key that comes with a backup, in a header: a path may be logged.
+fn given_recovery_key(request: &Request<hyper::body::Incoming>) -> Result<Option<SealKey>, ApiError> {
+    let Some(text) = request.headers().get(RECOVERY_KEY_HEADER) else { return Ok(None) };
+    let key = text.to_str().ok().and_then(keyring::recovery_key);
+    key.map(Some).ok_or_else(|| ApiError::BadRequest(server::upkeep::NO_RECOVERY_KEY.into()))
 }
 
 /// Hands an order on and waits for what comes of it.
@@ -209,7 +228,9 @@ async fn be_told(config: &Config, told: &mut mpsc::Receiver<Order>) -> Result<Ar
         let made = match order {
             Told::Init { name } => init(config, name).await,
             Told::Join { address, token, name } => join_cluster(config, address, &token, name).await,
-            Told::Restore { upload, name } => restore_cluster(config, &upload, name).await,
+            Told::Restore { upload, name, recovery_key } => {
+                restore_cluster(config, &upload, name, recovery_key.as_ref()).await
+            }
         };
         match made {
             Ok((cluster, answer)) => {
@@ -231,13 +252,32 @@ fn own_name(config: &Config, name: Option<String>) -> Result<String, RunError> {
     Ok(config.node_name()?)
 }
 
-/// The identity of a new cluster's first member, with a new CA.
-fn found(config: &Config, name: Option<String>) -> Result<Identity, RunError> {
+/// A new cluster as its first member begins it.
+struct Founded {
+    identity: Identity,
+    secrets: Secrets,
+    seal_key: SealKey,
+    recovery_key: SealKey,
+}
+
+impl Founded {
+    /// Leaves the sealed keyring for this machine, once it leads, to put it into the store.
+    fn seal(&self, config: &Config) -> Result<(), RunError> {
+        let to = Keys::from([(self.identity.member.node_id(), self.seal_key.public())]);
+        let recovery = Some(self.recovery_key.public());
+        let ring = Ring::seal(&self.identity.cluster, &self.secrets, &to, recovery, keyring::fresh)?;
+        Ok(keyring::write_first(&config.data, &ring)?)
+    }
+}
+
+/// A new cluster with a new CA.
+fn found(config: &Config, name: Option<String>) -> Result<Founded, RunError> {
     let name = own_name(config, name)?;
     let address = config.own_address()?;
     let mut id = [0u8; 16];
     clock::fill_random(&mut id);
     let cluster_id = pki::hex(&id);
+    let seal_key = keyring::own_key(&config.data)?;
     let authority = Authority::create(&cluster_id[..8], clock::wall())?;
     let key = pki::new_key()?;
     let signing_request = pki::signing_request(&key)?;
@@ -248,7 +288,7 @@ fn found(config: &Config, name: Option<String>) -> Result<Identity, RunError> {
         api_port: config.api_port,
         signing_request,
     };
-    let certificate = enrol::sign_here(&authority, &request)?;
+    let certificate = enrol::sign_here(&authority, &request, config.certificate_lifetime)?;
     let hash = pki::key_hash(&pki::certificate_der(&certificate)?)?;
     let member = Member {
         name,
@@ -258,6 +298,7 @@ fn found(config: &Config, name: Option<String>) -> Result<Identity, RunError> {
         api_port: config.api_port,
         block: 0,
         no_voter: false,
+        seal_key: pki::hex(&seal_key.public()),
     };
     let identity = Identity {
         cluster: cluster_id,
@@ -265,19 +306,21 @@ fn found(config: &Config, name: Option<String>) -> Result<Identity, RunError> {
         member: member.clone(),
         key,
         certificate,
-        ca_certificate: authority.certificate,
-        ca_key: Some(authority.key),
+        ca_certificate: authority.certificate.clone(),
         known: vec![member],
     };
     identity.save(&config.data)?;
-    Ok(identity)
+    let secrets = Secrets::new(authority.key.clone(), keyring::fresh());
+    Ok(Founded { identity, secrets, seal_key, recovery_key: SealKey::from_bytes(keyring::fresh()) })
 }
 
 async fn init(config: &Config, name: Option<String>) -> Result<(Arc<Cluster>, Value), RunError> {
     look_first(config).await?;
-    let cluster = start(config, found(config, name)?, Birth::First).await?;
+    let new = found(config, name)?;
+    new.seal(config)?;
+    let cluster = start(config, new.identity, Birth::First).await?;
     write_first_objects(&cluster).await?;
-    let answer = founded(&cluster).await?;
+    let answer = founded(&cluster, &new.recovery_key).await?;
     Ok((cluster, answer))
 }
 
@@ -285,26 +328,37 @@ async fn restore_cluster(
     config: &Config,
     upload: &Upload,
     name: Option<String>,
+    recovery_key: Option<&SealKey>,
 ) -> Result<(Arc<Cluster>, Value), RunError> {
     look_first(config).await?;
-    let identity = found(config, name)?;
-    let restored = restore::restore(&config.data, &identity, &upload.0)?;
-    let cluster = start(config, identity, Birth::Again).await?;
+    let mut new = found(config, name)?;
+    let restored = restore::restore(&config.data, &new.identity, &upload.0)?;
+    if let Some(key) = recovery_key {
+        let ring = restored.ring.as_ref().ok_or(keyring::OpenError::Absent)?;
+        let old = ring.open_by_recovery(&restored.cluster, key)?;
+        new.secrets.take_over(&old, keyring::fresh());
+    }
+    new.seal(config)?;
+    let cluster = start(config, new.identity, Birth::Again).await?;
     if !cluster.store.wait_for_leader(std::time::Duration::from_secs(10)).await {
         return Err(RunError::NoLeader);
     }
-    let mut answer = founded(&cluster).await?;
+    let mut answer = founded(&cluster, &new.recovery_key).await?;
+    answer["secretsKept"] = json!(recovery_key.is_some());
     answer["from"] = json!(restored.cluster);
     answer["objects"] = json!(restored.objects);
     Ok((cluster, answer))
 }
 
 /// What the first member of a cluster is told of it.
-async fn founded(cluster: &Arc<Cluster>) -> Result<Value, RunError> {
+async fn founded(cluster: &Arc<Cluster>, recovery_key: &SealKey) -> Result<Value, RunError> {
+    if !signing::wait_for_keyring(cluster).await {
+        return Err(RunError::Answer("the keyring did not get into the store".into()));
+    }
     let token =
         enrol::create_token(cluster, false).await.map_err(|error| RunError::Answer(error.to_string()))?;
     Ok(
-        json!({"cluster": cluster.identity.cluster, "name": cluster.name(), "address": cluster.identity.member.address.to_string(), "token": token.to_string()}),
+        json!({"cluster": cluster.identity.cluster, "name": cluster.name(), "address": cluster.identity.member.address.to_string(), "token": token.to_string(), "recoveryKey": *keyring::recovery_text(recovery_key)}),
     )
 }
 
@@ -356,7 +410,7 @@ async fn join_cluster(
     };
     look_first(config).await?;
     let answer = join::ask(address, token, &request).await?;
-    let JoinAnswer::Welcome { cluster, epoch, certificate, ca_certificate, ca_key, member, members } = answer
+    let JoinAnswer::Welcome { cluster, epoch, certificate, ca_certificate, member, members, .. } = answer
     else {
         return Err(RunError::Answer("refused".into()));
     };
@@ -368,7 +422,6 @@ async fn join_cluster(
         key,
         certificate,
         ca_certificate,
-        ca_key,
         known: serde_json::from_str(&members).map_err(broken)?,
     };
     identity.save(&config.data)?;
@@ -397,7 +450,8 @@ async fn start(config: &Config, identity: Identity, birth: Birth) -> Result<Arc<
     let roster = Roster::default();
     roster.replace(identity.known.clone());
     let (incoming_sender, incoming) = mpsc::channel(4096);
-    let mesh = Mesh::start(&identity, roster.clone(), incoming_sender)?;
+    let (seal_key, credential) = (keyring::own_key(&config.data)?, Credential::new(&identity)?);
+    let mesh = Mesh::start(&identity, &credential, roster.clone(), incoming_sender)?;
     let store = match open_store(config, &identity, birth, &mesh) {
         Ok(store) => store,
         Err(error) => {
@@ -421,6 +475,8 @@ async fn start(config: &Config, identity: Identity, birth: Birth) -> Result<Arc<
         objects: Objects { store: store.clone() },
         images: Images::new(runtime.images().clone()),
         identity,
+        seal_key,
+        credential,
         roster,
         mesh,
         store,
@@ -439,6 +495,8 @@ async fn start(config: &Config, identity: Identity, birth: Birth) -> Result<Arc<
     spawn(worker::run(cluster.clone(), events));
     spawn(names::run(cluster.clone()));
     spawn(backup::run(cluster.clone()));
+    spawn(keyring::keeper::publish(cluster.clone()));
+    spawn(keyring::renewal::run(cluster.clone()));
     Ok(cluster)
 }
 
@@ -531,5 +589,11 @@ fn serve_api(cluster: &Arc<Cluster>, listener: tokio::net::TcpListener) -> Resul
         let cluster = owned.clone();
         Box::pin(server::answer(cluster, user, request))
     });
-    Ok(listen::https(listener, &cluster.identity, handler, cluster.store.clone())?)
+    Ok(listen::https(
+        listener,
+        &cluster.identity.ca_certificate,
+        &cluster.credential,
+        handler,
+        cluster.store.clone(),
+    )?)
 }

@@ -29,12 +29,14 @@ use path::Route;
 pub struct User {
     pub name: String,
     pub groups: Vec<String>,
+    /// By the unix socket of this machine.
+    pub local: bool,
 }
 
 impl User {
     /// Root on this machine, by the unix socket.
     pub fn root() -> User {
-        User { name: "root".into(), groups: vec!["system:masters".into()] }
+        User { name: "root".into(), groups: vec!["system:masters".into()], local: true }
     }
 
     /// In this release there is one kind of user that may do anything, and nobody else may do something.
@@ -58,9 +60,9 @@ async fn route(cluster: &Arc<Cluster>, user: Option<User>, request: Request<Inco
     if let "/healthz" | "/livez" | "/readyz" = path.as_str() {
         return Ok(http::plain(200, "ok"));
     }
-    if !user.as_ref().is_some_and(User::is_admin) {
+    let Some(user) = user.filter(User::is_admin) else {
         return http::refuse(request, ApiError::Unauthorized).await;
-    }
+    };
     let accept = http::Accept::of(&request);
     let wanted = match path::parse(&path) {
         Ok(wanted) => wanted,
@@ -82,7 +84,7 @@ async fn route(cluster: &Arc<Cluster>, user: Option<User>, request: Request<Inco
         Route::OpenApi(path) => {
             discovery::openapi(&path).map(|body| http::json(200, &body)).ok_or(ApiError::NoSuchPath)
         }
-        Route::Own(rest) => own::answer(cluster, &rest, request).await,
+        Route::Own(rest) => own::answer(cluster, &user, &rest, request).await,
         Route::Resource(resource) => match (request.method().clone(), resource.subresource.as_deref()) {
             (Method::GET, Some("log")) => pods::log(cluster, &resource, &request).await,
             (Method::GET | Method::POST, Some("exec")) => Err(ApiError::BadRequest(

@@ -48,6 +48,12 @@ pub const MESH_IDLE: Duration = ms(3_000);
 pub const MESH_KEEP_ALIVE: Duration = ms(800);
 /// How long one request between members may take.
 pub const MESH_REQUEST: Duration = ms(2_000);
+/// How long the leader is asked for what only it can do: a signature, letting a machine in.
+pub const LEADER_ANSWER: Duration = ms(10_000);
+/// How long a machine that votes no longer keeps its wrap of the keyring: a promotion that is put off is no demotion.
+pub const WRAP_KEPT: Duration = ms(5_000);
+/// How long a member's certificate lasts, unless the machine that signs was told otherwise.
+pub const CERTIFICATE_LIFETIME: Duration = ms(7 * 86_400_000);
 /// Silence on a watch after which a bookmark is sent.
 pub const BOOKMARK: Duration = ms(60_000);
 /// How long a watch lasts unless the client says otherwise.

@@ -10,12 +10,13 @@ use std::time::Duration;
 use api::keys;
 use api::kinds::Kind;
 use raft_store::autopilot::{Autopilot, Candidate, Next};
-use raft_store::{Millis, View};
+use raft_store::{Epoch, MemberChange, Millis, NodeId, View};
 use serde_json::Value;
 use tracing::info;
 
 use crate::clock;
 use crate::cluster::Cluster;
+use crate::keyring::keeper::{Keeper, key_of};
 use crate::members::{Member, PREFIX, in_view};
 use crate::objects::shown;
 use crate::store::Touched;
@@ -31,8 +32,9 @@ pub const DRAIN: &str = "skein.dev/drain";
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Runs for as long as this machine leads.
-pub async fn keep(cluster: &Arc<Cluster>) {
+pub async fn keep(cluster: &Arc<Cluster>, epoch: Epoch) {
     let mut autopilot = Autopilot::new();
+    let mut keeper = Keeper::default();
     let mut views = cluster.store.objects();
     let mut told = Next::Nothing;
     let nodes = keys::prefix(node_kind(), None);
@@ -46,8 +48,12 @@ pub async fn keep(cluster: &Arc<Cluster>) {
         if let Some(status) = cluster.store.status().await {
             let now = Millis(clock::millis());
             let next = autopilot.next(now, &members, pinned(&view), &status);
+            let coming = coming(&next);
+            let sealed = keeper.tend(cluster, epoch, &view, &coming).await;
             match &next {
                 Next::Nothing => {}
+                // Who votes may lead, and who leads must be able to open the keyring.
+                Next::Change(_) if !sealed => {}
                 Next::HandOver(to) => {
                     info!(to = %name(cluster, *to), "this machine is not to vote much longer and hands leadership over");
                     cluster.store.input(raft_store::Input::TransferLeadership { to: *to });
@@ -67,7 +73,17 @@ pub async fn keep(cluster: &Arc<Cluster>) {
     }
 }
 
-fn name(cluster: &Cluster, id: raft_store::NodeId) -> String {
+/// Who is to vote next.
+fn coming(next: &Next) -> BTreeSet<NodeId> {
+    let Next::Change(changes) = next else { return BTreeSet::new() };
+    let voter = |change: &MemberChange| match change {
+        MemberChange::AddVoter(id) => Some(*id),
+        MemberChange::AddLearner(_) | MemberChange::Remove(_) => None,
+    };
+    changes.iter().filter_map(voter).collect()
+}
+
+fn name(cluster: &Cluster, id: NodeId) -> String {
     cluster.roster.get(id).map_or_else(|| id.to_string(), |member| member.name)
 }
 
@@ -94,10 +110,12 @@ fn candidate(view: &View, member: &Member, dead: &BTreeSet<String>) -> Candidate
         let map = node.as_ref().map(|node| &node.0["metadata"][field]);
         map.and_then(|map| map[name].as_str()).unwrap_or("").to_string()
     };
+    // Who is new must be able to open the keyring; who votes already is not sent away for it.
+    let can_hold = key_of(member).is_some() || view.members().is_voter(member.node_id());
     Candidate {
         id: member.node_id(),
         zone: text("labels", ZONE),
-        may_vote: !member.no_voter && text("annotations", DRAIN).is_empty(),
+        may_vote: !member.no_voter && text("annotations", DRAIN).is_empty() && can_hold,
         dead: dead.contains(&member.name),
     }
 }

@@ -9,6 +9,8 @@ mod deaths;
 mod fabric;
 #[path = "cluster/images.rs"]
 mod images;
+#[path = "cluster/keyring.rs"]
+mod keyring;
 #[path = "cluster/members.rs"]
 mod members;
 #[path = "cluster/node.rs"]

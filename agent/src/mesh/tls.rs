@@ -11,12 +11,11 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
 
 use super::{Class, MeshError};
-use crate::identity::Identity;
+use crate::credential::Credential;
 use crate::members::Roster;
 use crate::pki;
 use crate::timing;
@@ -35,14 +34,12 @@ fn failed(error: impl std::fmt::Display) -> MeshError {
 }
 
 /// The server's side: members with their key, joining machines without.
-pub fn server(identity: &Identity, roster: Roster) -> Result<quinn::ServerConfig, MeshError> {
-    let (chain, key) = own(identity)?;
+pub fn server(credential: &Credential, roster: Roster) -> Result<quinn::ServerConfig, MeshError> {
     let mut config = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(failed)?
         .with_client_cert_verifier(Arc::new(MemberVerifier { roster }))
-        .with_single_cert(chain, key)
-        .map_err(failed)?;
+        .with_cert_resolver(Arc::new(credential.clone()));
     config.alpn_protocols = vec![CONTROL.to_vec(), BULK.to_vec(), JOIN.to_vec()];
     let quic = QuicServerConfig::try_from(config).map_err(failed)?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(quic));
@@ -51,15 +48,17 @@ pub fn server(identity: &Identity, roster: Roster) -> Result<quinn::ServerConfig
 }
 
 /// The client's side towards members.
-pub fn client(identity: &Identity, roster: Roster, class: Class) -> Result<quinn::ClientConfig, MeshError> {
-    let (chain, key) = own(identity)?;
+pub fn client(
+    credential: &Credential,
+    roster: Roster,
+    class: Class,
+) -> Result<quinn::ClientConfig, MeshError> {
     let mut config = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(failed)?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(MemberVerifier { roster }))
-        .with_client_auth_cert(chain, key)
-        .map_err(failed)?;
+        .with_client_cert_resolver(Arc::new(credential.clone()));
     config.alpn_protocols = vec![if class == Class::Control { CONTROL.to_vec() } else { BULK.to_vec() }];
     finish(config)
 }
@@ -90,15 +89,6 @@ fn transport() -> Arc<quinn::TransportConfig> {
     transport.max_concurrent_bidi_streams(1024u32.into());
     transport.datagram_receive_buffer_size(Some(1 << 20));
     Arc::new(transport)
-}
-
-fn own(identity: &Identity) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), MeshError> {
-    let chain = vec![
-        pki::certificate_der(&identity.certificate).map_err(failed)?,
-        pki::certificate_der(&identity.ca_certificate).map_err(failed)?,
-    ];
-    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).map_err(failed)?;
-    Ok((chain, key))
 }
 
 /// Takes certificates whose key is on the member list.

@@ -42,9 +42,9 @@ pub enum Request {
     FetchBlob(String),
     /// Fetch a blob from a member and keep it; answered when it is synced.
     KeepBlob { digest: String, size: u64, from: u64 },
-    /// Sign a certificate for a client (only machines with the CA's key can).
+    /// Sign the administrator's certificate, for root on the sender (the leader does).
     SignClient { user: String, groups: Vec<String> },
-    /// Sign the certificate of a machine that joins (only machines with the CA's key can).
+    /// Renew the sender's certificate, for the key that it is listed with (the leader does).
     SignMember { signing_request: String, name: String, address: String },
     /// Output of a container of this node: lines as they are to be shown.
     Logs { uid: String, container: String, options: LogWish },
@@ -58,6 +58,10 @@ pub enum Request {
     NewEpoch { epoch: u64, members: String },
     /// Propose commands at the leader: `Forwarded`s follow on the stream, `Settled`s come back in any order.
     Forward,
+    /// Let this machine in if its token is valid (the leader does).
+    Enrol(JoinRequest),
+    /// Seal the keyring to another recovery key: hex of its public half (the leader does).
+    SetRecovery { public: String },
 }
 
 /// A command (encoded by raft-store) with the asker's number for it.
@@ -118,6 +122,10 @@ pub enum Response {
     Refused(String),
     /// A `recovery::Survivor`, JSON.
     Survey(Vec<u8>),
+    /// Ask whoever leads.
+    NotLeader,
+    /// What a machine that wants in is told.
+    Admitted(JoinAnswer),
 }
 
 /// Sent by a machine that wants in, after it has checked our CA by its hash.
@@ -140,6 +148,7 @@ pub enum JoinAnswer {
         epoch: u64,
         certificate: String,
         ca_certificate: String,
+        /// Always absent: the CA's key is in the keyring.
         ca_key: Option<String>,
         /// The member's own record, JSON.
         member: String,

@@ -17,8 +17,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
-use rustls_pki_types::PrivateKeyDer;
-use rustls_pki_types::pem::PemObject;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_rustls::TlsAcceptor;
@@ -28,7 +26,7 @@ use super::User;
 use super::http::Answer;
 use super::stream::{self, protocol};
 use crate::clock::spawn;
-use crate::identity::Identity;
+use crate::credential::Credential;
 use crate::pki;
 use crate::store::Store;
 
@@ -63,11 +61,12 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
 /// Serves HTTPS and store streams until the process ends.
 pub fn https(
     listener: TcpListener,
-    identity: &Identity,
+    ca_certificate: &str,
+    credential: &Credential,
     handler: Handler,
     store: Store,
 ) -> Result<(), ListenError> {
-    let acceptor = TlsAcceptor::from(Arc::new(tls(identity)?));
+    let acceptor = TlsAcceptor::from(Arc::new(tls(ca_certificate, credential)?));
     info!(address = ?listener.local_addr().ok(), "API listens");
     spawn(async move {
         loop {
@@ -84,7 +83,7 @@ pub fn https(
                     Ok(stream) => {
                         let certificates = stream.get_ref().1.peer_certificates();
                         let user = certificates.and_then(|chain| pki::subject(chain.first()?).ok());
-                        let user = user.map(|(name, groups)| User { name, groups });
+                        let user = user.map(|(name, groups)| User { name, groups, local: false });
                         match stream.get_ref().1.alpn_protocol() {
                             Some(protocol::ALPN) if user.as_ref().is_some_and(User::is_admin) => {
                                 stream::serve(stream, store).await;
@@ -103,24 +102,21 @@ pub fn https(
     Ok(())
 }
 
-fn tls(identity: &Identity) -> Result<rustls::ServerConfig, ListenError> {
+fn tls(ca_certificate: &str, credential: &Credential) -> Result<rustls::ServerConfig, ListenError> {
     let failed = |error: &dyn std::fmt::Display| ListenError::Tls(error.to_string());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let authority = pki::certificate_der(&identity.ca_certificate).map_err(|error| failed(&error))?;
+    let authority = pki::certificate_der(ca_certificate).map_err(|error| failed(&error))?;
     let mut roots = RootCertStore::empty();
-    roots.add(authority.clone()).map_err(|error| failed(&error))?;
+    roots.add(authority).map_err(|error| failed(&error))?;
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .allow_unauthenticated()
         .build()
         .map_err(|error| failed(&error))?;
-    let chain = vec![pki::certificate_der(&identity.certificate).map_err(|error| failed(&error))?, authority];
-    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).map_err(|error| failed(&error))?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| failed(&error))?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)
-        .map_err(|error| failed(&error))?;
+        .with_cert_resolver(Arc::new(credential.clone()));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), protocol::ALPN.to_vec()];
     Ok(config)
 }

@@ -11,6 +11,7 @@ use hyper::{Method, Request};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
+use super::User;
 use super::http::{self, Reply};
 use super::path::Query;
 use super::{pods, upkeep};
@@ -18,20 +19,24 @@ use crate::clock;
 use crate::cluster::Cluster;
 use crate::enrol::{self, RemoveError};
 use crate::images::{self, ImageError};
+use crate::keyring::{Ring, keeper, signing};
 use crate::members::in_view;
-use crate::mesh::wire::{Request as Wish, Response};
-use crate::pki::Credential;
 use crate::store::Plan;
 use crate::voters;
 
 /// Answers one request; `rest` is the path below `/skein/v1/`.
-pub async fn answer(cluster: &Arc<Cluster>, rest: &str, request: Request<Incoming>) -> Reply {
+pub async fn answer(cluster: &Arc<Cluster>, user: &User, rest: &str, request: Request<Incoming>) -> Reply {
     let query = Query::parse(request.uri().query());
     let parts: Vec<&str> = rest.split('/').collect();
     match (request.method().clone(), parts.as_slice()) {
         (Method::GET, ["cluster"]) => status(cluster).await,
         (Method::POST, ["tokens"]) => token(cluster, query.is_true("noVoter")).await,
-        (Method::GET, ["kubeconfig"]) => kubeconfig(cluster).await,
+        (Method::GET, ["kubeconfig"]) if user.local => kubeconfig(cluster).await,
+        (Method::POST, ["recovery-key"]) if user.local => upkeep::recovery_key(cluster).await,
+        (Method::POST, ["unlock"]) if user.local => upkeep::unlock(cluster, request).await,
+        (_, ["kubeconfig" | "recovery-key" | "unlock"]) => Err(ApiError::BadRequest(
+            "this is for root on a member only, by the agent's socket: run it with 'skein' there".into(),
+        )),
         (Method::POST, ["images"]) => load(cluster, query.get("name").map(String::from), request).await,
         (Method::DELETE, ["images"]) => remove(cluster, query.get("name").unwrap_or("")).await,
         (Method::POST, ["exec", namespace, pod]) => pods::exec(cluster, namespace, pod, request).await,
@@ -95,9 +100,25 @@ async fn status(cluster: &Cluster) -> Reply {
             "members": members, "revision": view.revision().0, "appliedIndex": index, "term": term, "stateHash": crate::pki::hex(&view.hash()),
             "votersPinned": pinned, "votersWanted": raft_store::autopilot::wanted_voters(eligible, pinned),
             "advice": voters::advice(&view, &alive, replica.leader.is_some()),
+            "keyring": keyring(&view, replica.leader, name_of),
             "brake": crate::brake::is_on(&view), "epoch": cluster.identity.epoch, "recoveries": recoveries(&view),
         }),
     ))
+}
+
+/// Who holds the keyring, and what is wrong with that.
+fn keyring(
+    view: &raft_store::View,
+    leader: Option<raft_store::NodeId>,
+    name: impl Fn(raft_store::NodeId) -> String,
+) -> Value {
+    let ring = Ring::in_view(view);
+    let holders: Vec<String> = ring.iter().flat_map(|ring| ring.held().into_keys()).map(&name).collect();
+    json!({
+        "holders": holders, "generation": ring.as_ref().map(|ring| ring.generation),
+        "recoveryKey": ring.as_ref().is_some_and(|ring| ring.recovery().is_some()),
+        "note": keeper::note(view, leader, name),
+    })
 }
 
 /// The audit of how this cluster went on after losses, oldest first.
@@ -122,32 +143,10 @@ async fn token(cluster: &Cluster, no_voter: bool) -> Reply {
     Ok(http::json(201, &json!({"token": token.to_string(), "address": address})))
 }
 
-/// A client certificate of the one administrator, signed here or by a member that can.
-async fn admin(cluster: &Cluster) -> Result<Credential, ApiError> {
-    let (user, group) = ("skein-admin", "system:masters");
-    if let Some(authority) = cluster.identity.authority() {
-        return authority
-            .sign_client(user, &[group], clock::wall())
-            .map_err(|error| ApiError::Internal(error.to_string()));
-    }
-    let wish = Wish::SignClient { user: user.into(), groups: vec![group.into()] };
-    for member in cluster.roster.all() {
-        if member.node_id() != cluster.me()
-            && let Ok(Response::Signed { certificate, key }) =
-                cluster.mesh.request(member.node_id(), wish.clone()).await
-        {
-            return Ok(Credential { certificate, key });
-        }
-    }
-    Err(ApiError::Unavailable(
-        "no machine that can sign certificates answers: one of the first three members must be up".into(),
-    ))
-}
-
 async fn kubeconfig(cluster: &Cluster) -> Reply {
     use base64::Engine;
     let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
-    let admin = admin(cluster).await?;
+    let admin = signing::admin(cluster).await.map_err(ApiError::Unavailable)?;
     let member = &cluster.identity.member;
     let server = format!("https://{}:{}", member.address.ip(), member.api_port);
     Ok(http::json(

@@ -10,10 +10,12 @@ use serde_json::{Value, json};
 use super::http::{self, Reply};
 use crate::backup::{self, Schedule};
 use crate::cluster::Cluster;
+use crate::keyring::{self, keeper, seal::SealKey, signing};
+use crate::mesh::wire::{Request as Wish, Response};
 use crate::objects::write_error;
 use crate::recovery::survey;
 use crate::store::Plan;
-use crate::voters;
+use crate::{pki, voters};
 
 async fn document(request: Request<Incoming>) -> Result<Value, ApiError> {
     let body = http::body(request).await?;
@@ -58,3 +60,32 @@ pub async fn schedule(cluster: &Cluster, request: Request<Incoming>) -> Reply {
     cluster.store.transact(plan.build(), None).await.map_err(write_error)?;
     Ok(http::json(200, &json!(schedule)))
 }
+
+/// Makes a recovery key in the place of the one before. It is answered here and kept nowhere; only its public half leaves this machine.
+pub async fn recovery_key(cluster: &Cluster) -> Reply {
+    let key = SealKey::from_bytes(keyring::fresh());
+    let wish = Wish::SetRecovery { public: pki::hex(&key.public()) };
+    match signing::ask(cluster, wish).await {
+        Response::Done => Ok(http::json(201, &json!({"recoveryKey": *keyring::recovery_text(&key)}))),
+        Response::Refused(why) => Err(ApiError::Unavailable(why)),
+        _ => Err(ApiError::Internal("the leader's answer makes no sense".into())),
+    }
+}
+
+/// Opens the keyring with the recovery key, on the leader.
+pub async fn unlock(cluster: &Cluster, request: Request<Incoming>) -> Reply {
+    let body = document(request).await?;
+    let key = keyring::recovery_key(body["recoveryKey"].as_str().unwrap_or(""))
+        .ok_or_else(|| ApiError::BadRequest(NO_RECOVERY_KEY.into()))?;
+    let Some(epoch) = cluster.store.leadership().borrow().epoch else {
+        return Err(ApiError::BadRequest(
+            "this machine does not lead: run it on the leader, which 'skein cluster status' names".into(),
+        ));
+    };
+    let unlocked = keeper::unlock(cluster, epoch, &key).await;
+    unlocked.map_err(|error| ApiError::BadRequest(error.to_string()))?;
+    Ok(http::json(200, &json!({"unlocked": true})))
+}
+
+/// What is said of a text that is no recovery key.
+pub const NO_RECOVERY_KEY: &str = "this is no recovery key: it is the line skein-recovery1.<64 hex digits> that 'skein init' or 'skein cluster recovery-key' printed";

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -34,6 +35,9 @@ pub struct Agent {
     /// DNS servers for names outside the cluster [default: those of /etc/resolv.conf].
     #[arg(long)]
     upstream_dns: Vec<IpAddr>,
+    /// How long, in seconds, certificates of members last that this machine signs while it leads.
+    #[arg(long, hide = true, default_value_t = ::agent::timing::CERTIFICATE_LIFETIME.as_secs())]
+    certificate_lifetime_s: u64,
     /// What is logged: error, warn, info, debug, or a filter such as info,agent=debug.
     #[arg(long, env = "SKEIN_LOG", default_value = "info")]
     log: String,
@@ -57,6 +61,7 @@ impl Agent {
             cgroup_parent: self.cgroup_parent,
             name: self.name,
             upstream_dns: self.upstream_dns,
+            certificate_lifetime: Duration::from_secs(self.certificate_lifetime_s),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         runtime.block_on(::agent::run(config))?;

@@ -28,6 +28,15 @@ fn print_founded(answer: &Value) {
     let text = |field: &str| answer[field].as_str().unwrap_or("").to_string();
     println!("Cluster {} created; this machine is its first member, \"{}\".", &text("cluster"), text("name"));
     print_join(&text("address"), &text("token"));
+    print_recovery_key(answer);
+}
+
+fn print_recovery_key(answer: &Value) {
+    println!(
+        "Recovery key. It is shown now and kept nowhere; whoever has it and a backup has the cluster's secrets. Keep it apart\n\
+         from the machines:\n\n  {}\n",
+        answer["recoveryKey"].as_str().unwrap_or("")
+    );
 }
 
 fn print_join(address: &str, token: &str) {
@@ -105,6 +114,14 @@ pub enum Cluster {
         #[arg(long)]
         yes: bool,
     },
+    /// Make a new recovery key and print it, this once. The one before opens nothing any more, except older backups.
+    RecoveryKey,
+    /// Open the keyring with the recovery key, when no voter that is left can ('cluster status' says so). Run it on the leader.
+    Unlock {
+        /// A file with the recovery key; '-' reads it from standard input.
+        #[arg(long, value_name = "FILE")]
+        recovery_key: std::path::PathBuf,
+    },
     /// Write the whole state to a file, while the cluster goes on.
     Backup {
         /// The file; what stands there is replaced once the backup is whole.
@@ -124,6 +141,9 @@ pub enum Cluster {
         /// Name of this node [default: the host's name].
         #[arg(long)]
         name: Option<String>,
+        /// A file with the recovery key of the backup's cluster ('-': standard input): without it the Secrets in the backup stay sealed.
+        #[arg(long, value_name = "FILE")]
+        recovery_key: Option<std::path::PathBuf>,
     },
     /// How many machines keep the state and vote: 1, 3, 5 or 7, or "auto" (1, 3 or 5 by how many there are).
     Voters {
@@ -150,8 +170,18 @@ impl Cluster {
                 println!("Backups: {every}, {keep} are kept on each voter.");
                 Ok(())
             }
-            Cluster::Restore { file, name } => {
-                print_founded(&state::restore(client, &file, name).await?);
+            Cluster::RecoveryKey => {
+                print_recovery_key(&post(client, "/skein/v1/recovery-key", &Value::Null).await?);
+                Ok(())
+            }
+            Cluster::Unlock { recovery_key } => {
+                let body = json!({"recoveryKey": state::read_key(&recovery_key)?});
+                post(client, "/skein/v1/unlock", &body).await?;
+                println!("The keyring is open: machines can join, certificates are renewed.");
+                Ok(())
+            }
+            Cluster::Restore { file, name, recovery_key } => {
+                print_founded(&state::restore(client, &file, name, recovery_key.as_deref()).await?);
                 Ok(())
             }
         }
@@ -177,6 +207,9 @@ async fn status(client: &Client, output: &super::Output) -> Result<(), CommandEr
     println!("Revision:  {}", status["revision"]);
     if let Some(advice) = status["advice"].as_str() {
         println!("Note:      {advice}");
+    }
+    if let Some(note) = status["keyring"]["note"].as_str() {
+        println!("Note:      {note}");
     }
     for recovery in status["recoveries"].as_array().into_iter().flatten() {
         println!("Recovered: {}", state::audit(recovery));

@@ -2,7 +2,7 @@
 //!
 //! Decides how these read; the agent does the work.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 
 use http_body_util::BodyExt;
@@ -96,14 +96,34 @@ async fn download(client: &Client, aside: &Path) -> Result<u64, CommandError> {
     Ok(bytes)
 }
 
+/// Reads a recovery key from a file, or from standard input as `-`.
+pub fn read_key(path: &Path) -> Result<String, CommandError> {
+    let mut text = String::new();
+    if path == Path::new("-") {
+        std::io::stdin().read_to_string(&mut text)?;
+    } else {
+        text = std::fs::read_to_string(path)
+            .map_err(|error| CommandError::Usage(format!("{}: {error}", path.display())))?;
+    }
+    Ok(text.trim().to_string())
+}
+
 /// Uploads a backup to an agent that belongs to no cluster.
-pub async fn restore(client: &Client, file: &Path, name: Option<String>) -> Result<Value, CommandError> {
+pub async fn restore(
+    client: &Client,
+    file: &Path,
+    name: Option<String>,
+    recovery_key: Option<&Path>,
+) -> Result<Value, CommandError> {
     let bytes =
         std::fs::read(file).map_err(|error| CommandError::Usage(format!("{}: {error}", file.display())))?;
     let query = name.map_or_else(String::new, |name| format!("?name={}", client::escape(&name)));
-    let request = client::build(Method::POST, &format!("/skein/v1/restore{query}"))
-        .body(full(bytes))
-        .map_err(|error| client::ClientError::Broken(error.to_string()))?;
+    let mut request = client::build(Method::POST, &format!("/skein/v1/restore{query}"));
+    if let Some(path) = recovery_key {
+        request = request.header(agent::run::RECOVERY_KEY_HEADER, read_key(path)?);
+    }
+    let request =
+        request.body(full(bytes)).map_err(|error| client::ClientError::Broken(error.to_string()))?;
     let body = client.send(request).await?.into_body().collect().await;
     let body = body.map_err(|error| client::ClientError::Broken(error.to_string()))?.to_bytes();
     let answer: Value =

@@ -13,6 +13,7 @@ fn member(name: &str, id: u64) -> Member {
         api_port: 6443,
         block: id as u8,
         no_voter: false,
+        seal_key: String::new(),
     }
 }
 
@@ -24,7 +25,6 @@ fn identity(data: &Path) -> Identity {
         key: "k".into(),
         certificate: "c".into(),
         ca_certificate: "ca".into(),
-        ca_key: None,
         known: vec![member("a", 1)],
     };
     identity.save(data).unwrap();

@@ -17,7 +17,7 @@ use crate::images::parse_digest;
 use crate::mesh::wire::{self, Datagram, JoinRequest, Request, Response};
 use crate::mesh::{Class, Incoming};
 use crate::server::pods;
-use crate::{membership, recovery};
+use crate::{consistency, doubles, membership, recovery};
 
 /// Hands on everything that comes in, until the mesh ends.
 pub async fn dispatch(
@@ -85,6 +85,8 @@ async fn answer(
         },
         Request::Recover { lost } => recovery::survey::ordered(&cluster, &lost).await,
         Request::NewEpoch { epoch, members } => recovery::bring_over::told(&cluster, epoch, &members).await,
+        Request::Life { number, place } => doubles::answer(&cluster, from, number, &place),
+        Request::Marks => consistency::own(&cluster).await,
         Request::Logs { uid, container, options } => {
             return pods::serve_log(&cluster, &uid, &container, options, send).await;
         }

@@ -34,7 +34,7 @@ use crate::server::listen::{self, Handler};
 use crate::server::own::Upload;
 use crate::store::{self, Birth, Plan, Store};
 use crate::worker::addresses::Addresses;
-use crate::{backup, control, enrol, gossip, leader, names, node, requests, restore, server, worker};
+use crate::{backup, control, doubles, enrol, gossip, leader, names, node, requests, restore, server, worker};
 
 /// The agent cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +63,8 @@ pub enum RunError {
     Answer(String),
     #[error("the backup cannot be restored: {0}")]
     Restore(#[from] restore::RestoreError),
+    #[error("{0}")]
+    Doubled(String),
     #[error("no leader within 10 s")]
     NoLeader,
     #[error("the first objects could not be written: {0}")]
@@ -103,6 +105,9 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     listen::unix(&config.socket(), handler(config.clone(), state.clone(), orders))?;
     match Identity::load(&config.data)? {
         Some(mut identity) => {
+            if let Some(why) = doubles::found_earlier(&config.data) {
+                return Err(RunError::Doubled(why));
+            }
             carry_out::carry_out(&config.data, &mut identity);
             info!(name = %identity.member.name, cluster = %identity.cluster, "member");
             let birth = birth(&config, &identity);
@@ -423,6 +428,7 @@ async fn start(config: &Config, identity: Identity, birth: Birth) -> Result<Arc<
         addresses,
         suspects,
         pings: Arc::default(),
+        lives: Default::default(),
         leaves: Default::default(),
     });
     spawn(requests::dispatch(cluster.clone(), gossip, incoming));
@@ -431,6 +437,7 @@ async fn start(config: &Config, identity: Identity, birth: Birth) -> Result<Arc<
     spawn(leader::run(cluster.clone()));
     spawn(control::driver::run(cluster.clone()));
     spawn(worker::run(cluster.clone(), events));
+    spawn(doubles::run(cluster.clone()));
     spawn(names::run(cluster.clone()));
     spawn(backup::run(cluster.clone()));
     Ok(cluster)

@@ -8,7 +8,6 @@ use bincode::{Decode, Encode};
 use crate::codec::{self, CodecError};
 use crate::command::Key;
 use crate::ids::{Epoch, Revision, SessionId};
-use crate::limits;
 use crate::members::Members;
 use crate::state::history::History;
 use crate::state::sessions::{Session, SessionRecord};
@@ -81,7 +80,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<State, SnapshotError> {
         return Err(SnapshotError::Checksum);
     }
     let body = match content.split_first() {
-        Some((&VERSION, body)) => codec::decode::<Body, { limits::SNAPSHOT_BYTES }>(body)?,
+        Some((&VERSION, body)) => codec::decode_state::<Body>(body)?,
         Some((&version, _)) => return Err(CodecError::Version(version).into()),
         None => return Err(SnapshotError::Checksum),
     };

@@ -53,6 +53,10 @@ pub enum Request {
     Recover { lost: Vec<String> },
     /// The cluster goes on in a new epoch with these members (JSON): keep your store aside and follow.
     NewEpoch { epoch: u64, members: String },
+    /// What have you applied? (`crate::consistency`)
+    Marks,
+    /// This life of mine runs, and there (`crate::doubles`).
+    Life { number: u64, place: String },
 }
 
 /// Which part of a log is wanted.
@@ -99,6 +103,10 @@ pub enum Response {
     Refused(String),
     /// A `recovery::Survivor`, JSON.
     Survey(Vec<u8>),
+    /// A `raft_store::consistency::Marks`.
+    Marks(Vec<u8>),
+    /// Two run as you: where.
+    Doubled(String),
 }
 
 /// Sent by a machine that wants in, after it has checked our CA by its hash.

@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use api::kinds::Kind;
 use api::keys;
+use api::kinds::Kind;
 use raft_store::NodeId;
 use raft_store::consistency::{Difference, Marks, compare};
 use tracing::error;
@@ -61,7 +61,8 @@ async fn tell(cluster: &Arc<Cluster>, Difference { node, index }: Difference) {
     error!(machine = %name, index, "{}", message(&name, index));
     let Some(kind) = Kind::by_name("Node") else { return };
     let view = cluster.store.view();
-    let Some(object) = view.get(keys::object(kind, "", &name).as_bytes()).and_then(|entry| shown(entry).ok()) else {
+    let Some(object) = view.get(keys::object(kind, "", &name).as_bytes()).and_then(|entry| shown(entry).ok())
+    else {
         return;
     };
     Report::warning(kind, &object, "StateDiffers", &message(&name, index)).send(cluster).await;

@@ -14,7 +14,9 @@ use tracing::error;
 use crate::clock;
 use crate::cluster::Cluster;
 use crate::identity;
+use crate::members::Member;
 use crate::mesh::wire::{Request, Response};
+use crate::run::towards;
 use crate::timing;
 
 /// Words of a life that is over may still be on their way for so long.
@@ -80,32 +82,33 @@ pub fn answer(cluster: &Cluster, from: NodeId, life: u64, place: &str) -> Respon
 /// Tells this life: to the leader, or where this machine leads to any other member.
 pub async fn run(cluster: Arc<Cluster>) {
     let life = clock::random_u64();
-    let address = cluster.config.own_address().map_or_else(|_| "no address".into(), |address| address.to_string());
     let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
-    let place = format!("{host} ({address})");
     loop {
-        if let Some(to) = listener(&cluster)
-            && let Ok(Response::Doubled(places)) =
-                cluster.mesh.request(to, Request::Life { number: life, place: place.clone() }).await
-        {
-            stop(&cluster, &places);
+        if let Some(to) = listener(&cluster) {
+            let address =
+                towards(to.address).map_or_else(|| "no address".into(), |address| address.to_string());
+            let word = Request::Life { number: life, place: format!("{host} ({address})") };
+            if let Ok(Response::Doubled(places)) = cluster.mesh.request(to.node_id(), word).await {
+                stop(&cluster, &places);
+            }
         }
         tokio::time::sleep(timing::TELL_LIFE).await;
     }
 }
 
-fn listener(cluster: &Cluster) -> Option<NodeId> {
+fn listener(cluster: &Cluster) -> Option<Member> {
     if let Some(leader) = cluster.store.leader().filter(|leader| *leader != cluster.me()) {
-        return Some(leader);
+        return cluster.roster.get(leader);
     }
-    let all = cluster.roster.all();
-    let others: Vec<NodeId> = all.iter().map(|member| member.node_id()).filter(|id| *id != cluster.me()).collect();
-    others.get(clock::random_u64() as usize % others.len().max(1)).copied()
+    let mut others = cluster.roster.all();
+    others.retain(|member| member.node_id() != cluster.me());
+    let at = clock::random_u64() as usize % others.len().max(1);
+    others.into_iter().nth(at)
 }
 
 /// Ends this agent, and sees to it that it does not come back by itself.
 fn stop(cluster: &Cluster, places: &str) {
-    let why = said(cluster.name(), places, &mark(&cluster.config.data));
+    let why = said(cluster.name(), places);
     error!("{why}");
     if let Err(error) = identity::write_durably(&mark(&cluster.config.data), why.as_bytes()) {
         error!(%error, "this could not be written down: the agent will come back, and be refused again");
@@ -113,10 +116,9 @@ fn stop(cluster: &Cluster, places: &str) {
     std::process::exit(71);
 }
 
-fn said(name: &str, places: &str, mark: &Path) -> String {
+fn said(name: &str, places: &str) -> String {
     format!(
-        "two machines run as member {name}: {places}. The disk of one is a copy of the other's, and both are refused. Run 'skein node reset' on both and join again under different names; or reset the copy only, and on the other remove {} and start the agent",
-        mark.display()
+        "two machines run as member {name}: {places}. The disk of one is a copy of the other's, and neither's store can be trusted any more. Run 'skein node rm {name}' on another member, 'skein node reset' on both, and join again under different names"
     )
 }
 

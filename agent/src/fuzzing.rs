@@ -83,7 +83,12 @@ fn responses() -> Vec<Vec<u8>> {
 }
 
 fn exec_frames() -> Vec<Vec<u8>> {
-    let all = [ExecFrame::Stdin(vec![1; 20]), ExecFrame::StdinEnd, ExecFrame::Exit(-1), ExecFrame::Failed("f".into())];
+    let all = [
+        ExecFrame::Stdin(vec![1; 20]),
+        ExecFrame::StdinEnd,
+        ExecFrame::Exit(-1),
+        ExecFrame::Failed("f".into()),
+    ];
     all.iter().map(wire::encode).collect()
 }
 

@@ -34,7 +34,9 @@ use crate::server::listen::{self, Handler};
 use crate::server::own::Upload;
 use crate::store::{self, Birth, Plan, Store};
 use crate::worker::addresses::Addresses;
-use crate::{backup, control, doubles, enrol, gossip, leader, names, node, requests, restore, server, worker};
+use crate::{
+    backup, control, doubles, enrol, gossip, leader, names, node, requests, restore, server, worker,
+};
 
 /// The agent cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -378,7 +380,7 @@ async fn join_cluster(
 }
 
 /// The address that this machine would use towards another one.
-fn towards(address: SocketAddr) -> Option<std::net::IpAddr> {
+pub fn towards(address: SocketAddr) -> Option<std::net::IpAddr> {
     let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     socket.connect(address).ok()?;
     socket.local_addr().ok().map(|own| own.ip())

@@ -24,7 +24,8 @@ pub const TARGETS: &[Target] = &[
 /// Equal after writing and reading, by what is written: not all types compare.
 fn check<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<bool, String> {
     let Ok(value) = serde_json::from_slice::<T>(bytes) else { return Ok(false) };
-    let failed = |error: serde_json::Error| format!("what was read cannot be written and read again: {error}");
+    let failed =
+        |error: serde_json::Error| format!("what was read cannot be written and read again: {error}");
     let first = serde_json::to_vec(&value).map_err(failed)?;
     let again = serde_json::to_vec(&serde_json::from_slice::<T>(&first).map_err(failed)?).map_err(failed)?;
     if first == again { Ok(true) } else { Err("a message is another one after writing and reading".into()) }

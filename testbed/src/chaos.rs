@@ -49,8 +49,10 @@ pub struct ChaosConfig {
 pub fn run(config: &ChaosConfig) -> Result<String, ChaosError> {
     let cluster = Cluster::start(config.hosts, &config.directory.join("bed"))?;
     let began = revision(&cluster)?;
-    let clients =
-        Clients::new(&cluster, History { seed: config.seed, hosts: config.hosts, began, ..History::default() });
+    let clients = Clients::new(
+        &cluster,
+        History { seed: config.seed, hosts: config.hosts, began, ..History::default() },
+    );
     let harmed = std::thread::scope(|scope| {
         for number in 0..CLIENTS {
             let clients = &clients;

@@ -10,6 +10,7 @@ mod mutate;
 #[path = "fuzz/sys.rs"]
 mod sys;
 
+use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -60,7 +61,8 @@ fn judge(target: Target, bytes: &[u8]) -> Result<bool, String> {
 fn fuzz(target: Target, time: Duration, seed: u64) -> (u64, u64) {
     let (name, seeds, _) = target;
     let mut rng = SmallRng::seed_from_u64(seed);
-    let mut pool: Vec<Vec<u8>> = seeds().into_iter().chain(kept(name).into_iter().map(|(_, bytes)| bytes)).collect();
+    let mut pool: Vec<Vec<u8>> =
+        seeds().into_iter().chain(kept(name).into_iter().map(|(_, bytes)| bytes)).collect();
     let own = pool.len();
     assert!(own > 0, "{name} has no inputs to begin with");
     let end = clock::now() + time;
@@ -137,9 +139,29 @@ fn every_decoder_has_its_test_and_takes_what_is_kept() {
         assert!(NAMES.contains(&target.0), "{} has no test here", target.0);
         for (file, bytes) in kept(target.0) {
             let judged = judge(target, &bytes);
-            assert!(judged.is_ok() && (judged == Ok(true) || !file.starts_with("seed-")), "{} {file}: {judged:?}", target.0);
+            assert!(
+                judged.is_ok() && (judged == Ok(true) || !file.starts_with("seed-")),
+                "{} {file}: {judged:?}",
+                target.0
+            );
         }
     }
+}
+
+/// A find, by reading: tar's long names were taken into memory whole, and a compressed archive makes long ones of few bytes.
+#[test]
+fn a_long_name_in_an_archive_is_not_taken_into_memory() {
+    let mut archive = tar::Builder::new(Vec::new());
+    for kind in [tar::EntryType::GNULongName, tar::EntryType::XHeader] {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(100 << 20);
+        header.set_cksum();
+        archive.append(&header, std::io::repeat(b'a').take(100 << 20)).unwrap();
+    }
+    let short = zstd::encode_all(archive.into_inner().unwrap().as_slice(), 1).unwrap();
+    assert!(short.len() < 64 << 10, "{}", short.len());
+    assert_eq!(judge(named("image-archive"), &short), Ok(false));
 }
 
 #[test]
@@ -155,20 +177,30 @@ fn the_judge_finds_a_panic_and_memory_without_bound() {
 #[ignore = "as long as wanted"]
 fn as_long_as_wanted() {
     let wanted = std::env::var("SKEIN_FUZZ_TARGET").unwrap_or_default();
-    let seconds: u64 = std::env::var("SKEIN_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
-    let seed = std::env::var("SKEIN_FUZZ_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(u64::from(std::process::id()));
-    let targets: Vec<Target> = all().into_iter().filter(|target| wanted.is_empty() || target.0 == wanted).collect();
+    let seconds: u64 =
+        std::env::var("SKEIN_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
+    let seed = std::env::var("SKEIN_FUZZ_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(u64::from(std::process::id()));
+    let targets: Vec<Target> =
+        all().into_iter().filter(|target| wanted.is_empty() || target.0 == wanted).collect();
     assert!(!targets.is_empty(), "no target {wanted}; there are {NAMES:?}");
     println!("seed {seed}");
     // Both cores, each target its share of the time.
     let share = Duration::from_millis(seconds * 1_000 * 2 / (targets.len() as u64).max(2));
     std::thread::scope(|scope| {
-        let halves: Vec<Vec<Target>> = (0..2).map(|n| targets.iter().copied().skip(n).step_by(2).collect()).collect();
+        let halves: Vec<Vec<Target>> =
+            (0..2).map(|n| targets.iter().copied().skip(n).step_by(2).collect()).collect();
         for half in halves {
             scope.spawn(move || {
                 for target in half {
                     let (tried, taken) = fuzz(target, share, seed);
-                    println!("{:18} {tried:>10} inputs, {taken:>9} taken, {:.0} s", target.0, share.as_secs_f64());
+                    println!(
+                        "{:18} {tried:>10} inputs, {taken:>9} taken, {:.0} s",
+                        target.0,
+                        share.as_secs_f64()
+                    );
                 }
             });
         }

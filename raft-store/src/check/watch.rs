@@ -65,19 +65,16 @@ impl<K: Ord + Clone + Debug, V: PartialEq + Clone + Debug> Canon<K, V> {
 
     /// One watch that began after `from` and was told `told`, and by a bookmark that it had heard all up to `until`: each
     /// change once, in order, none older than asked for, none left out.
-    pub fn session(
-        &self,
-        from: u64,
-        told: &[(u64, K, Option<V>)],
-        until: Option<u64>,
-    ) -> Result<(), String> {
+    pub fn session(&self, from: u64, told: &[(u64, K, Option<V>)], until: Option<u64>) -> Result<(), String> {
         let mut last = from;
         for (revision, key, after) in told {
             if *revision <= from {
                 return Err(format!("A4: a watch from {from} was told of {key:?} at {revision}"));
             }
             if *revision <= last {
-                return Err(format!("A4: {key:?} at {revision} was told after {last}: out of order or twice"));
+                return Err(format!(
+                    "A4: {key:?} at {revision} was told after {last}: out of order or twice"
+                ));
             }
             last = *revision;
             if self.at(*revision, key) != Some(after) {
@@ -89,7 +86,8 @@ impl<K: Ord + Clone + Debug, V: PartialEq + Clone + Debug> Canon<K, V> {
         }
         let until = until.unwrap_or(last).max(from);
         let mut heard = told.iter().map(|(revision, key, _)| (*revision, key)).peekable();
-        for ((revision, key), after) in self.changes.iter().filter(|((at, _), _)| *at > from && *at <= until) {
+        for ((revision, key), after) in self.changes.iter().filter(|((at, _), _)| *at > from && *at <= until)
+        {
             if heard.next_if_eq(&(*revision, key)).is_none() {
                 return Err(format!(
                     "A4: a watch from {from} heard all up to {until} but not {key:?} = {after:?} at {revision}"

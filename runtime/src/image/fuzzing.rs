@@ -35,7 +35,9 @@ pub(crate) fn indexes() -> Vec<Vec<u8>> {
 
 pub(crate) fn check_index(bytes: &[u8]) -> Result<bool, String> {
     let index = serde_json::from_slice::<Index>(bytes);
-    Ok(index.is_ok_and(|index| index.manifests.iter().all(|found| found.fits_here() || !found.is_index() || found.size > 0)))
+    Ok(index.is_ok_and(|index| {
+        index.manifests.iter().all(|found| found.fits_here() || !found.is_index() || found.size > 0)
+    }))
 }
 
 pub(crate) fn manifests() -> Vec<Vec<u8>> {
@@ -62,7 +64,9 @@ pub(crate) fn check_config(bytes: &[u8]) -> Result<bool, String> {
 /// Archives whose blobs never fit their digests: as far as the index and the sizes they are read.
 pub(crate) fn archives() -> Vec<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
-    for (path, text) in [("oci-layout", "{}".to_string()), ("index.json", index().to_string()), ("other", "x".repeat(600))] {
+    for (path, text) in
+        [("oci-layout", "{}".to_string()), ("index.json", index().to_string()), ("other", "x".repeat(600))]
+    {
         let mut header = tar::Header::new_gnu();
         header.set_size(text.len() as u64);
         header.set_mode(0o644);

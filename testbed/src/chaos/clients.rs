@@ -227,7 +227,8 @@ impl<'a> Clients<'a> {
 
 fn send(api: &Api, key: u64, ask: Ask, revision: Option<u64>) -> Result<Value, HttpError> {
     let path = format!("{MAPS}/hot-{key}");
-    let map = |value: u64| json!({"metadata": {"name": format!("hot-{key}")}, "data": {"v": value.to_string()}});
+    let map =
+        |value: u64| json!({"metadata": {"name": format!("hot-{key}")}, "data": {"v": value.to_string()}});
     match ask {
         Ask::Read => api.get(&path),
         Ask::Create(value) => api.post(MAPS, &map(value)),

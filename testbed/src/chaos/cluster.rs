@@ -26,7 +26,8 @@ impl Cluster {
             host.start_agent()?;
         }
         let first = cluster.host(0);
-        cluster.wait("skein init works", || first.run(["skein", "init"]).is_ok_and(|output| output.success()))?;
+        cluster
+            .wait("skein init works", || first.run(["skein", "init"]).is_ok_and(|output| output.success()))?;
         for host in cluster.bed.hosts().iter().skip(1) {
             let text = first.ok(["skein", "token", "create"])?;
             let line = text.lines().find(|line| line.trim().starts_with("skein join")).unwrap_or_default();

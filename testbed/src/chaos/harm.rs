@@ -58,7 +58,8 @@ impl<'a> Harm<'a> {
             }
             6..8 => self.part(victim)?,
             8 => {
-                let other = (victim + 1 + self.rng.random_range(0..self.cluster.len() - 1)) % self.cluster.len();
+                let other =
+                    (victim + 1 + self.rng.random_range(0..self.cluster.len() - 1)) % self.cluster.len();
                 let to = self.cluster.host(other).name();
                 self.told(format!("nothing passes from {name} to {to}"));
                 self.cluster.bed.cut(&name, to)?;

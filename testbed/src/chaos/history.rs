@@ -45,7 +45,10 @@ pub enum Ask {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Told {
     /// Done, or read, at a revision of the object (0: not told).
-    Done { value: u64, revision: u64 },
+    Done {
+        value: u64,
+        revision: u64,
+    },
     /// 404.
     Absent,
     /// 409.

@@ -34,8 +34,7 @@ pub fn judge(history: &History) -> (Counts, Vec<String>) {
     let canon = canon(history, &mut wrong);
     let heard = heard_without_gap(history);
     for watch in &history.watches {
-        let told: Vec<_> =
-            watch.told.iter().map(|event| (event.revision, event.key, event.value)).collect();
+        let told: Vec<_> = watch.told.iter().map(|event| (event.revision, event.key, event.value)).collect();
         let judged = canon.session(watch.from, &told, watch.bookmark);
         wrong.extend(judged.err().map(|error| format!("host{}: {error}", watch.host + 1)));
     }
@@ -190,7 +189,10 @@ fn registers(history: &History, heard: u64, counts: &mut Counts, wrong: &mut Vec
         match linear::within(&operations, STEPS) {
             Ok(true) => {}
             Ok(false) => {
-                wrong.push(format!("A1: the {} operations on key {key} are not linearizable", operations.len()));
+                wrong.push(format!(
+                    "A1: the {} operations on key {key} are not linearizable",
+                    operations.len()
+                ));
             }
             Err(linear::Undecided) => counts.undecided += 1,
         }

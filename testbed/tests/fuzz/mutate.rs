@@ -7,8 +7,29 @@ use rand::rngs::SmallRng;
 
 /// Numbers at which decoders go wrong.
 const EDGES: &[u64] = &[
-    0, 1, 2, 127, 128, 250, 251, 252, 253, 254, 255, 256, 0x7fff, 0x8000, 0xffff, 0x1_0000, 0x7fff_ffff, 0x8000_0000,
-    0xffff_ffff, 1 << 32, i64::MAX as u64, u64::MAX - 1, u64::MAX,
+    0,
+    1,
+    2,
+    127,
+    128,
+    250,
+    251,
+    252,
+    253,
+    254,
+    255,
+    256,
+    0x7fff,
+    0x8000,
+    0xffff,
+    0x1_0000,
+    0x7fff_ffff,
+    0x8000_0000,
+    0xffff_ffff,
+    1 << 32,
+    i64::MAX as u64,
+    u64::MAX - 1,
+    u64::MAX,
 ];
 
 /// One change.
@@ -60,7 +81,8 @@ fn edge(rng: &mut SmallRng, length: usize) -> u64 {
 /// A number of fixed width, either end first.
 fn fixed(bytes: &mut [u8], at: usize, rng: &mut SmallRng) {
     let (number, width) = (edge(rng, bytes.len()), [2, 4, 8][rng.random_range(0..3)]);
-    let raw = if rng.random_bool(0.7) { number.to_le_bytes() } else { (number << (64 - 8 * width)).to_be_bytes() };
+    let raw =
+        if rng.random_bool(0.7) { number.to_le_bytes() } else { (number << (64 - 8 * width)).to_be_bytes() };
     let end = (at + width as usize).min(bytes.len());
     bytes[at..end].copy_from_slice(&raw[..end - at]);
 }
@@ -89,9 +111,11 @@ fn varint(bytes: &mut Vec<u8>, at: usize, rng: &mut SmallRng) {
 /// A number in a text document, or a bracket of it.
 fn decimal(bytes: &mut Vec<u8>, at: usize, rng: &mut SmallRng) {
     let text = match rng.random_range(0..4) {
-        0 => ["null", "[", "]", "{", "}", "\"", "-", "1e999", "\\u0000", "[[[[[[[["][rng.random_range(0..10)].to_string(),
+        0 => ["null", "[", "]", "{", "}", "\"", "-", "1e999", "\\u0000", "[[[[[[[["][rng.random_range(0..10)]
+            .to_string(),
         _ => edge(rng, bytes.len()).to_string(),
     };
-    let end = bytes[at..].iter().position(|byte| !byte.is_ascii_digit()).map_or(bytes.len(), |length| at + length);
+    let end =
+        bytes[at..].iter().position(|byte| !byte.is_ascii_digit()).map_or(bytes.len(), |length| at + length);
     bytes.splice(at..end, text.into_bytes());
 }

@@ -255,7 +255,9 @@ fn a_jobs_pod_with_a_finalizer_stays_on_its_dead_node_and_another_one_runs() {
 fn bytes(transaction: &raft_store::Transaction) -> usize {
     let keys: usize = transaction.compares.iter().map(|compare| compare.key.0.len()).sum();
     let ops = transaction.ops.iter().map(|op| match op {
-        raft_store::Op::Put { key, value } | raft_store::Op::PutFor { key, value, .. } => key.0.len() + value.0.len(),
+        raft_store::Op::Put { key, value } | raft_store::Op::PutFor { key, value, .. } => {
+            key.0.len() + value.0.len()
+        }
         raft_store::Op::Delete { key } => key.0.len(),
     });
     keys + ops.sum::<usize>()

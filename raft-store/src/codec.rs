@@ -49,7 +49,7 @@ pub(crate) fn decode_state<T: Decode<()>>(bytes: &[u8]) -> Result<T, CodecError>
     match bytes.len() {
         ..=0x8000 => decode::<T, { 4 << 20 }>(bytes),
         0x8001..=0x10_0000 => decode::<T, { 64 << 20 }>(bytes),
-        0x10_0001..=0x100_0000 => decode::<T, { 512 << 20 }>(bytes),
+        0x10_0001..=0x100_0000 => decode::<T, { 1 << 30 }>(bytes),
         _ => decode::<T, { limits::SNAPSHOT_BYTES }>(bytes),
     }
 }

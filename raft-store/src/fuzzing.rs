@@ -244,7 +244,7 @@ mod tests {
     fn what_was_encoded_is_taken() {
         for (name, seeds, check) in TARGETS {
             for (n, seed) in seeds().iter().enumerate() {
-                let is_default_state = *name == "snapshot" && n == 0 || *name == "backup" && n == 0;
+                let is_default_state = n == 0 && matches!(*name, "snapshot" | "backup");
                 let taken = check(seed);
                 assert!(taken == Ok(true) || is_default_state && taken.is_ok(), "{name} {n}: {taken:?}");
             }

@@ -134,6 +134,18 @@ mod tests {
     }
 
     #[test]
+    fn a_short_snapshot_that_announces_millions_of_keys_claims_no_memory_for_them() {
+        let bytes = encode(&State::default());
+        // Before the checksum: no objects, no history, no sessions, no times to live.
+        let (fields, rest) = bytes.split_at(bytes.len() - CHECKSUM_BYTES - 4);
+        assert_eq!(rest[..4], [0; 4]);
+        let mut bytes = [fields, &[252], &20_000_000u32.to_le_bytes(), &[1; 40]].concat();
+        bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+        let error = decode(&bytes).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains("LimitExceeded"), "{error}");
+    }
+
+    #[test]
     fn every_truncation_and_every_flip_is_refused() {
         let bytes = encode(&state());
         for length in 0..bytes.len() {

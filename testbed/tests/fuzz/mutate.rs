@@ -94,8 +94,8 @@ fn varint(bytes: &mut Vec<u8>, at: usize, rng: &mut SmallRng) {
     if rng.random_bool(0.5) {
         match number {
             ..=250 => raw.push(number as u8),
-            ..=0xffff => raw.extend([&[251][..], &number.to_le_bytes()[..2]].concat()),
-            ..=0xffff_ffff => raw.extend([&[252][..], &number.to_le_bytes()[..4]].concat()),
+            251..=0xffff => raw.extend([&[251][..], &number.to_le_bytes()[..2]].concat()),
+            0x1_0000..=0xffff_ffff => raw.extend([&[252][..], &number.to_le_bytes()[..4]].concat()),
             _ => raw.extend([&[253][..], &number.to_le_bytes()].concat()),
         }
     } else {

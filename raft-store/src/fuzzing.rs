@@ -14,6 +14,7 @@ use crate::log::batch::{self, Batch, Chain};
 use crate::log::identity::Identity;
 use crate::log::recover;
 use crate::log::segment::{self, Segment};
+use crate::log::snapfile;
 use crate::rescue::{self, Rescued};
 use crate::sim_disk::MemDisk;
 use crate::snapshot;
@@ -78,7 +79,7 @@ fn log_entries() -> Vec<LogEntry> {
     let entry = |(n, data): (usize, Vec<u8>)| LogEntry {
         entry_type: EntryType::EntryNormal as i32,
         term: 2,
-        index: n as u64 + 1,
+        index: n as u64 + 2,
         data,
         ..LogEntry::default()
     };
@@ -89,10 +90,10 @@ fn some_batches() -> Vec<Batch> {
     let entries = log_entries();
     let hard_state = |commit| HardState { term: 2, vote: 3, commit };
     vec![
-        Batch { hard_state: hard_state(0), entries: vec![] },
-        Batch { hard_state: hard_state(0), entries: entries[..2].to_vec() },
-        Batch { hard_state: hard_state(2), entries: entries[2..].to_vec() },
-        Batch { hard_state: hard_state(5), entries: vec![] },
+        Batch { hard_state: hard_state(1), entries: vec![] },
+        Batch { hard_state: hard_state(1), entries: entries[..2].to_vec() },
+        Batch { hard_state: hard_state(3), entries: entries[2..].to_vec() },
+        Batch { hard_state: hard_state(6), entries: vec![] },
     ]
 }
 
@@ -125,7 +126,7 @@ fn segments() -> Vec<Vec<u8>> {
         salt: SALT,
         length: 0,
     };
-    let (mut file, mut chain) = (header((0, 0)).encode_header(&OWNER), Chain::default());
+    let (mut file, mut chain) = (header((1, 1)).encode_header(&OWNER), Chain::default());
     for (sequence, batch) in (1..).zip(some_batches()) {
         let (bytes, after) = batch.encode(sequence, &chain, SALT);
         file.extend_from_slice(&bytes);
@@ -133,7 +134,7 @@ fn segments() -> Vec<Vec<u8>> {
     }
     let mut unfinished = file.clone();
     unfinished.resize(file.len() + 256, 0);
-    vec![header((0, 0)).encode_header(&OWNER), file, unfinished]
+    vec![header((1, 1)).encode_header(&OWNER), file, unfinished]
 }
 
 fn check_segment(bytes: &[u8]) -> Result<bool, String> {
@@ -159,6 +160,10 @@ fn check_log(bytes: &[u8]) -> Result<bool, String> {
     let failed = |error: crate::disk::DiskError| error.to_string();
     disk.create(&name, bytes.len() as u64).map_err(failed)?;
     disk.write_at(&name, 0, bytes).map_err(failed)?;
+    // What the log continues.
+    let state = snapfile::encode(&OWNER, &State::first(OWNER.node), 0);
+    disk.create(&snapfile::name(1), 0).map_err(failed)?;
+    disk.write_at(&snapfile::name(1), 0, &state).map_err(failed)?;
     let Ok(first) = recover::recover(&mut disk, &OWNER) else { return Ok(false) };
     let second = recover::recover(&mut disk, &OWNER).map_err(|error| format!("opened once only: {error}"))?;
     let what = |found: &recover::Found| (found.last, found.base, found.next_sequence, found.chain);

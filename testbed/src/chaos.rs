@@ -103,6 +103,7 @@ fn harm(config: &ChaosConfig, cluster: &Cluster, clients: &Clients<'_>) -> Resul
         harm.once()?;
     }
     cluster.bed.heal()?;
+    clients.quiet.store(true, Ordering::Relaxed);
     cluster.wait("with everything healed, writes succeed everywhere and all agents list the same", || {
         clients.is_whole()
     })

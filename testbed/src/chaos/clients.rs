@@ -28,6 +28,8 @@ pub struct Clients<'a> {
     cluster: &'a Cluster,
     began: Instant,
     pub stop: AtomicBool,
+    /// Nobody asks on: lists can be compared. Watches go on.
+    pub quiet: AtomicBool,
     next_value: AtomicU64,
     /// The newest revision that anybody was told.
     newest: AtomicU64,
@@ -40,6 +42,7 @@ impl<'a> Clients<'a> {
             cluster,
             began: clock::now(),
             stop: AtomicBool::new(false),
+            quiet: AtomicBool::new(false),
             next_value: AtomicU64::new(1),
             newest: AtomicU64::new(history.began),
             history: Mutex::new(history),
@@ -84,7 +87,7 @@ impl<'a> Clients<'a> {
     /// Asks one thing after the other, each at some agent, until it is told to stop.
     pub fn ask_on(&self, number: u64) {
         let mut rng = SmallRng::seed_from_u64(self.seed() ^ (number + 1).wrapping_mul(0x9e37_79b9));
-        while !self.stopped() {
+        while !self.stopped() && !self.quiet.load(Ordering::Relaxed) {
             let (host, key) = (rng.random_range(0..self.cluster.len()), rng.random_range(0..KEYS));
             match rng.random_range(0..100) {
                 0..30 => self.call(host, key, Ask::Read, None),

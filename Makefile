@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt bench bench-store release sim sim-planted
+.PHONY: help demo test lint fmt bench bench-store release sim sim-planted chaos-store fuzz
 
 # Handed to demo, bench and test: make demo ARGS=--once, make test ARGS='-E "package(api)"'
 ARGS ?=
@@ -11,6 +11,11 @@ ARGS ?=
 SEEDS ?= 100
 FROM ?= 1000
 SECONDS_EACH ?= 45
+# Handed to chaos-store and fuzz.
+SECONDS ?= 60
+SEED ?=
+HOSTS ?= 3
+TARGET ?=
 ENV := . .cache/env
 
 help: ## this list
@@ -50,6 +55,15 @@ sim: ## whole clusters of replicas on one thread: SEEDS=100 FROM=1000 SECONDS_EA
 sim-planted: ## the simulator finds every bug that was planted for it
 	@scripts/setup.sh test
 	@$(ENV); cargo test --locked -p raft-store --features planted-bugs --test sim -- --nocapture --test-threads=2 planted
+
+chaos-store: ## the store on real agents that are killed, paused and cut off, judged: SECONDS=60 HOSTS=3 SEED=… (needs root)
+	@scripts/setup.sh
+	@scripts/build.sh --release --bins -p cli -p testbed
+	@$(ENV); exec $${CARGO_TARGET_DIR:-target}/release/testbed chaos-store --seconds $(SECONDS) --hosts $(HOSTS) $(if $(SEED),--seed $(SEED))
+
+fuzz: ## every decoder against changed bytes: SECONDS=60 TARGET=… SEED=…
+	@scripts/setup.sh test
+	@$(ENV); SKEIN_FUZZ_SECONDS=$(SECONDS) SKEIN_FUZZ_TARGET=$(TARGET) SKEIN_FUZZ_SEED=$(SEED) cargo test --locked --release -p testbed --test fuzz -- --ignored --nocapture as_long_as_wanted
 
 release: ## one static stripped binary: target/dist/skein
 	@scripts/setup.sh

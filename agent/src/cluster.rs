@@ -42,6 +42,8 @@ pub struct Cluster {
     pub suspects: watch::Receiver<BTreeSet<NodeId>>,
     /// Answers to direct probes.
     pub pings: Arc<crate::probe::Pings>,
+    /// What was heard of the members' processes.
+    pub lives: crate::doubles::Watch,
     /// This machine is about to leave for a new cluster epoch.
     pub leaves: AtomicBool,
 }

@@ -7,11 +7,15 @@ pub mod brake;
 pub mod clock;
 pub mod cluster;
 pub mod config;
+pub mod consistency;
 pub mod control;
 pub mod credential;
+pub mod doubles;
 pub mod enrol;
 pub mod events;
 pub mod fabric;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gossip;
 pub mod identity;
 pub mod images;

@@ -19,7 +19,7 @@ use crate::members::Member;
 use crate::mesh::wire::{self, Datagram, Forwarded, Request, Response, Settled};
 use crate::mesh::{Class, Incoming};
 use crate::server::pods;
-use crate::{keyring, members, membership, recovery};
+use crate::{consistency, doubles, keyring, members, membership, recovery};
 
 /// Hands on everything that comes in, until the mesh ends.
 pub async fn dispatch(
@@ -88,6 +88,8 @@ async fn answer(
         },
         Request::Recover { lost } => recovery::survey::ordered(&cluster, &lost).await,
         Request::NewEpoch { epoch, members } => recovery::bring_over::told(&cluster, epoch, &members).await,
+        Request::Life { number, place } => doubles::answer(&cluster, from, number, &place),
+        Request::Marks => consistency::own(&cluster).await,
         Request::Logs { uid, container, options } => {
             return pods::serve_log(&cluster, &uid, &container, options, send).await;
         }

@@ -38,7 +38,9 @@ use crate::server::listen::{self, Handler};
 use crate::server::own::Upload;
 use crate::store::{self, Birth, Plan, Store};
 use crate::worker::addresses::Addresses;
-use crate::{backup, control, enrol, gossip, leader, names, node, requests, restore, server, worker};
+use crate::{
+    backup, control, doubles, enrol, gossip, leader, names, node, requests, restore, server, worker,
+};
 
 /// The agent cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +73,8 @@ pub enum RunError {
     Keyring(#[from] keyring::SealError),
     #[error("the backup's keyring: {0}")]
     Recovery(#[from] keyring::OpenError),
+    #[error("{0}")]
+    Doubled(String),
     #[error("no leader within 10 s")]
     NoLeader,
     #[error("the first objects could not be written: {0}")]
@@ -114,6 +118,9 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     listen::unix(&config.socket(), handler(config.clone(), state.clone(), orders))?;
     match Identity::load(&config.data)? {
         Some(mut identity) => {
+            if let Some(why) = doubles::found_earlier(&config.data) {
+                return Err(RunError::Doubled(why));
+            }
             carry_out::carry_out(&config.data, &mut identity);
             info!(name = %identity.member.name, cluster = %identity.cluster, "member");
             let birth = birth(&config, &identity);
@@ -432,7 +439,7 @@ async fn join_cluster(
 }
 
 /// The address that this machine would use towards another one.
-fn towards(address: SocketAddr) -> Option<std::net::IpAddr> {
+pub fn towards(address: SocketAddr) -> Option<std::net::IpAddr> {
     let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     socket.connect(address).ok()?;
     socket.local_addr().ok().map(|own| own.ip())
@@ -485,6 +492,7 @@ async fn start(config: &Config, identity: Identity, birth: Birth) -> Result<Arc<
         addresses,
         suspects,
         pings: Arc::default(),
+        lives: Default::default(),
         leaves: Default::default(),
     });
     spawn(requests::dispatch(cluster.clone(), gossip, incoming));
@@ -493,6 +501,7 @@ async fn start(config: &Config, identity: Identity, birth: Birth) -> Result<Arc<
     spawn(leader::run(cluster.clone()));
     spawn(control::driver::run(cluster.clone()));
     spawn(worker::run(cluster.clone(), events));
+    spawn(doubles::run(cluster.clone()));
     spawn(names::run(cluster.clone()));
     spawn(backup::run(cluster.clone()));
     spawn(keyring::keeper::publish(cluster.clone()));

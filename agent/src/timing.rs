@@ -56,6 +56,10 @@ pub const WRAP_KEPT: Duration = ms(5_000);
 pub const CERTIFICATE_LIFETIME: Duration = ms(7 * 86_400_000);
 /// Silence on a watch after which a bookmark is sent.
 pub const BOOKMARK: Duration = ms(60_000);
+/// An agent tells that it runs this often.
+pub const TELL_LIFE: Duration = ms(2_000);
+/// A leader compares the replicas' states this often.
+pub const COMPARE_STATES: Duration = ms(60_000);
 /// How long a watch lasts unless the client says otherwise.
 pub const WATCH_TIMEOUT: Duration = ms(1_800_000);
 /// How long an event is kept after it last happened, as Kubernetes does.

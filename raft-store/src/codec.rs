@@ -44,6 +44,16 @@ pub(crate) fn encode_into<T: Encode>(value: &T, bytes: &mut Vec<u8>) {
         .expect("plain data into a vector always encodes");
 }
 
+/// Decodes a state. What it may claim grows with its bytes: a short one that announces a million keys claims little.
+pub(crate) fn decode_state<T: Decode<()>>(bytes: &[u8]) -> Result<T, CodecError> {
+    match bytes.len() {
+        ..=0x8000 => decode::<T, { 4 << 20 }>(bytes),
+        0x8001..=0x10_0000 => decode::<T, { 64 << 20 }>(bytes),
+        0x10_0001..=0x100_0000 => decode::<T, { 1 << 30 }>(bytes),
+        _ => decode::<T, { limits::SNAPSHOT_BYTES }>(bytes),
+    }
+}
+
 /// Decodes the whole of `bytes`, claiming at most `LIMIT` bytes of memory for what it announces.
 pub(crate) fn decode<T: Decode<()>, const LIMIT: usize>(bytes: &[u8]) -> Result<T, CodecError> {
     let config = bincode::config::standard().with_limit::<LIMIT>();

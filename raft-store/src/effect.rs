@@ -1,6 +1,7 @@
 //! Decides nothing: the closed lists of what goes into a replica and what comes out of it.
 
 use crate::command::{Command, Outcome};
+use crate::consistency::Marks;
 use crate::ids::{Epoch, NodeId, ProposalId, ReadId, Revision};
 use crate::view::View;
 
@@ -182,6 +183,8 @@ pub struct Status {
     pub caught_up: bool,
     /// Whether this replica leads and its own epoch has applied.
     pub established: bool,
+    /// Hashes of what it has applied, to be compared with others'.
+    pub marks: Marks,
     /// Messages refused since the start.
     pub refused_messages: u64,
     /// The peers' progress, while leading.

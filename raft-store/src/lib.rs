@@ -23,12 +23,17 @@ macro_rules! planted {
 }
 
 pub mod autopilot;
+#[doc(hidden)]
+pub mod check;
 mod codec;
 mod command;
 mod config;
+pub mod consistency;
 mod disk;
 mod effect;
 mod file_disk;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gate;
 mod ids;
 pub mod limits;

@@ -16,6 +16,7 @@ use raft::eraftpb::MessageType;
 use raft::{RawNode, Ready, SnapshotStatus, StateRole};
 
 use crate::config::Config;
+use crate::consistency::Marks;
 use crate::disk::Disk;
 use crate::effect::{Effect, Fatal, Input, Role, Status};
 use crate::gate::{self, Verdict};
@@ -49,6 +50,7 @@ pub struct Replica<D: Disk> {
     housekeeping: Housekeeping,
     expiry: Expiry,
     burden: Burden,
+    marks: Marks,
     now: Millis,
     effects: Vec<Effect>,
     /// A round that `outbox` began and `advance` ends; raft must not be touched in between.
@@ -265,6 +267,8 @@ impl<D: Disk> Replica<D> {
             self.node.mut_store().restart(state.clone());
             let members = self.state.members.clone();
             self.state = state;
+            self.marks = Marks::default();
+            self.marks.applied(self.state.applied_index, self.state.hash);
             if planted!(SnapshotKeepsMembers) {
                 self.state.members = members;
             }

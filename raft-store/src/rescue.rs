@@ -163,6 +163,20 @@ pub fn backup(view: &View, cluster: ClusterId) -> Vec<u8> {
     bytes
 }
 
+/// Gives a backup's bytes the length and the checksums that fit them (`crate::fuzzing`).
+pub(crate) fn seal(bytes: &mut [u8]) {
+    let Some(length) = bytes.len().checked_sub(HEADER_BYTES + CHECKSUM_BYTES) else { return };
+    bytes[24..HEADER_BYTES].copy_from_slice(&(length as u64).to_le_bytes());
+    if let Some(inner) = length.checked_sub(CHECKSUM_BYTES) {
+        let end = HEADER_BYTES + inner;
+        let checksum = crc32c::crc32c(&bytes[HEADER_BYTES..end]);
+        bytes[end..end + CHECKSUM_BYTES].copy_from_slice(&checksum.to_le_bytes());
+    }
+    let end = bytes.len() - CHECKSUM_BYTES;
+    let checksum = crc32c::crc32c(&bytes[..end]);
+    bytes[end..].copy_from_slice(&checksum.to_le_bytes());
+}
+
 /// The id under which the store of a cluster's `epoch` writes and speaks. The first epoch's is the cluster's own; members of
 /// different epochs refuse each other's messages and files as another cluster's.
 pub fn epoch_id(cluster: ClusterId, epoch: u64) -> ClusterId {

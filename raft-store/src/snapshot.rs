@@ -8,7 +8,6 @@ use bincode::{Decode, Encode};
 use crate::codec::{self, CodecError};
 use crate::command::Key;
 use crate::ids::{Epoch, Revision, SessionId};
-use crate::limits;
 use crate::members::Members;
 use crate::state::history::History;
 use crate::state::sessions::{Session, SessionRecord};
@@ -81,7 +80,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<State, SnapshotError> {
         return Err(SnapshotError::Checksum);
     }
     let body = match content.split_first() {
-        Some((&VERSION, body)) => codec::decode::<Body, { limits::SNAPSHOT_BYTES }>(body)?,
+        Some((&VERSION, body)) => codec::decode_state::<Body>(body)?,
         Some((&version, _)) => return Err(CodecError::Version(version).into()),
         None => return Err(SnapshotError::Checksum),
     };
@@ -132,6 +131,18 @@ mod tests {
         assert_eq!(encode(&again), encode(&state));
         assert_eq!(again.hash, state.hash);
         assert_eq!(again.history.len(), state.history.len());
+    }
+
+    #[test]
+    fn a_short_snapshot_that_announces_millions_of_keys_claims_no_memory_for_them() {
+        let bytes = encode(&State::default());
+        // Before the checksum: no objects, no history, no sessions, no times to live.
+        let (fields, rest) = bytes.split_at(bytes.len() - CHECKSUM_BYTES - 4);
+        assert_eq!(rest[..4], [0; 4]);
+        let mut bytes = [fields, &[252], &20_000_000u32.to_le_bytes(), &[1; 40]].concat();
+        bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+        let error = decode(&bytes).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains("LimitExceeded"), "{error}");
     }
 
     #[test]

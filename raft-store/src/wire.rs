@@ -33,12 +33,18 @@ pub enum WireError {
 /// The effect that sends a message.
 pub(crate) fn send(cluster: &ClusterId, cleared: Cleared) -> Effect {
     let message = cleared.into_message();
+    let bytes = envelope(cluster, &message);
+    let bulk = message.msg_type == MessageType::MsgSnapshot as i32;
+    Effect::Send { to: NodeId(message.to), bytes, bulk }
+}
+
+/// A message in its envelope.
+pub(crate) fn envelope(cluster: &ClusterId, message: &Message) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES + message.encoded_len());
     bytes.push(VERSION);
     bytes.extend_from_slice(&cluster.0);
     message.encode(&mut bytes).expect("a vector grows as far as a message needs");
-    let bulk = message.msg_type == MessageType::MsgSnapshot as i32;
-    Effect::Send { to: NodeId(message.to), bytes, bulk }
+    bytes
 }
 
 /// The message in an envelope.

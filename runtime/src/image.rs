@@ -8,6 +8,7 @@
 mod archive;
 mod blob;
 mod config;
+pub(crate) mod fuzzing;
 mod inroot;
 mod layer;
 mod manifest;

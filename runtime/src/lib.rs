@@ -4,6 +4,8 @@
 //! agent's pod worker's. Uses no other crate of ours; knows nothing of Kubernetes' documents.
 
 pub mod clock;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod ids;
 pub mod image;
 pub mod spec;

@@ -26,12 +26,18 @@ pub enum HttpError {
 #[derive(Debug, Clone)]
 pub struct Api {
     socket: PathBuf,
+    patience: Duration,
 }
 
 impl Api {
     /// `root` is the host's root directory as this process sees it (`/proc/PID/root`).
     pub fn at(root: &std::path::Path) -> Api {
-        Api { socket: root.join("run/skein/agent.sock") }
+        Api { socket: root.join("run/skein/agent.sock"), patience: Duration::from_secs(60) }
+    }
+
+    /// Waits no longer than this for the next bytes of an answer.
+    pub fn patient(self, patience: Duration) -> Api {
+        Api { patience, ..self }
     }
 
     fn send(
@@ -43,7 +49,8 @@ impl Api {
     ) -> Result<(u16, BufReader<UnixStream>, bool), HttpError> {
         let failed = |cause| HttpError::Connect { path: self.socket.clone(), cause };
         let mut stream = UnixStream::connect(&self.socket).map_err(failed)?;
-        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        stream.set_read_timeout(Some(self.patience))?;
+        stream.set_write_timeout(Some(self.patience))?;
         let length = body.len();
         write!(
             stream,

@@ -9,6 +9,15 @@ use std::process::Command;
 
 use crate::sys;
 
+/// Becomes this program, on a disk whose data cannot be synced any more: `fdatasync` answers EIO. Returns only with an error.
+pub fn without_sync(argv: &[String]) -> io::Error {
+    let Some((program, args)) = argv.split_first() else { return io::Error::other("an empty command") };
+    match sys::fail_syncs(libc::EIO) {
+        Ok(()) => Command::new(program).args(args).exec(),
+        Err(error) => error,
+    }
+}
+
 /// Becomes this program, on a kernel without netfilter's netlink (CONFIG_NETFILTER_NETLINK, and nf_tables with it).
 /// Returns only with an error.
 pub fn without_netfilter(argv: &[String]) -> io::Error {

@@ -5,6 +5,7 @@
 
 pub mod bed;
 pub mod bench;
+pub mod chaos;
 pub mod clock;
 pub mod demo;
 pub mod host;

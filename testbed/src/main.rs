@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use clap::{Parser, Subcommand};
-use testbed::{bed, bench, demo, images, init, lacking, small_image};
+use testbed::{bed, bench, chaos, demo, images, init, lacking, small_image};
 
 /// Clusters to break: three hosts on one machine, made of namespaces.
 #[derive(Debug, Parser)]
@@ -36,6 +36,21 @@ enum Subject {
     Images,
     /// Measure starts, scaling, failover and idle agents; all, or those named. `store`, and more names, measures the store beside etcd.
     Bench { only: Vec<String> },
+    /// Hurt a cluster by a seed while clients use its store, and judge what they were told.
+    ChaosStore {
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// [default: some number]
+        #[arg(long)]
+        seed: Option<u64>,
+        #[arg(long, default_value_t = 3)]
+        hosts: usize,
+        /// Where hosts keep their data and logs, and a failed run its history [default: .cache/chaos].
+        #[arg(long)]
+        directory: Option<PathBuf>,
+    },
+    /// Judge the history of a failed run again.
+    Judge { history: PathBuf },
     /// A shell inside a host of the demo that runs, or a command there.
     Shell {
         host: String,
@@ -51,6 +66,11 @@ enum Subject {
     Echo { address: String },
     #[command(hide = true)]
     WithoutNetfilter {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    #[command(hide = true)]
+    WithoutSync {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
@@ -80,12 +100,20 @@ fn run(command: Subject) -> io::Result<ExitCode> {
             println!("{}\n{}", made.web.display(), made.redis.display());
         }
         Subject::Bench { only } => bench(only)?,
+        Subject::ChaosStore { seconds, seed, hosts, directory } => {
+            let directory = directory.unwrap_or_else(|| images::cache().join("chaos"));
+            let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
+            let config = chaos::ChaosConfig { directory, hosts, seconds, seed };
+            println!("{}", chaos::run(&config).map_err(io::Error::other)?);
+        }
+        Subject::Judge { history } => println!("{}", chaos::judge_again(&history).map_err(io::Error::other)?),
         Subject::Shell { host, command, directory } => {
             return Err(shell(&host, command, directory.unwrap_or_else(demo::directory)));
         }
         Subject::HostInit { setup } => init::main(&setup)?,
         Subject::Echo { address } => init::echo(&address)?,
         Subject::WithoutNetfilter { command } => return Err(lacking::without_netfilter(&command)),
+        Subject::WithoutSync { command } => return Err(lacking::without_sync(&command)),
         Subject::Hold { directory } => hold(directory)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -53,22 +53,40 @@ pub fn adopt_fd(fd: RawFd) -> OwnedFd {
 /// From now on neither this process nor any that it starts can make a socket of this family and protocol: the kernel
 /// answers as one does that was built without it.
 pub fn lack_sockets(family: i32, protocol: i32) -> io::Result<()> {
-    let load = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    let equal = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    let answer = (libc::BPF_RET | libc::BPF_K) as u16;
-    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     let argument = |number: u32| 16 + 8 * number; // struct seccomp_data: nr, arch, instruction pointer, arguments
     let refused = libc::SECCOMP_RET_ERRNO | libc::EPROTONOSUPPORT.cast_unsigned();
-    let mut filter = [
-        step(load, 0, 0, 0),
-        step(equal, 0, 5, libc::SYS_socket as u32),
-        step(load, 0, 0, argument(0)),
-        step(equal, 0, 3, family.cast_unsigned()),
-        step(load, 0, 0, argument(2)),
-        step(equal, 0, 1, protocol.cast_unsigned()),
-        step(answer, 0, 0, refused),
-        step(answer, 0, 0, libc::SECCOMP_RET_ALLOW),
+    let filter = [
+        step(LOAD, 0, 0, 0),
+        step(EQUAL, 0, 5, libc::SYS_socket as u32),
+        step(LOAD, 0, 0, argument(0)),
+        step(EQUAL, 0, 3, family.cast_unsigned()),
+        step(LOAD, 0, 0, argument(2)),
+        step(EQUAL, 0, 1, protocol.cast_unsigned()),
+        step(ANSWER, 0, 0, refused),
+        step(ANSWER, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
+    filtered(filter)
+}
+
+/// From now on `fdatasync` fails with this number, here and in all that is started.
+pub fn fail_syncs(error: i32) -> io::Result<()> {
+    filtered([
+        step(LOAD, 0, 0, 0),
+        step(EQUAL, 0, 1, libc::SYS_fdatasync as u32),
+        step(ANSWER, 0, 0, libc::SECCOMP_RET_ERRNO | error.cast_unsigned()),
+        step(ANSWER, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ])
+}
+
+const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+const ANSWER: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+
+fn step(code: u16, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code, jt, jf, k }
+}
+
+fn filtered<const N: usize>(mut filter: [libc::sock_filter; N]) -> io::Result<()> {
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
     // SAFETY: both calls take integers, and the second a pointer to a program that outlives it; the kernel copies it.
     let done = unsafe {

@@ -5,6 +5,8 @@
 mod api;
 #[path = "cluster/deaths.rs"]
 mod deaths;
+#[path = "cluster/disk.rs"]
+mod disk;
 #[path = "cluster/fabric.rs"]
 mod fabric;
 #[path = "cluster/images.rs"]

@@ -62,6 +62,10 @@ pub enum Request {
     Enrol(JoinRequest),
     /// Seal the keyring to another recovery key: hex of its public half (the leader does).
     SetRecovery { public: String },
+    /// What have you applied? (`crate::consistency`)
+    Marks,
+    /// This life of mine runs, and there (`crate::doubles`).
+    Life { number: u64, place: String },
 }
 
 /// A command (encoded by raft-store) with the asker's number for it.
@@ -126,6 +130,10 @@ pub enum Response {
     NotLeader,
     /// What a machine that wants in is told.
     Admitted(JoinAnswer),
+    /// A `raft_store::consistency::Marks`.
+    Marks(Vec<u8>),
+    /// Two run as you: where.
+    Doubled(String),
 }
 
 /// Sent by a machine that wants in, after it has checked our CA by its hash.

@@ -33,6 +33,7 @@ impl Bed {
             joint: false,
             caught_up: true,
             established: true,
+            marks: Default::default(),
             refused_messages: 0,
             peers: (2..=machines).map(peer).collect(),
         };

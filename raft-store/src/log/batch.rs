@@ -129,6 +129,31 @@ pub(crate) fn decode(header: &Header, bytes: &[u8], salt: u32) -> Option<(Batch,
     Batch::decode_body(body).map(|batch| (batch, chain))
 }
 
+/// The same bytes with checksums that fit them (`crate::fuzzing`).
+pub(crate) fn sealed(bytes: &[u8], salt: u32) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    if bytes.len() < HEADER_BYTES {
+        return bytes;
+    }
+    let length = u32::from_le_bytes(array(&bytes[16..20])) as usize;
+    if let Some(body) = length.checked_add(HEADER_BYTES).and_then(|end| bytes.get(HEADER_BYTES..end)) {
+        let body_checksum = checksum(salt, body);
+        bytes[20..24].copy_from_slice(&body_checksum.to_le_bytes());
+    }
+    bytes[0..4].copy_from_slice(&MAGIC.to_le_bytes());
+    let header_checksum = checksum(salt, &bytes[8..HEADER_BYTES]);
+    bytes[4..8].copy_from_slice(&header_checksum.to_le_bytes());
+    bytes
+}
+
+/// The same, at its place in a log (`crate::fuzzing`).
+pub(crate) fn resealed(bytes: &[u8], sequence: u64, before: &Chain, salt: u32) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    bytes[8..16].copy_from_slice(&sequence.to_le_bytes());
+    bytes[24..56].copy_from_slice(&before.0);
+    sealed(&bytes, salt)
+}
+
 fn checksum(salt: u32, bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(salt, bytes)
 }

@@ -36,6 +36,14 @@ pub(crate) fn ordinal(name: &str) -> Option<u64> {
     u64::from_str_radix(name.strip_prefix("log-")?, 16).ok()
 }
 
+/// Gives a file's header the checksum that fits it (`crate::fuzzing`).
+pub(crate) fn seal(bytes: &mut [u8]) {
+    if bytes.len() >= HEADER_BYTES {
+        let checksum = crc32c::crc32c(&bytes[..FIELDS_BYTES]);
+        bytes[FIELDS_BYTES..FIELDS_BYTES + 4].copy_from_slice(&checksum.to_le_bytes());
+    }
+}
+
 impl Segment {
     pub(crate) fn name(&self) -> String {
         name(self.ordinal)

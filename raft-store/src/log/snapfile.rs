@@ -43,7 +43,8 @@ pub(super) fn write<D: Disk>(
     Ok(disk.sync_dir()?)
 }
 
-fn encode(identity: &Identity, state: &State, sequence: u64) -> Vec<u8> {
+/// A snapshot file's bytes.
+pub(crate) fn encode(identity: &Identity, state: &State, sequence: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     identity.write_prefix(MAGIC, &mut bytes);
     bytes.extend_from_slice(&sequence.to_le_bytes());

@@ -28,6 +28,7 @@ impl<D: Disk> Replica<D> {
                 continue;
             }
             self.apply_one(entry)?;
+            self.marks.applied(self.state.applied_index, self.state.hash);
         }
         let state = self.state.clone();
         self.node.mut_store().set_state(state);

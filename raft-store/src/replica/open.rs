@@ -9,6 +9,7 @@ use super::membership::Membership;
 use super::proposals::Proposals;
 use super::reads::Reads;
 use crate::config::Config;
+use crate::consistency::Marks;
 use crate::disk::Disk;
 use crate::effect::Role;
 use crate::ids::Millis;
@@ -86,6 +87,7 @@ impl<D: Disk> Replica<D> {
             housekeeping: Housekeeping::new(last),
             expiry: Default::default(),
             burden: Default::default(),
+            marks: Marks { newest: (state.applied_index, state.hash), every: Vec::new() },
             now: Millis(0),
             effects: Vec::new(),
             held: None,

@@ -24,6 +24,7 @@ pub(super) fn of<D: Disk>(replica: &Replica<D>) -> Status {
         joint: members.is_joint(),
         caught_up: replica.housekeeping.is_caught_up(replica.state.applied_index),
         established: replica.is_established(),
+        marks: replica.marks.clone(),
         refused_messages: replica.refused,
         peers: if replica.leads() { peers(replica) } else { Vec::new() },
     }

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use raft_store::check::linear::{Act, Operation, is_linearizable};
 use raft_store::*;
 use rand::Rng;
 
-use crate::linear::{Act, Operation, is_linearizable};
 use crate::world::{Event, World};
 
 /// What a request is about.

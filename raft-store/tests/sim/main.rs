@@ -1,5 +1,5 @@
 //! Whole clusters of production replicas on one thread: virtual time, bad disks, a bad network, all from one seed.
-//! `world` moves things, `harm` hurts them, `checks`, `watchers` and `linear` judge apart from the code under test, `chaos` and
+//! `world` moves things, `harm` hurts them, `checks`, `watchers` and `raft_store::check` judge apart from the code under test, `chaos` and
 //! `scenarios` are the tests, `planted` tests the tests. `make sim SEEDS=…` runs more of it.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a whole test crate")]
@@ -8,7 +8,6 @@ mod chaos;
 mod checks;
 mod clients;
 mod harm;
-mod linear;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 mod scenarios;

@@ -2,9 +2,12 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use raft_store::NodeId;
+use raft_store::consistency::compare;
 use raft_store::planted::{Bug, plant};
 
 use crate::chaos::run;
+use crate::world::World;
 
 /// Seeds tried before a bug counts as not found, and the length of each run.
 const SEEDS: u64 = 60;
@@ -40,6 +43,25 @@ fn all_of(bugs: &[Bug]) {
     }
     let missed: Vec<Bug> = found.iter().filter(|(_, found)| found.is_none()).map(|(bug, _)| *bug).collect();
     assert!(missed.is_empty(), "not found in {SEEDS} seeds: {missed:?}");
+}
+
+#[test]
+fn replicas_that_went_apart_are_told_by_their_marks() {
+    let mut world = crate::scenarios::three_that_write(1);
+    let odd = |world: &World| {
+        let each = (1..=3).filter_map(|id| Some((NodeId(id), world.status(id)?.marks)));
+        let found = compare(&each.collect());
+        found.iter().map(|found| found.node).collect::<Vec<_>>()
+    };
+    assert_eq!(odd(&world), [], "they are the same");
+    let leader = NodeId(world.leader().unwrap());
+    // The leader alone counts revisions of its own, every five seconds. The simulator's own check would end the run.
+    plant(Some(Bug::RevisionByRole));
+    world.apart = true;
+    world.run_for(6_000);
+    plant(None);
+    crate::scenarios::write_on(&mut world, 2);
+    assert_eq!(odd(&world), [leader]);
 }
 
 #[test]

@@ -52,6 +52,21 @@ fn settle(world: &mut World) {
     assert!(world.run_until(10_000, equal), "all apply the same");
 }
 
+/// Three voters that have written a little.
+#[cfg(feature = "planted-bugs")]
+pub fn three_that_write(sequence: u64) -> World {
+    let mut world = world(3, &[2, 3], &[]);
+    write_on(&mut world, sequence);
+    world
+}
+
+/// One more write, that all have applied.
+#[cfg(feature = "planted-bugs")]
+pub fn write_on(world: &mut World, sequence: u64) {
+    propose(world, put(sequence, "k", &sequence.to_string(), None));
+    settle(world);
+}
+
 #[test]
 fn a_single_voter_leads_at_once_and_after_restart() {
     let mut world = world(1, &[], &[]);

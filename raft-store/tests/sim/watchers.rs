@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use raft_store::check::watch::Picture;
 use raft_store::{Entry, Key, Revision, View};
 use rand::Rng;
 
@@ -12,8 +13,7 @@ const WATCHERS: usize = 3;
 
 #[derive(Default)]
 struct Watcher {
-    at: Revision,
-    picture: BTreeMap<Key, Entry>,
+    picture: Picture<Key, Entry>,
 }
 
 #[derive(Default)]
@@ -41,30 +41,24 @@ pub fn turn(world: &mut World) {
 impl Watcher {
     /// Takes what a view knows after its own place; true if it had to list anew.
     fn resume(&mut self, view: &View) -> bool {
-        if view.revision() < self.at {
+        let at = Revision(self.picture.at);
+        if view.revision() < at {
             // A node that lags: the future yields nothing, not something old.
-            let future = view.changes(self.at).map(|changes| changes.count());
+            let future = view.changes(at).map(|changes| changes.count());
             assert!(matches!(future, Ok(0) | Err(_)), "A4: old changes for a watch of the future");
             return false;
         }
-        let Ok(changes) = view.changes(self.at) else {
-            self.picture = listed(view);
-            self.at = view.revision();
+        let Ok(changes) = view.changes(at) else {
+            self.picture = Picture { at: view.revision().0, entries: listed(view) };
             return true;
         };
-        let mut last = self.at;
         for change in changes {
-            assert!(change.revision.0 <= last.0 + 1, "A4: revision {} is missing", last.0 + 1);
-            assert!(change.revision >= last, "A4: changes out of order");
-            last = change.revision;
-            let before = match &change.after {
-                Some(entry) => self.picture.insert(change.key.clone(), entry.clone()),
-                None => self.picture.remove(&change.key),
-            };
+            let (revision, last) = (change.revision.0, self.picture.at);
+            assert!(revision <= last + 1, "A4: revision {} is missing", last + 1);
+            let before = self.picture.take(revision, change.key.clone(), change.after.clone()).unwrap();
             assert_eq!(before, change.before, "A4: the old object of {:?} is not what was there", change.key);
         }
-        self.at = view.revision();
-        assert_eq!(last, self.at, "A4: the watch ends before the view");
+        assert_eq!(self.picture.at, view.revision().0, "A4: the watch ends before the view");
         false
     }
 }
@@ -78,6 +72,6 @@ pub fn verify(world: &mut World, view: &View) {
     let listed = listed(view);
     for watcher in &mut world.watchers.all {
         watcher.resume(view);
-        assert_eq!(watcher.picture, listed, "A5: list and watch disagree with the list of now");
+        assert_eq!(watcher.picture.entries, listed, "A5: list and watch disagree with the list of now");
     }
 }

@@ -65,6 +65,8 @@ pub struct World {
     pub faults: Faults,
     pub cut: BTreeSet<(u64, u64)>,
     pub checks: Checks,
+    /// Replicas are meant to differ: nobody looks.
+    pub apart: bool,
     pub clients: Clients,
     pub watchers: Watchers,
     pub trace: u64,
@@ -92,6 +94,7 @@ impl World {
             faults: CALM,
             cut: BTreeSet::new(),
             checks: Checks::default(),
+            apart: false,
             clients: Clients::default(),
             watchers: Watchers::default(),
             trace: 0,
@@ -328,6 +331,7 @@ impl World {
                 self.clients.epoch_began(epoch);
                 self.epochs.push((id, epoch));
             }
+            Effect::Applied { .. } if self.apart => {}
             Effect::Applied { view } => self.checks.applied(NodeId(id), &view),
         }
     }

@@ -114,7 +114,10 @@ struct Image {
 impl Load<'_> {
     fn read(&mut self, reader: impl Read) -> Result<(), ArchiveError> {
         let mut archive = tar::Archive::new(reader);
-        for (count, entry) in archive.entries().map_err(ArchiveError::Damaged)?.enumerate() {
+        // Raw: a long name or a pax header would be read into memory whole, however long it says it is. Nothing of an
+        // image layout has a name that needs one.
+        let entries = archive.entries().map_err(ArchiveError::Damaged)?.raw(true);
+        for (count, entry) in entries.enumerate() {
             if count >= ENTRIES_MAX {
                 return Err(ArchiveError::TooManyEntries);
             }

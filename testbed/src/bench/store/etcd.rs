@@ -62,7 +62,13 @@ fn certify(
 ) -> Result<Result<(), std::io::Error>, agent::pki::PkiError> {
     let key = agent::pki::new_key()?;
     let request = agent::pki::signing_request(&key)?;
-    let certificate = authority.sign_member(&request, host.name(), &[host.address().into()], now, Duration::from_secs(86_400))?;
+    let certificate = authority.sign_member(
+        &request,
+        host.name(),
+        &[host.address().into()],
+        now,
+        std::time::Duration::from_secs(86_400),
+    )?;
     let write = |name: &str, text: &str| std::fs::write(host.data_path().join(name), text);
     Ok(write("ca.pem", &authority.certificate)
         .and_then(|()| write("own.pem", &certificate))

@@ -1,0 +1,160 @@
+//! One member, one machine: whether two run as the same, after a disk was copied or a virtual machine cloned.
+//!
+//! Decides it by lives: each start of an agent draws a number, and tells it to the leader now and then. A life that another has taken the
+//! place of is over; if it speaks again later, both run. Both are told and stay down until a person has decided: what the two have
+//! promised in one name cannot be kept. It must not decide which is the right one.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use raft_store::NodeId;
+use tracing::error;
+
+use crate::clock;
+use crate::cluster::Cluster;
+use crate::identity;
+use crate::members::Member;
+use crate::mesh::wire::{Request, Response};
+use crate::run::towards;
+use crate::timing;
+
+/// Words of a life that is over may still be on their way for so long.
+const LATE_MS: u64 = 2_500;
+
+/// A life and where it says it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Life {
+    number: u64,
+    place: String,
+}
+
+#[derive(Debug)]
+struct Heard {
+    current: Life,
+    /// Over, by number, with the time at which another took their place.
+    past: BTreeMap<u64, u64>,
+    /// Two that ran at once.
+    doubled: Vec<Life>,
+}
+
+/// What has been heard of each member's lives.
+#[derive(Debug, Default)]
+pub struct Lives(BTreeMap<NodeId, Heard>);
+
+impl Lives {
+    /// Takes a life's word; answers the places of both if two run as this member.
+    pub fn heard(&mut self, now: u64, node: NodeId, number: u64, place: &str) -> Option<[String; 2]> {
+        let life = Life { number, place: place.to_owned() };
+        let Some(heard) = self.0.get_mut(&node) else {
+            self.0.insert(node, Heard { current: life, past: BTreeMap::new(), doubled: Vec::new() });
+            return None;
+        };
+        if !heard.doubled.contains(&life) {
+            match heard.past.get(&number) {
+                _ if heard.current.number == number => return None,
+                None => {
+                    let over = std::mem::replace(&mut heard.current, life);
+                    heard.past.insert(over.number, now);
+                    return None;
+                }
+                Some(since) if now.saturating_sub(*since) < LATE_MS => return None,
+                Some(_) => heard.doubled = vec![heard.current.clone(), life],
+            }
+        }
+        let [first, second] = heard.doubled.as_slice() else { return None };
+        Some([first.place.clone(), second.place.clone()])
+    }
+}
+
+/// Shared by the requests of all members.
+pub type Watch = Arc<Mutex<Lives>>;
+
+/// Answers a member's word.
+pub fn answer(cluster: &Cluster, from: NodeId, life: u64, place: &str) -> Response {
+    let mut lives = cluster.lives.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some([one, other]) = lives.heard(clock::millis(), from, life, place) else { return Response::Done };
+    let name = cluster.roster.get(from).map_or_else(|| from.to_string(), |member| member.name);
+    error!(%name, %one, %other, "two machines run as the same member: a disk was copied; both are refused");
+    Response::Doubled([one, other].join(" and "))
+}
+
+/// Tells this life: to the leader, or where this machine leads to any other member.
+pub async fn run(cluster: Arc<Cluster>) {
+    let life = clock::random_u64();
+    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
+    loop {
+        if let Some(to) = listener(&cluster) {
+            let address =
+                towards(to.address).map_or_else(|| "no address".into(), |address| address.to_string());
+            let word = Request::Life { number: life, place: format!("{host} ({address})") };
+            if let Ok(Response::Doubled(places)) = cluster.mesh.request(to.node_id(), word).await {
+                stop(&cluster, &places);
+            }
+        }
+        tokio::time::sleep(timing::TELL_LIFE).await;
+    }
+}
+
+fn listener(cluster: &Cluster) -> Option<Member> {
+    if let Some(leader) = cluster.store.leader().filter(|leader| *leader != cluster.me()) {
+        return cluster.roster.get(leader);
+    }
+    let mut others = cluster.roster.all();
+    others.retain(|member| member.node_id() != cluster.me());
+    let at = clock::random_u64() as usize % others.len().max(1);
+    others.into_iter().nth(at)
+}
+
+/// Ends this agent, and sees to it that it does not come back by itself.
+fn stop(cluster: &Cluster, places: &str) {
+    let why = said(cluster.name(), places);
+    error!("{why}");
+    if let Err(error) = identity::write_durably(&mark(&cluster.config.data), why.as_bytes()) {
+        error!(%error, "this could not be written down: the agent will come back, and be refused again");
+    }
+    std::process::exit(71);
+}
+
+fn said(name: &str, places: &str) -> String {
+    format!(
+        "two machines run as member {name}: {places}. The disk of one is a copy of the other's, and neither's store can be trusted any more. Run 'skein node rm {name}' on another member, 'skein node reset' on both, and join again under different names"
+    )
+}
+
+fn mark(data: &Path) -> PathBuf {
+    data.join("member").join("doubled")
+}
+
+/// What was found at an earlier start, if it was.
+pub fn found_earlier(data: &Path) -> Option<String> {
+    std::fs::read_to_string(mark(data)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: NodeId = NodeId(7);
+
+    #[test]
+    fn restarts_follow_one_another_and_are_nothing() {
+        let mut lives = Lives::default();
+        for (now, life) in [(0, 1), (2_000, 1), (4_000, 2), (4_100, 1), (6_000, 2), (9_000, 3), (60_000, 4)] {
+            assert_eq!(lives.heard(now, NODE, life, "a"), None, "at {now}");
+        }
+    }
+
+    #[test]
+    fn a_life_that_was_over_and_speaks_again_is_a_second_machine_and_both_are_told() {
+        let mut lives = Lives::default();
+        assert_eq!(lives.heard(0, NODE, 1, "host2"), None);
+        assert_eq!(lives.heard(1_000, NODE, 2, "host4"), None);
+        assert_eq!(lives.heard(2_000, NODE, 1, "host2"), None, "it may have been on its way");
+        let both = Some(["host4".to_string(), "host2".to_string()]);
+        assert_eq!(lives.heard(4_000, NODE, 1, "host2"), both);
+        assert_eq!(lives.heard(4_100, NODE, 2, "host4"), both);
+        assert_eq!(lives.heard(4_200, NodeId(8), 2, "host4"), None);
+        assert_eq!(lives.heard(90_000, NODE, 3, "host2"), None, "somebody has decided");
+    }
+}

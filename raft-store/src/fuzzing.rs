@@ -1,0 +1,258 @@
+//! Doors for the fuzzer to this crate's decoders: real encodings to begin with, and what must hold for any bytes.
+//! Decides what a decoder owes: no panic, and what it takes it gives back. Must not be used by anything that runs in a cluster.
+//!
+//! Where a checksum would refuse nearly every change, the bytes are judged twice: as they are, and with checksums that fit.
+
+use prost::Message as _;
+use raft::eraftpb::{Entry as LogEntry, EntryType, HardState, Message, MessageType};
+
+use crate::codec;
+use crate::command::{Command, Compare, Expect, Op, Transaction};
+use crate::disk::Disk;
+use crate::ids::{ClusterId, Epoch, NodeId, Revision, SessionId};
+use crate::log::batch::{self, Batch, Chain};
+use crate::log::identity::Identity;
+use crate::log::recover;
+use crate::log::segment::{self, Segment};
+use crate::log::snapfile;
+use crate::rescue::{self, Rescued};
+use crate::sim_disk::MemDisk;
+use crate::snapshot;
+use crate::state::State;
+use crate::view::View;
+use crate::wire;
+
+/// A name, bytes to begin with, and the check: whether the bytes were taken, or what is wrong.
+pub type Target = (&'static str, fn() -> Vec<Vec<u8>>, fn(&[u8]) -> Result<bool, String>);
+
+/// All decoders of this crate.
+pub const TARGETS: &[Target] = &[
+    ("command", commands, check_command),
+    ("batch", batches, check_batch),
+    ("segment", segments, check_segment),
+    ("snapshot", snapshots, check_snapshot),
+    ("backup", backups, check_backup),
+    ("raft-message", messages, check_message),
+];
+
+const OWNER: Identity = Identity { cluster: ClusterId([7; 16]), node: NodeId(3) };
+const SALT: u32 = 0x5a17_0001;
+
+fn some_commands() -> Vec<Command> {
+    let session = SessionId(5);
+    let ops = vec![
+        Op::Put { key: "o/a".into(), value: "1".repeat(40).into() },
+        Op::Delete { key: "o/b".into() },
+        Op::PutFor { key: "s/c".into(), value: "x".into(), seconds: 90 },
+    ];
+    let compares = [Expect::Absent, Expect::Present, Expect::ModRevision(Revision(300))];
+    let compares = compares.into_iter().map(|expect| Compare { key: "o/a".into(), expect }).collect();
+    let transaction = Transaction { compares, ops };
+    let plain = Transaction { compares: vec![], ops: transaction.ops.clone() };
+    vec![
+        Command::Epoch { term: 2 },
+        Command::OpenSession { session },
+        Command::Transact { session, sequence: 1, epoch: None, transaction: plain },
+        Command::Transact { session, sequence: 2, epoch: Some(Epoch(2)), transaction },
+        Command::Compact { floor: Revision(1), epoch: Epoch(2) },
+        Command::CloseSession { session },
+    ]
+}
+
+fn commands() -> Vec<Vec<u8>> {
+    some_commands().iter().map(codec::encode_command).collect()
+}
+
+fn check_command(bytes: &[u8]) -> Result<bool, String> {
+    let Ok(command) = codec::decode_command(bytes) else { return Ok(false) };
+    let again = codec::decode_command(&codec::encode_command(&command));
+    same(again.as_ref() == Ok(&command), "a command")
+}
+
+fn same(is: bool, what: &str) -> Result<bool, String> {
+    if is { Ok(true) } else { Err(format!("{what} is another one after encoding and decoding")) }
+}
+
+fn log_entries() -> Vec<LogEntry> {
+    let commands = some_commands();
+    let data = commands.iter().map(codec::encode_command);
+    let entry = |(n, data): (usize, Vec<u8>)| LogEntry {
+        entry_type: EntryType::EntryNormal as i32,
+        term: 2,
+        index: n as u64 + 2,
+        data,
+        ..LogEntry::default()
+    };
+    data.enumerate().map(entry).collect()
+}
+
+fn some_batches() -> Vec<Batch> {
+    let entries = log_entries();
+    let hard_state = |commit| HardState { term: 2, vote: 3, commit };
+    vec![
+        Batch { hard_state: hard_state(1), entries: vec![] },
+        Batch { hard_state: hard_state(1), entries: entries[..2].to_vec() },
+        Batch { hard_state: hard_state(3), entries: entries[2..].to_vec() },
+        Batch { hard_state: hard_state(6), entries: vec![] },
+    ]
+}
+
+fn batches() -> Vec<Vec<u8>> {
+    some_batches().iter().map(|batch| batch.encode(1, &Chain::default(), SALT).0).collect()
+}
+
+fn check_batch(bytes: &[u8]) -> Result<bool, String> {
+    let sealed = batch::sealed(bytes, SALT);
+    Ok(check_whole_batch(bytes)? | check_whole_batch(&sealed)?)
+}
+
+fn check_whole_batch(bytes: &[u8]) -> Result<bool, String> {
+    let Some(header) = batch::decode_header(bytes, SALT) else { return Ok(false) };
+    let Some((found, chain)) = batch::decode(&header, bytes, SALT) else { return Ok(false) };
+    let (again, chain_again) = found.encode(header.sequence, &header.chain_before, SALT);
+    let read = batch::decode_header(&again, SALT).and_then(|header| batch::decode(&header, &again, SALT));
+    // protobuf has several encodings of one entry: the chain is over the bytes, so only ours must give the same one.
+    same(read == Some((found, chain_again)) && (again != bytes || chain == chain_again), "a batch")
+}
+
+/// A whole log file.
+fn segments() -> Vec<Vec<u8>> {
+    let header = |base| Segment {
+        ordinal: 1,
+        first_sequence: 1,
+        boot: 1,
+        base,
+        chain: Chain::default(),
+        salt: SALT,
+        length: 0,
+    };
+    let (mut file, mut chain) = (header((1, 1)).encode_header(&OWNER), Chain::default());
+    for (sequence, batch) in (1..).zip(some_batches()) {
+        let (bytes, after) = batch.encode(sequence, &chain, SALT);
+        file.extend_from_slice(&bytes);
+        chain = after;
+    }
+    let mut unfinished = file.clone();
+    unfinished.resize(file.len() + 256, 0);
+    vec![header((1, 1)).encode_header(&OWNER), file, unfinished]
+}
+
+fn check_segment(bytes: &[u8]) -> Result<bool, String> {
+    let mut sealed = bytes.to_vec();
+    segment::seal(&mut sealed);
+    let salt = Segment::decode_header(&sealed).map_or(SALT, |header| header.salt);
+    let (mut at, mut chain, mut sequence) = (segment::HEADER_BYTES, Chain::default(), 1);
+    while at + batch::HEADER_BYTES <= sealed.len() {
+        let batch = batch::resealed(&sealed[at..], sequence, &chain, salt);
+        let Some(header) = batch::decode_header(&batch, salt) else { break };
+        let span = header.span().min(sealed.len() - at);
+        sealed[at..at + span].copy_from_slice(&batch[..span]);
+        let Some((_, after)) = batch::decode(&header, &sealed[at..], salt) else { break };
+        (at, chain, sequence) = (at + span, after, sequence + 1);
+    }
+    Ok(check_log(bytes)? | check_log(&sealed)?)
+}
+
+/// A log that opens once opens again, with the same in it.
+fn check_log(bytes: &[u8]) -> Result<bool, String> {
+    let mut disk = MemDisk::new();
+    let name = segment::name(1);
+    let failed = |error: crate::disk::DiskError| error.to_string();
+    disk.create(&name, bytes.len() as u64).map_err(failed)?;
+    disk.write_at(&name, 0, bytes).map_err(failed)?;
+    // What the log continues.
+    let state = snapfile::encode(&OWNER, &State::first(OWNER.node), 0);
+    disk.create(&snapfile::name(1), 0).map_err(failed)?;
+    disk.write_at(&snapfile::name(1), 0, &state).map_err(failed)?;
+    let Ok(first) = recover::recover(&mut disk, &OWNER) else { return Ok(false) };
+    let second = recover::recover(&mut disk, &OWNER).map_err(|error| format!("opened once only: {error}"))?;
+    let what = |found: &recover::Found| (found.last, found.base, found.next_sequence, found.chain);
+    same(what(&first) == what(&second) && first.entries == second.entries, "a log")
+}
+
+fn states() -> Vec<State> {
+    let mut state = State::first(NodeId(3));
+    let first = state.clone();
+    for (index, command) in (2..).zip(some_commands()) {
+        state.apply(index, 2, command, b"x");
+    }
+    vec![State::default(), first, state]
+}
+
+fn snapshots() -> Vec<Vec<u8>> {
+    states().iter().map(snapshot::encode).collect()
+}
+
+fn with_checksum(bytes: &[u8]) -> Vec<u8> {
+    let content = &bytes[..bytes.len().saturating_sub(4)];
+    [content, &crc32c::crc32c(content).to_le_bytes()].concat()
+}
+
+fn check_snapshot(bytes: &[u8]) -> Result<bool, String> {
+    let taken = snapshot::decode(bytes).is_ok();
+    let Ok(state) = snapshot::decode(&with_checksum(bytes)) else { return Ok(taken) };
+    let again = snapshot::encode(&state);
+    let read = snapshot::decode(&again).map_err(|error| error.to_string())?;
+    same(snapshot::encode(&read) == again, "a snapshot")
+}
+
+fn backups() -> Vec<Vec<u8>> {
+    states().iter().map(|state| rescue::backup(&View::new(state), OWNER.cluster)).collect()
+}
+
+fn check_backup(bytes: &[u8]) -> Result<bool, String> {
+    let mut sealed = bytes.to_vec();
+    rescue::seal(&mut sealed);
+    let mut taken = false;
+    for bytes in [bytes, &sealed] {
+        let Ok((rescued, cluster)) = Rescued::from_backup(bytes) else { continue };
+        let again = rescue::backup(&rescued.view(), cluster);
+        let (read, owner) = Rescued::from_backup(&again).map_err(|error| error.to_string())?;
+        taken = same(owner == cluster && rescue::backup(&read.view(), owner) == again, "a backup")?;
+    }
+    Ok(taken)
+}
+
+fn messages() -> Vec<Vec<u8>> {
+    let kinds = [
+        MessageType::MsgAppend,
+        MessageType::MsgAppendResponse,
+        MessageType::MsgRequestVote,
+        MessageType::MsgHeartbeat,
+        MessageType::MsgReadIndex,
+    ];
+    let message = |kind: MessageType| Message {
+        msg_type: kind as i32,
+        to: 3,
+        from: 4,
+        term: 9,
+        index: 4,
+        entries: log_entries(),
+        context: b"context".to_vec(),
+        ..Message::default()
+    };
+    kinds.into_iter().map(|kind| wire::envelope(&OWNER.cluster, &message(kind))).collect()
+}
+
+fn check_message(bytes: &[u8]) -> Result<bool, String> {
+    let Ok(message) = wire::decode(&OWNER.cluster, bytes) else { return Ok(false) };
+    let again = wire::decode(&OWNER.cluster, &wire::envelope(&OWNER.cluster, &message));
+    let bounded = message.encoded_len() <= 2 * bytes.len() + 64;
+    same(again.as_ref() == Ok(&message) && bounded, "a message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_encoded_is_taken() {
+        for (name, seeds, check) in TARGETS {
+            for (n, seed) in seeds().iter().enumerate() {
+                let is_default_state = n == 0 && matches!(*name, "snapshot" | "backup");
+                let taken = check(seed);
+                assert!(taken == Ok(true) || is_default_state && taken.is_ok(), "{name} {n}: {taken:?}");
+            }
+        }
+    }
+}

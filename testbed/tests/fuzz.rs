@@ -1,0 +1,222 @@
+//! Every decoder of bytes from disks, machines and people, against changed ones: no panic, bounded memory, and what is taken is
+//! the same after encoding and decoding. A few seconds of each here; `make fuzz SECONDS=… TARGET=…` runs on.
+//!
+//! Inputs begin as real encodings (the crates' `fuzzing` modules) and as what `fuzz/corpus/TARGET` keeps: encodings of earlier
+//! versions (`seed-*`), which must be taken for ever, and finds (`find-*`).
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a whole test crate")]
+
+#[path = "fuzz/mutate.rs"]
+mod mutate;
+#[path = "fuzz/sys.rs"]
+mod sys;
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use testbed::clock;
+
+type Target = (&'static str, fn() -> Vec<Vec<u8>>, fn(&[u8]) -> Result<bool, String>);
+
+/// What decoding any bytes may claim: what the protocols allow at most to a short input, and some times the input's length.
+const CLAIM: usize = 24 << 20;
+const CLAIM_PER_BYTE: usize = 64;
+/// Inputs that are kept to go on from.
+const POOL: usize = 400;
+const LONGEST: usize = 64 << 10;
+
+fn all() -> Vec<Target> {
+    [raft_store::fuzzing::TARGETS, agent::fuzzing::TARGETS, runtime::fuzzing::TARGETS].concat()
+}
+
+fn corpus(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("fuzz/corpus").join(name)
+}
+
+/// What is kept on disk, with the files' names.
+fn kept(name: &str) -> Vec<(String, Vec<u8>)> {
+    let entries = std::fs::read_dir(corpus(name)).into_iter().flatten().flatten();
+    let mut files: Vec<(String, Vec<u8>)> = entries
+        .map(|entry| (entry.file_name().to_string_lossy().into_owned(), std::fs::read(entry.path()).unwrap()))
+        .collect();
+    files.sort();
+    files
+}
+
+/// One input; whether it was taken.
+fn judge(target: Target, bytes: &[u8]) -> Result<bool, String> {
+    let before = sys::mark();
+    let judged = std::panic::catch_unwind(|| (target.2)(bytes));
+    let claimed = sys::most_since(before);
+    let taken = judged.map_err(|_| "a panic".to_string())??;
+    if claimed > CLAIM + CLAIM_PER_BYTE * bytes.len() {
+        return Err(format!("{claimed} bytes of memory for {} bytes of input", bytes.len()));
+    }
+    Ok(taken)
+}
+
+/// Judges changed inputs until the time is over; answers how many, and how many were taken.
+fn fuzz(target: Target, time: Duration, seed: u64) -> (u64, u64) {
+    let (name, seeds, _) = target;
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let mut pool: Vec<Vec<u8>> =
+        seeds().into_iter().chain(kept(name).into_iter().map(|(_, bytes)| bytes)).collect();
+    let own = pool.len();
+    assert!(own > 0, "{name} has no inputs to begin with");
+    let end = clock::now() + time;
+    let (mut tried, mut taken) = (0, 0);
+    while clock::now() < end {
+        let mut bytes = pool[rng.random_range(0..pool.len())].clone();
+        for _ in 0..rng.random_range(1..=4) {
+            let other = &pool[rng.random_range(0..pool.len())];
+            bytes = mutate::changed(&bytes, other, &mut rng);
+        }
+        bytes.truncate(LONGEST);
+        tried += 1;
+        match judge(target, &bytes) {
+            Ok(true) => {
+                taken += 1;
+                if pool.len() < POOL {
+                    pool.push(bytes);
+                } else if own < POOL && rng.random_bool(0.05) {
+                    let at = rng.random_range(own..pool.len());
+                    pool[at] = bytes;
+                }
+            }
+            Ok(false) => {}
+            Err(what) => {
+                let path = corpus(name).join(format!("find-{seed}-{tried}"));
+                std::fs::create_dir_all(corpus(name)).unwrap();
+                std::fs::write(&path, &bytes).unwrap();
+                panic!("{name}: {what}; the input is kept in {}", path.display());
+            }
+        }
+    }
+    (tried, taken)
+}
+
+fn named(name: &str) -> Target {
+    all().into_iter().find(|target| target.0 == name).unwrap_or_else(|| panic!("no target {name}"))
+}
+
+macro_rules! a_while {
+    ($($test:ident: $target:literal,)*) => {
+        const NAMES: &[&str] = &[$($target,)*];
+        $(#[test]
+        fn $test() {
+            fuzz(named($target), Duration::from_millis(1_500), 1);
+        })*
+    };
+}
+
+a_while! {
+    commands_survive_changes: "command",
+    batches_survive_changes: "batch",
+    segments_survive_changes: "segment",
+    snapshots_survive_changes: "snapshot",
+    backups_survive_changes: "backup",
+    raft_messages_survive_changes: "raft-message",
+    datagrams_survive_changes: "mesh-datagram",
+    requests_survive_changes: "mesh-request",
+    responses_survive_changes: "mesh-response",
+    exec_frames_survive_changes: "mesh-exec",
+    join_requests_survive_changes: "mesh-join-request",
+    join_answers_survive_changes: "mesh-join-answer",
+    join_tokens_survive_changes: "join-token",
+    shim_requests_survive_changes: "shim-request",
+    shim_messages_survive_changes: "shim-message",
+    image_indexes_survive_changes: "image-index",
+    image_manifests_survive_changes: "image-manifest",
+    image_configs_survive_changes: "image-config",
+    image_archives_survive_changes: "image-archive",
+}
+
+#[test]
+fn every_decoder_has_its_test_and_takes_what_is_kept() {
+    for target in all() {
+        assert!(NAMES.contains(&target.0), "{} has no test here", target.0);
+        for (file, bytes) in kept(target.0) {
+            let judged = judge(target, &bytes);
+            assert!(
+                judged.is_ok() && (judged == Ok(true) || !file.starts_with("seed-")),
+                "{} {file}: {judged:?}",
+                target.0
+            );
+        }
+    }
+}
+
+/// A find, by reading: tar's long names were taken into memory whole, and a compressed archive makes long ones of few bytes.
+#[test]
+fn a_long_name_in_an_archive_is_not_taken_into_memory() {
+    let mut archive = tar::Builder::new(Vec::new());
+    for kind in [tar::EntryType::GNULongName, tar::EntryType::XHeader] {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(100 << 20);
+        header.set_cksum();
+        archive.append(&header, std::io::repeat(b'a').take(100 << 20)).unwrap();
+    }
+    let short = zstd::encode_all(archive.into_inner().unwrap().as_slice(), 1).unwrap();
+    assert!(short.len() < 64 << 10, "{}", short.len());
+    assert_eq!(judge(named("image-archive"), &short), Ok(false));
+}
+
+#[test]
+fn the_judge_finds_a_panic_and_memory_without_bound() {
+    let panics: Target = ("x", Vec::new, |bytes| Ok(bytes[0] == 1));
+    assert_eq!(judge(panics, &[]), Err("a panic".into()));
+    let greedy: Target = ("x", Vec::new, |bytes| Ok(Vec::<u8>::with_capacity(64 << 20).len() == bytes.len()));
+    assert!(judge(greedy, &[1]).unwrap_err().contains("bytes of memory"));
+}
+
+/// Run by `make fuzz`.
+#[test]
+#[ignore = "as long as wanted"]
+fn as_long_as_wanted() {
+    let wanted = std::env::var("SKEIN_FUZZ_TARGET").unwrap_or_default();
+    let seconds: u64 =
+        std::env::var("SKEIN_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
+    let seed = std::env::var("SKEIN_FUZZ_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(u64::from(std::process::id()));
+    let targets: Vec<Target> =
+        all().into_iter().filter(|target| wanted.is_empty() || target.0 == wanted).collect();
+    assert!(!targets.is_empty(), "no target {wanted}; there are {NAMES:?}");
+    println!("seed {seed}");
+    // Both cores, each target its share of the time.
+    let share = Duration::from_millis(seconds * 1_000 * 2 / (targets.len() as u64).max(2));
+    std::thread::scope(|scope| {
+        let halves: Vec<Vec<Target>> =
+            (0..2).map(|n| targets.iter().copied().skip(n).step_by(2).collect()).collect();
+        for half in halves {
+            scope.spawn(move || {
+                for target in half {
+                    let (tried, taken) = fuzz(target, share, seed);
+                    println!(
+                        "{:18} {tried:>10} inputs, {taken:>9} taken, {:.0} s",
+                        target.0,
+                        share.as_secs_f64()
+                    );
+                }
+            });
+        }
+    });
+}
+
+/// Run by hand when an encoding is new: keeps today's for later versions.
+#[test]
+#[ignore = "writes into the working tree"]
+fn keep_todays_encodings() {
+    for (name, seeds, check) in all() {
+        std::fs::create_dir_all(corpus(name)).unwrap();
+        for (n, bytes) in seeds().into_iter().enumerate() {
+            if check(&bytes) == Ok(true) {
+                std::fs::write(corpus(name).join(format!("seed-1-{n:02}")), bytes).unwrap();
+            }
+        }
+    }
+}

@@ -17,6 +17,7 @@ use crate::identity;
 use crate::members::Member;
 use crate::mesh::wire::{Request, Response};
 use crate::run::towards;
+use crate::store::Plan;
 use crate::timing;
 
 /// Words of a life that is over may still be on their way for so long.
@@ -76,7 +77,27 @@ pub fn answer(cluster: &Cluster, from: NodeId, life: u64, place: &str) -> Respon
     let Some([one, other]) = lives.heard(clock::millis(), from, life, place) else { return Response::Done };
     let name = cluster.roster.get(from).map_or_else(|| from.to_string(), |member| member.name);
     error!(%name, %one, %other, "two machines run as the same member: a disk was copied; both are refused");
-    Response::Doubled([one, other].join(" and "))
+    let places = [one, other].join(" and ");
+    // The other one may speak to another member: the store tells it, and everybody.
+    let (store, record) = (cluster.store.clone(), Plan::new().put(&key(&name), &places).build());
+    clock::spawn(async move {
+        if let Err(error) = store.transact(record, None).await {
+            error!(%error, "this could not be written into the store: only who asks here is told");
+        }
+    });
+    Response::Doubled(places)
+}
+
+/// Where it is written that two run as one member, until that is removed.
+pub fn key(name: &str) -> String {
+    format!("c/doubled/{name}")
+}
+
+/// What is written of this member.
+fn written(cluster: &Cluster) -> Option<String> {
+    let view = cluster.store.view();
+    let entry = view.get(key(cluster.name()).as_bytes())?;
+    Some(String::from_utf8_lossy(&entry.value.0).into_owned())
 }
 
 /// Tells this life: to the leader, or where this machine leads to any other member.
@@ -84,6 +105,9 @@ pub async fn run(cluster: Arc<Cluster>) {
     let life = clock::random_u64();
     let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
     loop {
+        if let Some(places) = written(&cluster) {
+            stop(&cluster, &places);
+        }
         if let Some(to) = listener(&cluster) {
             let address =
                 towards(to.address).map_or_else(|| "no address".into(), |address| address.to_string());

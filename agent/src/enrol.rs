@@ -228,7 +228,8 @@ pub async fn remove(cluster: &Cluster, name: &str, force: bool) -> Result<(), Re
             .expect_revision(&member_key, revision)
             .delete(&member_key)
             .delete(&block_key)
-            .delete(&node_key);
+            .delete(&node_key)
+            .delete(&crate::doubles::key(name));
         match cluster.store.transact(plan.build(), None).await {
             Ok(revision) => {
                 let _ = cluster.store.at_least(revision).await;

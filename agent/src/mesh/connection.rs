@@ -22,7 +22,7 @@ const BURST: usize = 256 << 10;
 const STRANGERS: usize = 256;
 
 /// Accepts connections until the endpoint closes. When many strangers are at the door, each must show first that packets reach
-/// the address it claims (RFC 9000, section 8.1.2), and beyond [`STRANGERS`] nobody is let in.
+/// the address it claims (RFC 9000, section 8.1.2), and beyond `STRANGERS` nobody is let in.
 pub async fn accept_all(mesh: Mesh) {
     let door = Arc::new(Semaphore::new(STRANGERS));
     while let Some(handshake) = mesh.0.endpoint.accept().await {

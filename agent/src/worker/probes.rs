@@ -1,7 +1,7 @@
 //! The probes of one pod's containers: when each is due, and what its results mean.
 //!
 //! Decides who counts as started and ready, and who is restarted. It must not read clocks or probe anything
-//! ([`super::probing`] does); times are milliseconds of one clock that never jumps.
+//! (`super::probing` does); times are milliseconds of one clock that never jumps.
 
 use std::collections::BTreeMap;
 

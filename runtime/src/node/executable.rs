@@ -7,9 +7,14 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+
+const SEAL_TRIES: u32 = 20;
+const SEAL_PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) fn sealed_copy(executable: &Path) -> io::Result<OwnedFd> {
     let mut from = File::open(executable)?;
@@ -18,8 +23,19 @@ pub(super) fn sealed_copy(executable: &Path) -> io::Result<OwnedFd> {
     io::copy(&mut from, &mut to)?;
     let seals =
         SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
-    fcntl(&to, FcntlArg::F_ADD_SEALS(seals))?;
+    seal(&to, seals)?;
     Ok(to.into())
+}
+
+/// The kernel refuses to seal while something still holds a page of the file, which on a loaded machine takes a moment after the copy.
+fn seal(file: &File, seals: SealFlag) -> io::Result<()> {
+    for _ in 0..SEAL_TRIES {
+        match fcntl(file, FcntlArg::F_ADD_SEALS(seals)) {
+            Err(Errno::EBUSY) => std::thread::sleep(SEAL_PAUSE),
+            done => return Ok(done.map(drop)?),
+        }
+    }
+    Ok(fcntl(file, FcntlArg::F_ADD_SEALS(seals)).map(drop)?)
 }
 
 /// Valid in this process and, until it executes, in a child of it.

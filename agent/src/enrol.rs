@@ -245,7 +245,9 @@ pub async fn remove(cluster: &Cluster, name: &str, force: bool) -> Result<(), Re
 
 /// Whether nobody here has heard of the member lately, or it has never been there.
 fn is_silent(cluster: &Cluster, view: &View, member: &Member) -> bool {
-    let dead = crate::fabric::dead_nodes(view).contains(&member.name);
+    // Two that ran as this member are refused for good: neither is waited for.
+    let doubled = view.get(crate::doubles::key(&member.name).as_bytes()).is_some();
+    let dead = doubled || crate::fabric::dead_nodes(view).contains(&member.name);
     member.node_id() != cluster.me() && (dead || cluster.suspects().contains(&member.node_id()))
 }
 

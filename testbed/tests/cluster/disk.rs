@@ -274,7 +274,9 @@ fn one_disk_in_two_machines_is_detected_and_both_are_refused() {
     for index in [doubled, 3] {
         world.host(index).stop_agent(Signal::SIGTERM).unwrap();
     }
-    world.run(0, &["skein", "node", "rm", &name]);
+    world.until("the member is removed", || {
+        world.host(0).run(["skein", "node", "rm", &name]).is_ok_and(|output| output.success())
+    });
     for index in [doubled, 3] {
         world.run(index, &["skein", "node", "reset", "--yes"]);
         world.host(index).start_agent().unwrap();

@@ -187,12 +187,16 @@ impl Delete {
         if targets.is_empty() && !self.all {
             return Err(CommandError::Usage("name what to delete: KIND NAME, KIND/NAME or -f FILE".into()));
         }
+        let mut gone = Vec::new();
         for (kind, namespace, name) in &targets {
+            let path = words::path(kind, namespace, name);
+            gone.push((uid(client, &path).await, path));
             self.delete(client, kind, namespace, name).await?;
         }
         if !self.no_wait {
-            for (kind, namespace, name) in &targets {
-                while client.get(&words::path(kind, namespace, name)).await.is_ok() {
+            // One of the same name may be made anew at once: it is another.
+            for (old, path) in gone.iter().filter(|(old, _)| old.is_some()) {
+                while uid(client, path).await == *old {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -244,4 +248,9 @@ impl Delete {
         }
         Ok(())
     }
+}
+
+/// The uid of an object, if it is there.
+async fn uid(client: &Client, path: &str) -> Option<String> {
+    client.get(path).await.ok()?["metadata"]["uid"].as_str().map(String::from)
 }

@@ -7,8 +7,8 @@ use std::io;
 use std::sync::Arc;
 
 use super::pod::Pod;
-use super::sandbox::{at, end_shim};
-use super::{Inner, Runtime, SandboxError, adopt, blocking, mounts, namespaces};
+use super::sandbox::{at, end_shim, let_go};
+use super::{Inner, Runtime, SandboxError, adopt, blocking};
 use crate::files;
 use crate::ids::{ContainerName, PodUid};
 use crate::paths::PodPaths;
@@ -39,12 +39,7 @@ pub(super) async fn release(inner: &Arc<Inner>, pod: &Arc<Pod>, uid: &PodUid) ->
 
 fn give_back(inner: &Inner, uid: &PodUid) -> Result<(), SandboxError> {
     let paths = inner.paths.pod(uid);
-    inner.cgroups.kill_pod(uid)?;
-    inner.cgroups.remove_pod(uid)?;
-    namespaces::unpin(&inner.paths, uid).map_err(at(uid, "release its namespaces"))?;
-    for directory in [&paths.data, &paths.run] {
-        mounts::unmount_below(directory).map_err(at(uid, "unmount"))?;
-    }
+    let_go(inner, uid)?;
     files::remove_tree(&paths.run).map_err(at(uid, "remove its files"))?;
     remove_directories(&paths.data, &KEPT).map_err(at(uid, "remove its files"))?;
     strip_containers(&paths).map_err(at(uid, "remove its containers' files"))

@@ -177,8 +177,8 @@ pub(super) async fn end_shim(inner: &Arc<Inner>, pod: &Arc<Pod>, uid: &PodUid) -
     Ok(())
 }
 
-/// Removes what a pod without a shim has left. Blocks.
-pub(super) fn clear(inner: &Inner, uid: &PodUid) -> Result<(), SandboxError> {
+/// Gives the kernel back what a pod without a shim holds: processes, cgroups, namespaces, mounts. Blocks.
+pub(super) fn let_go(inner: &Inner, uid: &PodUid) -> Result<(), SandboxError> {
     let paths = inner.paths.pod(uid);
     inner.cgroups.kill_pod(uid)?;
     inner.cgroups.remove_pod(uid)?;
@@ -186,6 +186,13 @@ pub(super) fn clear(inner: &Inner, uid: &PodUid) -> Result<(), SandboxError> {
     for directory in [&paths.data, &paths.run] {
         mounts::unmount_below(directory).map_err(at(uid, "unmount"))?;
     }
+    Ok(())
+}
+
+/// Removes what a pod without a shim has left. Blocks.
+pub(super) fn clear(inner: &Inner, uid: &PodUid) -> Result<(), SandboxError> {
+    let paths = inner.paths.pod(uid);
+    let_go(inner, uid)?;
     // The record last: until then the next agent knows that something is left.
     for name in files::names(&paths.data).map_err(at(uid, "list its files"))? {
         let path = paths.data.join(name);

@@ -33,7 +33,7 @@ fn many_deaths_at_once_hold_replacing_back_over_a_change_of_leader_until_they_ar
     let world = World::of(7, "brake");
     world.apply(0, &app("web", 14));
     world.until("fourteen pods run", || world.running(0, "web").len() == 14);
-    // The first three vote; the last three die.
+    // The last three die.
     let dead: BTreeSet<String> = (4..7).map(|index| world.host(index).name().to_string()).collect();
     (4..7).for_each(|index| world.host(index).kill(Kind::Silent).unwrap());
     world.until("all three are dead", || dead.iter().all(|name| state(&world, 0, name) == "dead"));
@@ -45,6 +45,13 @@ fn many_deaths_at_once_hold_replacing_back_over_a_change_of_leader_until_they_ar
     });
     let held = on_dead();
     assert!(held.len() >= 2, "the third death's pods are where they were: {held:?}");
+    // With seven machines five vote, and which of the later four do is up to their identities: the dead may be two of them. Then
+    // the leader's death would be the third, and nobody could lead. Three seconds on, the dead vote no longer.
+    world.until("no dead machine votes", || {
+        let status = world.status(0).unwrap_or_default();
+        let voters = status["voters"].as_array().cloned().unwrap_or_default();
+        voters.len() == 3 && voters.iter().all(|name| name.as_str().is_some_and(|name| !dead.contains(name)))
+    });
     // Another leader.
     let old = leader(&world, 3).unwrap();
     let index = (0..3).find(|index| world.host(*index).name() == old).unwrap();

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::keys;
+use api::kinds::Kind;
 use raft_store::{View, rescue};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -37,15 +39,19 @@ impl Default for Schedule {
 }
 
 impl Schedule {
-    /// Reads what an operator asked for: `{"every": "6h", "keep": 5}`; `every` may be `off`.
-    pub fn parse(body: &Value) -> Result<Schedule, String> {
-        let text = body["every"].as_str().unwrap_or("12h");
-        let keep = body["keep"].as_u64().unwrap_or(5);
-        if !(1..=1_000).contains(&keep) {
-            return Err(format!("{keep} backups cannot be kept: say 1 to 1000"));
+    /// What an operator asked for: `{"every": "6h", "keep": 5}`; `every` may be `off`, and what is left out stays.
+    pub fn changed(self, body: &Value) -> Result<Schedule, String> {
+        let mut new = self;
+        if let Some(text) = body["every"].as_str() {
+            new.every_s = if text == "off" { 0 } else { seconds(text)? };
         }
-        let every_s = if text == "off" { 0 } else { seconds(text)? };
-        Ok(Schedule { every_s, keep: keep as usize })
+        if let Some(keep) = body["keep"].as_u64() {
+            new.keep = keep as usize;
+        }
+        if !(1..=1_000).contains(&new.keep) {
+            return Err(format!("{} backups cannot be kept: say 1 to 1000", new.keep));
+        }
+        Ok(new)
     }
 
     /// The cluster's.
@@ -76,53 +82,108 @@ pub async fn make(cluster: &Cluster, view: View) -> Result<Vec<u8>, tokio::task:
 
 /// Makes the scheduled backups of this machine, while it votes.
 pub async fn run(cluster: Arc<Cluster>) {
-    let directory = cluster.config.data.join("backups");
+    let shelf = Shelf::of(&cluster);
+    shelf.remove_halves();
     loop {
         let view = cluster.store.view();
         let schedule = Schedule::of(&view);
         let now = clock::wall().as_second();
-        let votes = view.members().is_voter(cluster.me());
-        if votes && schedule.every_s > 0 && due(&list(&directory), schedule, now) {
-            match keep_one(&cluster, &directory, view, now).await {
+        let begun = is_begun(&view);
+        if view.members().is_voter(cluster.me())
+            && begun
+            && schedule.every_s > 0
+            && due(&shelf.list(), schedule, now)
+        {
+            match shelf.add(cluster.identity.cluster_id(), view, now).await {
                 Ok(path) => info!(path = %path.display(), "backup made"),
                 Err(error) => warn!(%error, "no backup could be made"),
             }
-            for old in surplus(list(&directory), schedule.keep) {
-                let _ = std::fs::remove_file(directory.join(name(old)));
+            for old in surplus(shelf.list(), schedule.keep, now) {
+                let _ = std::fs::remove_file(shelf.path(old));
             }
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(if begun { LOOK } else { Duration::from_secs(1) }).await;
     }
 }
 
-async fn keep_one(cluster: &Cluster, directory: &Path, view: View, now: i64) -> Result<PathBuf, String> {
-    identity::make_private_directory(directory).map_err(|error| error.to_string())?;
-    let bytes = make(cluster, view).await.map_err(|error| error.to_string())?;
-    let path = directory.join(name(now));
-    identity::write_durably(&path, &bytes).map_err(|error| error.to_string())?;
-    Ok(path)
+/// Whether the cluster has what every cluster has: the first backup is not of nothing.
+fn is_begun(view: &View) -> bool {
+    let namespaces = Kind::by_name("Namespace").expect("Namespace is a row of the table of kinds");
+    view.get(keys::object(namespaces, "", "default").as_bytes()).is_some()
 }
 
-/// A backup's file by the second when it was made.
-fn name(at: i64) -> String {
-    format!("{at}{SUFFIX}")
+/// The backups that a machine keeps of one cluster. Those of a cluster that it belonged to before lie beside them.
+#[derive(Clone)]
+struct Shelf {
+    directory: PathBuf,
+    /// `.CLUSTER.skein-backup`, with the first eight digits of its id.
+    ending: String,
 }
 
-/// When the backups of a directory were made, oldest first.
-fn list(directory: &Path) -> Vec<i64> {
-    let names = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut times: Vec<i64> =
-        names.filter_map(|entry| entry.file_name().to_str()?.strip_suffix(SUFFIX)?.parse().ok()).collect();
-    times.sort_unstable();
-    times
+impl Shelf {
+    fn of(cluster: &Cluster) -> Shelf {
+        let id = &cluster.identity.cluster;
+        let ending = format!(".{}{SUFFIX}", id.get(..8).unwrap_or(id));
+        Shelf { directory: cluster.config.data.join("backups"), ending }
+    }
+
+    fn path(&self, at: i64) -> PathBuf {
+        self.directory.join(format!("{at}{}", self.ending))
+    }
+
+    /// When they were made, oldest first.
+    fn list(&self) -> Vec<i64> {
+        let names = std::fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        let time = |name: std::ffi::OsString| name.to_str()?.strip_suffix(&self.ending)?.parse().ok();
+        let mut times: Vec<i64> = names.filter_map(|entry| time(entry.file_name())).collect();
+        times.sort_unstable();
+        times
+    }
+
+    /// What a machine left half written when it went down.
+    fn remove_halves(&self) {
+        for entry in std::fs::read_dir(&self.directory).into_iter().flatten().flatten() {
+            if entry.path().extension().is_some_and(|ending| ending == identity::ASIDE) {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    /// Encodes, looks for room, writes and syncs: all of it apart from the runtime's threads.
+    async fn add(&self, id: raft_store::ClusterId, view: View, now: i64) -> Result<PathBuf, String> {
+        let shelf = self.clone();
+        let work = move || {
+            identity::make_private_directory(&shelf.directory).map_err(|error| error.to_string())?;
+            let bytes = rescue::backup(&view, id);
+            let (needed, free) = (2 * bytes.len() as u64, free_bytes(&shelf.directory)?);
+            if free < needed {
+                // The store's log lies on the same disk, and comes first.
+                return Err(format!(
+                    "{} has {free} bytes free, and a backup wants twice its size, {needed}: make room, or keep fewer                      ('skein cluster backups --keep')",
+                    shelf.directory.display()
+                ));
+            }
+            let path = shelf.path(now);
+            identity::write_durably(&path, &bytes).map_err(|error| error.to_string())?;
+            Ok(path)
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?
+    }
 }
 
+fn free_bytes(directory: &Path) -> Result<u64, String> {
+    let found = nix::sys::statvfs::statvfs(directory).map_err(|error| error.to_string())?;
+    Ok(found.blocks_available() as u64 * found.fragment_size() as u64)
+}
+
+/// A clock that was in the future once neither stops backups nor counts for anything: only what was made before now does.
 fn due(made: &[i64], schedule: Schedule, now: i64) -> bool {
-    // A clock that was set back does not stop backups for ever.
-    made.last().is_none_or(|last| *last > now || now - last >= schedule.every_s as i64)
+    made.iter().rfind(|at| **at <= now).is_none_or(|last| now - last >= schedule.every_s as i64)
 }
 
-fn surplus(mut made: Vec<i64>, keep: usize) -> Vec<i64> {
+/// The oldest ones beyond `keep`. What bears a time to come is kept beside them until that time is over.
+fn surplus(mut made: Vec<i64>, keep: usize, now: i64) -> Vec<i64> {
+    made.retain(|at| *at <= now);
     made.truncate(made.len().saturating_sub(keep));
     made
 }
@@ -138,19 +199,29 @@ mod tests {
         assert!(due(&[], schedule, 1_000));
         assert!(!due(&[800, 950], schedule, 1_000));
         assert!(due(&[800, 900], schedule, 1_000));
-        assert!(due(&[5_000], schedule, 1_000), "made in the future: the clock was set back");
-        assert_eq!(surplus(vec![1, 2, 3, 4], 2), [1, 2]);
-        assert_eq!(surplus(vec![1], 2), Vec::<i64>::new());
+        assert_eq!(surplus(vec![1, 2, 3, 4], 2, 10), [1, 2]);
+        assert_eq!(surplus(vec![1], 2, 10), Vec::<i64>::new());
+    }
+
+    #[test]
+    fn a_clock_that_was_in_the_future_once_costs_no_backup() {
+        let schedule = Schedule { every_s: 100, keep: 2 };
+        assert!(due(&[800, 5_000], schedule, 1_000), "what is due by the others is due");
+        assert!(!due(&[950, 5_000], schedule, 1_000), "and what is not is not");
+        assert_eq!(surplus(vec![700, 800, 950, 5_000], 2, 1_000), [700]);
     }
 
     #[test]
     fn a_schedule_is_read_as_people_write_it() {
-        let read = |every: &str| Schedule::parse(&json!({"every": every, "keep": 3}));
+        let before = Schedule { every_s: 60, keep: 30 };
+        let read = |every: &str| before.changed(&json!({"every": every, "keep": 3}));
+        assert_eq!(before.changed(&json!({"every": "1h"})), Ok(Schedule { every_s: 3_600, keep: 30 }));
+        assert_eq!(before.changed(&json!({"keep": 2})), Ok(Schedule { every_s: 60, keep: 2 }));
         assert_eq!(read("6h"), Ok(Schedule { every_s: 21_600, keep: 3 }));
         assert_eq!(read("off"), Ok(Schedule { every_s: 0, keep: 3 }));
         for wrong in ["", "6", "h", "6 h", "-1h", "0m", "99999999999999999999d", "6é"] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
-        assert!(Schedule::parse(&json!({"every": "1h", "keep": 0})).is_err());
+        assert!(before.changed(&json!({"every": "1h", "keep": 0})).is_err());
     }
 }

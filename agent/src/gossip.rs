@@ -1,6 +1,6 @@
 //! Gossip's driver: carries packets, timers and exchanges between the membership core and the mesh.
 //!
-//! Decides nothing.
+//! Decides nothing. Runs on the mesh's thread, as its packets do.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -31,7 +31,13 @@ pub fn start(
     let (asks, mut receiver) = mpsc::unbounded_channel();
     let (suspects, watching) = watch::channel(BTreeSet::new());
     let back = asks.clone();
-    spawn(async move {
+    let heard = asks.clone();
+    mesh.give_gossip_to(Box::new(move |_, bytes| {
+        let _ = heard.send(Ask::Input(Input::Datagram(bytes)));
+    }));
+    let thread = mesh.clone();
+    // Where its packets come and go: probes wait for nobody, and at rest no other thread wakes.
+    thread.spawn(async move {
         let mut exchange = tokio::time::interval(timing::GOSSIP_EXCHANGE);
         let mut members = tokio::time::interval(Duration::from_secs(1));
         loop {

@@ -15,6 +15,8 @@ use crate::pki;
 
 /// Directory of the keys of joins that are not through.
 pub const JOINING: &str = "joining";
+/// Ending of a file that is being written.
+pub const ASIDE: &str = "new";
 
 /// This machine as a member of a cluster.
 #[derive(Clone, Serialize, Deserialize)]
@@ -149,18 +151,42 @@ pub fn make_private_directory(path: &Path) -> Result<(), IdentityError> {
 /// Writes a file of mode 0600 aside, syncs it, renames it, syncs the directory.
 pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
     let failed = |cause| IdentityError::File { path: path.to_path_buf(), cause };
-    let aside = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(&aside)
-        .map_err(failed)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
-    fs::rename(&aside, path).map_err(failed)?;
+    let aside = path.with_extension(ASIDE);
+    if let Err(cause) = write_synced(&aside, bytes).and_then(|()| fs::rename(&aside, path)) {
+        // A full disk is not to stay full for half a file that nobody reads.
+        let _ = fs::remove_file(&aside);
+        return Err(failed(cause));
+    }
     let directory = path.parent().unwrap_or(Path::new("/"));
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// A machine that belongs to no cluster has no store: what lies there is of a restore that was cut off, or of an identity that
+/// was lost. It is put aside, never deleted and never taken for the new cluster's.
+pub fn set_store_aside(data: &Path, now: i64) -> Result<(), IdentityError> {
+    let (store, seen) = (data.join("store"), data.join("member").join("store-seen"));
+    let failed = |path: &Path| {
+        let path = path.to_path_buf();
+        move |cause| IdentityError::File { path, cause }
+    };
+    if data.join("member").join("identity.json").exists() {
+        return Ok(());
+    }
+    if seen.exists() {
+        fs::remove_file(&seen).map_err(failed(&seen))?;
+    }
+    if store.exists() {
+        let kept = data.join(format!("store.left-{now}"));
+        fs::rename(&store, &kept).map_err(failed(&store))?;
+        tracing::warn!(kept = %kept.display(), "a store without an identity lay here and was put aside");
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ pub mod names;
 pub mod node;
 pub mod objects;
 pub mod pki;
+mod priority;
 pub mod probe;
 pub mod recovery;
 pub mod requests;

@@ -1,11 +1,12 @@
 //! The mesh: QUIC between members, one connection for control and one for bulk per pair that talks.
 //!
 //! Decides who may talk (the member list, by public key) and over which connection. It must not interpret what is said:
-//! gossip, raft and requests are handed on with the proven sender.
+//! gossip, raft and requests are handed on with the proven sender. All of QUIC runs on one thread of its own ([`thread`]).
 
 pub mod connection;
 pub mod join;
 mod links;
+mod thread;
 pub mod tls;
 pub mod wire;
 
@@ -18,7 +19,7 @@ use raft_store::NodeId;
 use tokio::sync::mpsc;
 use tracing::{debug, info};
 
-use crate::clock::{self, spawn};
+use crate::clock;
 use crate::credential::Credential;
 use crate::identity::Identity;
 use crate::members::Roster;
@@ -37,9 +38,10 @@ pub enum Class {
 
 /// What comes in from members, with the proven sender.
 pub enum Incoming {
-    Datagram {
+    /// The answer to a ping of ours.
+    Pong {
         from: NodeId,
-        datagram: Datagram,
+        number: u64,
     },
     Raft {
         from: NodeId,
@@ -84,6 +86,7 @@ pub enum MeshError {
 type Queues = HashMap<(NodeId, Class), mpsc::Sender<Vec<u8>>>;
 
 struct Inner {
+    thread: thread::Handle,
     endpoint: Endpoint,
     roster: Roster,
     me: NodeId,
@@ -92,11 +95,13 @@ struct Inner {
     raft: Mutex<Queues>,
     incoming: mpsc::Sender<Incoming>,
     /// Where raft messages go, once there is a store.
-    raft_sink: OnceLock<RaftSink>,
+    raft_sink: OnceLock<Sink>,
+    /// Where gossip goes, once somebody listens.
+    gossip_sink: OnceLock<Sink>,
 }
 
-/// Takes a raft message from a member; must not wait.
-pub type RaftSink = Box<dyn Fn(NodeId, Vec<u8>) + Send + Sync>;
+/// Takes a message from a member; must not wait.
+pub type Sink = Box<dyn Fn(NodeId, Vec<u8>) + Send + Sync>;
 
 /// This machine's end of the mesh. Cheap to clone.
 #[derive(Clone)]
@@ -112,13 +117,14 @@ impl Mesh {
     ) -> Result<Mesh, MeshError> {
         let address = SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), identity.member.address.port());
         let server = tls::server(credential, roster.clone())?;
-        let endpoint =
-            Endpoint::server(server, address).map_err(|cause| MeshError::Listen { address, cause })?;
+        let listen = |cause| MeshError::Listen { address, cause };
+        let (thread, endpoint) = thread::start(move || Endpoint::server(server, address)).map_err(listen)?;
         let mut client = HashMap::new();
         for class in [Class::Control, Class::Bulk] {
             client.insert(class, tls::client(credential, roster.clone(), class)?);
         }
         let inner = Inner {
+            thread,
             endpoint,
             roster,
             me: identity.member.node_id(),
@@ -127,11 +133,17 @@ impl Mesh {
             raft: Mutex::default(),
             incoming,
             raft_sink: OnceLock::new(),
+            gossip_sink: OnceLock::new(),
         };
         let mesh = Mesh(Arc::new(inner));
-        spawn(connection::accept_all(mesh.clone()));
+        mesh.spawn(connection::accept_all(mesh.clone()));
         info!(%address, "mesh listens");
         Ok(mesh)
+    }
+
+    /// Runs a task on the mesh's thread, until the mesh is closed. It must neither block nor compute for long.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.thread.spawn(task);
     }
 
     pub fn me(&self) -> NodeId {
@@ -139,8 +151,13 @@ impl Mesh {
     }
 
     /// From now on raft messages go there at once, not by way of `incoming`.
-    pub fn give_raft_to(&self, sink: RaftSink) {
+    pub fn give_raft_to(&self, sink: Sink) {
         let _ = self.0.raft_sink.set(sink);
+    }
+
+    /// The same for gossip, which until then is lost, as datagrams may be.
+    pub fn give_gossip_to(&self, sink: Sink) {
+        let _ = self.0.gossip_sink.set(sink);
     }
 
     /// Sends a datagram; without a connection one is dialled and the datagram is lost, as datagrams may be.
@@ -153,14 +170,15 @@ impl Mesh {
         }
     }
 
-    /// Queues a raft message; with 1,024 of them waiting the newest is lost, as raft allows. What became of it comes back as
+    /// Queues a raft message; with 1,024 of them waiting, or one snapshot, the newest is lost, as raft allows. What became of it comes back as
     /// [`Incoming::RaftSent`].
     pub fn send_raft(&self, to: NodeId, bytes: Vec<u8>, bulk: bool) {
         let class = if bulk { Class::Bulk } else { Class::Control };
         let mut queues = self.0.raft.lock().unwrap_or_else(PoisonError::into_inner);
         let queue = queues.entry((to, class)).or_insert_with(|| {
-            let (sender, receiver) = mpsc::channel(1024);
-            spawn(connection::send_raft(self.clone(), to, class, receiver));
+            // A snapshot is the whole state: one is under way, one may wait.
+            let (sender, receiver) = mpsc::channel(if bulk { 1 } else { 1024 });
+            self.spawn(connection::send_raft(self.clone(), to, class, receiver));
             sender
         });
         if queue.try_send(bytes).is_err() {
@@ -205,6 +223,7 @@ impl Mesh {
     /// Ends the mesh and gives its port back.
     pub fn close(&self) {
         self.0.endpoint.close(0u32.into(), b"closing");
+        self.0.thread.end();
     }
 
     /// Closes the connections to members that are no longer listed.
@@ -260,7 +279,7 @@ impl Mesh {
     fn dial_in_background(&self, to: NodeId, class: Class) {
         let Some(mut last) = self.0.links.turn_now((to, class)) else { return };
         let mesh = self.clone();
-        spawn(async move {
+        self.spawn(async move {
             let _ = mesh.dial((to, class), &mut last).await;
         });
     }

@@ -16,7 +16,7 @@ use crate::gossip::Ask;
 use crate::images::parse_digest;
 use crate::keyring::signing;
 use crate::members::Member;
-use crate::mesh::wire::{self, Datagram, Forwarded, Request, Response, Settled};
+use crate::mesh::wire::{self, Forwarded, Request, Response, Settled};
 use crate::mesh::{Class, Incoming};
 use crate::server::pods;
 use crate::{consistency, doubles, keyring, members, membership, recovery};
@@ -34,13 +34,7 @@ pub async fn dispatch(
                 Class::Bulk => Input::SnapshotSent { peer, ok },
                 Class::Control => Input::Unreachable { peer },
             }),
-            Incoming::Datagram { datagram: Datagram::Gossip(bytes), .. } => {
-                let _ = gossip.send(Ask::Input(membership::Input::Datagram(bytes)));
-            }
-            Incoming::Datagram { from, datagram: Datagram::Pong(number) } => {
-                cluster.pings.answered(from, number)
-            }
-            Incoming::Datagram { .. } => {}
+            Incoming::Pong { from, number } => cluster.pings.answered(from, number),
             Incoming::Request { from, request, send, receive } => {
                 spawn(answer(cluster.clone(), gossip.clone(), from, request, send, receive));
             }

@@ -60,7 +60,8 @@ pub fn restore(data: &Path, identity: &Identity, path: &Path) -> Result<Restored
 fn changes(view: &View, identity: &Identity, from: &str) -> Transaction {
     let nodes = keys::prefix(Kind::by_name("Node").expect("Node is a row of the table of kinds"), None);
     let mut plan = Plan::new();
-    for prefix in [PREFIX, "a/block/", TOKENS, keyring::PREFIX, nodes.as_str()] {
+    // `c/` is what the old cluster was in the midst of: its brake, its doubled members.
+    for prefix in [PREFIX, "a/block/", "c/", TOKENS, keyring::PREFIX, nodes.as_str()] {
         for (key, _) in view.prefix(prefix.as_bytes(), None) {
             plan = plan.delete(&String::from_utf8_lossy(&key.0));
         }

@@ -267,7 +267,7 @@ fn own_name(config: &Config, name: Option<String>) -> Result<String, RunError> {
 async fn look_first(config: &Config) -> Result<(), RunError> {
     drop(listen::bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), config.api_port)).await?);
     drop(Fabric::open(FabricConfig::default()).await?);
-    Ok(())
+    Ok(identity::set_store_aside(&config.data, clock::wall().as_second())?)
 }
 
 async fn join_cluster(
@@ -402,8 +402,10 @@ fn open_store(config: &Config, identity: &Identity, birth: Birth, mesh: &Mesh) -
 async fn keep_session(store: Store, path: std::path::PathBuf) {
     let text = std::fs::read_to_string(&path).unwrap_or_default();
     let previous = text.trim().parse().ok().map(raft_store::SessionId);
-    // Without a leader each try waits for its own deadline.
-    while store.begin_session(previous).await.is_err() {}
+    while let Err(error) = store.begin_session(previous).await {
+        tracing::debug!(%error, "no session yet");
+        tokio::time::sleep(crate::timing::SESSION_PAUSE).await;
+    }
     if let Ok(session) = store.begin_session(None).await
         && let Err(error) = identity::write_durably(&path, session.0.to_string().as_bytes())
     {
@@ -411,13 +413,9 @@ async fn keep_session(store: Store, path: std::path::PathBuf) {
     }
 }
 
-/// Raft messages go from the replica's thread into the mesh's queues, whose tasks belong to this runtime.
+/// Raft messages go from the replica's thread into the mesh's queues.
 fn sends(mesh: Mesh) -> store::Sends {
-    let runtime = tokio::runtime::Handle::current();
-    Box::new(move |message| {
-        let _within = runtime.enter();
-        mesh.send_raft(message.to, message.bytes, message.bulk);
-    })
+    Box::new(move |message| mesh.send_raft(message.to, message.bytes, message.bulk))
 }
 
 /// Keeps the roster at the newest member list; who left it is cut off, on open connections too.

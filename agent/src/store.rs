@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raft_store::{
-    Command, Compare, Epoch, Expect, Input, Key, MemberChange, NodeId, Op, Outcome, Revision, SessionId,
-    Status, Transaction, View,
+    Command, Compare, Epoch, Expect, Input, Key, MemberChange, NodeId, Op, Outcome, Refusal, Revision,
+    SessionId, Status, Transaction, View,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -178,6 +178,8 @@ impl Store {
                 Err(TransactError::CompareFailed { index, key, actual })
             }
             Outcome::StaleEpoch { current } => Err(TransactError::StaleEpoch(current)),
+            // An earlier try may be in the log that this leader has: "nothing is written" would not be known.
+            Outcome::Refused(_) if uncertain => Err(TransactError::Unknown),
             Outcome::Refused(why) => Err(TransactError::Refused(why.to_string())),
             _ => Err(lost()),
         }
@@ -198,6 +200,7 @@ impl Store {
     async fn open_session(&self, session: SessionId, deadline: u64) -> Result<SessionId, TransactError> {
         match self.repeat(&Command::OpenSession { session }, deadline).await.0 {
             Some(Outcome::Applied { .. }) => Ok(session),
+            Some(Outcome::Refused(why)) => Err(TransactError::Refused(why.to_string())),
             _ => Err(TransactError::NoLeader),
         }
     }
@@ -209,6 +212,8 @@ impl Store {
             match self.propose(command).await {
                 Tried::Answered(Outcome::NotLeader { .. }) | Tried::NotSent => {}
                 Tried::Answered(Outcome::Lost) | Tried::NoAnswer => uncertain = true,
+                // It passes: another leads soon, or the disks have caught up.
+                Tried::Answered(Outcome::Refused(why)) if passes(why) && clock::millis() < deadline => {}
                 Tried::Answered(outcome) => return (Some(outcome), uncertain),
             }
             if clock::millis() >= deadline {
@@ -259,6 +264,11 @@ impl Store {
         let mut leadership = self.leadership();
         tokio::time::timeout(at_most, leadership.wait_for(|now| now.leader.is_some())).await.is_ok()
     }
+}
+
+/// Whether a refusal is of this moment only.
+fn passes(why: Refusal) -> bool {
+    matches!(why, Refusal::Busy | Refusal::HandingOver)
 }
 
 enum Tried {

@@ -46,6 +46,10 @@ pub const SNAPSHOT_TRANSFER: Duration = ms(120_000);
 pub const MESH_IDLE: Duration = ms(3_000);
 /// Distance of keep-alives on connections in use.
 pub const MESH_KEEP_ALIVE: Duration = ms(800);
+/// How long the end of the mesh waits for the others to have heard of it.
+pub const MESH_GOODBYE: Duration = ms(500);
+/// Distance of tries to open this boot's session: a leader whose disk is full refuses at once.
+pub const SESSION_PAUSE: Duration = ms(500);
 /// How long one request between members may take.
 pub const MESH_REQUEST: Duration = ms(2_000);
 /// How long the leader is asked for what only it can do: a signature, letting a machine in.

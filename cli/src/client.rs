@@ -28,6 +28,16 @@ pub enum ClientError {
     Nonsense(String),
 }
 
+impl ClientError {
+    /// The HTTP status with which the API refused.
+    pub fn code(&self) -> Option<u16> {
+        match self {
+            ClientError::Api { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
+}
+
 /// Body of a request.
 pub type Body = BoxBody<Bytes, std::io::Error>;
 

@@ -4,7 +4,7 @@
 /// Length of one tick. The driver gives one `Input::Tick` each time this has passed.
 pub const TICK_MS: u64 = 25;
 /// A leader sends heartbeats this often.
-pub const HEARTBEAT_MS: u64 = 75;
+pub const HEARTBEAT_MS: u64 = 100;
 /// A follower that heard nothing campaigns after a random time from this …
 pub const ELECTION_MIN_MS: u64 = 400;
 /// … to this (exclusive).
@@ -14,7 +14,7 @@ pub const READ_RETRY_MS: u64 = 150;
 /// A linearizable read that could not be confirmed fails after this.
 pub const READ_DEADLINE_MS: u64 = 3_000;
 /// A snapshot that was sent and never reported on counts as failed after this.
-pub const SNAPSHOT_REPORT_MS: u64 = 30_000;
+pub const SNAPSHOT_REPORT_MS: u64 = 150_000;
 /// Changes older than this leave the history window …
 pub const HISTORY_MS: u64 = 300_000;
 /// … in steps of this.

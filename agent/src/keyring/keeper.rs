@@ -16,7 +16,7 @@ use super::{FIRST, KEY, OpenError, Ring, SealError, Secrets, fresh, public_of_te
 use crate::clock;
 use crate::cluster::Cluster;
 use crate::members::{self, Member, in_view};
-use crate::store::{Plan, TransactError};
+use crate::store::{Plan, Touched, TransactError};
 use crate::{pki, timing};
 
 /// The keyring could not be changed.
@@ -37,6 +37,30 @@ pub enum KeepError {
 pub struct Keeper {
     core: Holders,
     said: String,
+    known: Known,
+}
+
+/// What was read of the last state, so that looking again at the same one costs nothing.
+#[derive(Default)]
+struct Known {
+    /// The keyring and the revision that it was read at.
+    ring: Option<(u64, Arc<Ring>)>,
+    /// The members' sealing keys.
+    keys: Arc<Keys>,
+    /// Whether the members changed.
+    members: Option<Touched>,
+}
+
+impl Known {
+    fn look(&mut self, view: &View) {
+        let revision = view.get(KEY.as_bytes()).map(|entry| entry.mod_revision.0);
+        if self.ring.as_ref().map(|(at, _)| *at) != revision {
+            self.ring = revision.and_then(|at| Some((at, Arc::new(Ring::in_view(view)?))));
+        }
+        if self.members.get_or_insert_with(|| Touched::below([members::PREFIX])).look(view) {
+            self.keys = Arc::new(keys(view));
+        }
+    }
 }
 
 impl Keeper {
@@ -48,8 +72,9 @@ impl Keeper {
         view: &View,
         coming: &BTreeSet<NodeId>,
     ) -> bool {
-        let done = match Ring::in_view(view) {
-            Some(ring) => self.bring_in_line(cluster, epoch, view, &ring, coming).await,
+        self.known.look(view);
+        let done = match self.known.ring.clone() {
+            Some((_, ring)) => self.bring_in_line(cluster, epoch, view, &ring, coming).await,
             None => adopt(cluster, epoch).await.map(|()| coming.is_empty()),
         };
         match done {
@@ -76,7 +101,7 @@ impl Keeper {
     ) -> Result<bool, KeepError> {
         let members = view.members();
         let voters = members.voters.iter().chain(&members.voters_outgoing).copied().collect();
-        let (keys, held) = (keys(view), ring.held());
+        let (keys, held) = (self.known.keys.clone(), ring.held());
         let look = Look { voters: &voters, coming, keys: &keys, held: &held };
         let Step::Seal { to, new_data_key } = self.core.next(Millis(clock::millis()), &look) else {
             return Ok(may_vote(coming, &keys, &held));

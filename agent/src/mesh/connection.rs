@@ -13,7 +13,7 @@ use tracing::debug;
 use super::links::{Link, Pair};
 use super::wire::{self, Datagram};
 use super::{Class, Incoming, Mesh, tls};
-use crate::clock::{self, spawn};
+use crate::clock;
 use crate::{pki, timing};
 
 /// Bytes of raft messages that are written at once, roughly.
@@ -32,7 +32,7 @@ pub async fn accept_all(mesh: Mesh) {
         }
         match door.clone().try_acquire_owned() {
             Ok(permit) => {
-                spawn(accept(mesh.clone(), handshake, permit));
+                mesh.spawn(accept(mesh.clone(), handshake, permit));
             }
             Err(_) => handshake.refuse(),
         }
@@ -80,7 +80,7 @@ pub async fn dial(mesh: &Mesh, to: NodeId, class: Class) -> Result<Connection, S
         return Err("another member answered at this address".into());
     }
     let link = mesh.0.links.add((to, class), mesh.me(), connection.clone(), clock::millis());
-    spawn(serve(mesh.clone(), link, (to, class)));
+    mesh.spawn(serve(mesh.clone(), link, (to, class)));
     Ok(connection)
 }
 
@@ -103,11 +103,11 @@ async fn serve(mesh: Mesh, link: Link, pair: Pair) {
                 Err(error) => break error.to_string(),
             },
             stream = connection.accept_uni() => match stream {
-                Ok(stream) => { spawn(read_raft(mesh.clone(), pair, stream)); }
+                Ok(stream) => { mesh.spawn(read_raft(mesh.clone(), pair, stream)); }
                 Err(error) => break error.to_string(),
             },
             stream = connection.accept_bi() => match stream {
-                Ok((send, receive)) => { spawn(read_request(mesh.clone(), pair.0, send, receive)); }
+                Ok((send, receive)) => { mesh.spawn(read_request(mesh.clone(), pair.0, send, receive)); }
                 Err(error) => break error.to_string(),
             },
             () = drained => break "another connection is used".into(),
@@ -123,8 +123,13 @@ async fn take_datagram(mesh: &Mesh, connection: &Connection, from: NodeId, bytes
         Ok(Datagram::Ping(number)) => {
             let _ = connection.send_datagram(wire::encode(&Datagram::Pong(number)).into());
         }
-        Ok(datagram) => {
-            let _ = mesh.0.incoming.send(Incoming::Datagram { from, datagram }).await;
+        Ok(Datagram::Gossip(bytes)) => {
+            if let Some(sink) = mesh.0.gossip_sink.get() {
+                sink(from, bytes);
+            }
+        }
+        Ok(Datagram::Pong(number)) => {
+            let _ = mesh.0.incoming.send(Incoming::Pong { from, number }).await;
         }
         Err(error) => debug!(%from, %error, "datagram refused"),
     }

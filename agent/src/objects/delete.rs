@@ -139,7 +139,10 @@ impl Objects {
                 return Err(target.not_found());
             };
             let object = shown(entry)?;
-            check_preconditions(target, &object, options)?;
+            match check_preconditions(target, &object, options) {
+                Err(_) if attempt == 0 => continue,
+                met => met?,
+            }
             let verdict =
                 decide(target.kind, &object.clone().without_resource_version(), options, clock::wall());
             let done = deleted_status(target.kind.plural, target.kind.group, target.name, object.uid());

@@ -65,7 +65,10 @@ pub async fn told(cluster: &Arc<Cluster>, epoch: u64, members: &str) -> Response
         info!(epoch, "joins the new cluster epoch");
         match carry_out::give(&cluster.config.data, &Order::Follow { epoch, members }) {
             Ok(()) => carry_out::restart_soon(),
-            Err(error) => warn!(%error, "the new epoch could not be written down"),
+            Err(error) => {
+                warn!(%error, "the new epoch could not be written down; tried again when it is told next");
+                cluster.leaves.store(false, std::sync::atomic::Ordering::SeqCst);
+            }
         }
     });
     Response::Done

@@ -130,6 +130,7 @@ fn changes(view: &View, identity: &Identity, order: &Order, lost: &[String]) -> 
         for key in crate::enrol::keys_of(&member.name, member.block) {
             plan = plan.delete(&key);
         }
+        plan = plan.delete(&crate::doubles::key(&member.name));
     }
     for (key, _) in view.prefix(TOKENS.as_bytes(), None) {
         plan = plan.delete(&String::from_utf8_lossy(&key.0));

@@ -22,7 +22,7 @@ impl Founded {
     }
 }
 
-/// A new cluster with a new CA.
+/// A new cluster with a new CA. Nothing of it is written down yet.
 fn found(config: &Config, name: Option<String>) -> Result<Founded, RunError> {
     let name = own_name(config, name)?;
     let address = config.own_address()?;
@@ -61,7 +61,6 @@ fn found(config: &Config, name: Option<String>) -> Result<Founded, RunError> {
         ca_certificate: authority.certificate.clone(),
         known: vec![member],
     };
-    identity.save(&config.data)?;
     let secrets = Secrets::new(authority.key.clone(), keyring::fresh());
     Ok(Founded { identity, secrets, seal_key, recovery_key: SealKey::from_bytes(keyring::fresh()) })
 }
@@ -69,6 +68,7 @@ fn found(config: &Config, name: Option<String>) -> Result<Founded, RunError> {
 pub(super) async fn init(config: &Config, name: Option<String>) -> Result<(Arc<Cluster>, Value), RunError> {
     look_first(config).await?;
     let new = found(config, name)?;
+    new.identity.save(&config.data)?;
     new.seal(config)?;
     let cluster = start(config, new.identity, Birth::First).await?;
     write_first_objects(&cluster).await?;
@@ -91,6 +91,8 @@ pub(super) async fn restore_cluster(
         new.secrets.take_over(&old, keyring::fresh());
     }
     new.seal(config)?;
+    // Last: a restore that was cut off has made no member, and begins anew.
+    new.identity.save(&config.data)?;
     let cluster = start(config, new.identity, Birth::Again).await?;
     if !cluster.store.wait_for_leader(std::time::Duration::from_secs(10)).await {
         return Err(RunError::NoLeader);

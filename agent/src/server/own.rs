@@ -44,7 +44,8 @@ pub async fn answer(cluster: &Arc<Cluster>, user: &User, rest: &str, request: Re
         (Method::PUT, ["voters"]) => upkeep::pin_voters(cluster, request).await,
         (Method::POST, ["recover"]) => upkeep::recover(cluster, request).await,
         (Method::GET, ["backup"]) => upkeep::download(cluster).await,
-        (Method::PUT, ["backups"]) => upkeep::schedule(cluster, request).await,
+        (Method::GET, ["backups"]) => upkeep::schedule(cluster).await,
+        (Method::PUT, ["backups"]) => upkeep::set_schedule(cluster, request).await,
         (Method::POST, ["nodes", "confirm-dead"]) => {
             let was_on = crate::brake::confirm_dead(&cluster.store).await?;
             Ok(http::json(200, &json!({"brakeWasOn": was_on})))

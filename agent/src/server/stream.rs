@@ -4,7 +4,7 @@
 
 pub mod protocol;
 
-use raft_store::{Key, Transaction, View};
+use raft_store::{Entry, Key, Transaction, View};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tracing::debug;
@@ -18,6 +18,10 @@ use protocol::{Answer, Ask, ENTRIES, KEYS, Question, Read, Reply};
 const UNDER_WAY: usize = 1024;
 /// Bytes of a buffer that are kept between bursts.
 const KEPT: usize = 256 << 10;
+/// Bytes of keys and values in one answer to a range, unless the first entry alone has more: far below a frame's limit.
+const ANSWER_BYTES: usize = 4 << 20;
+/// With this many bytes of answers to send no further question is begun.
+const OUTPUT_BYTES: usize = 8 << 20;
 
 /// Serves one connection until it ends.
 pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, store: Store) {
@@ -44,8 +48,11 @@ impl Connection {
         let ended = |error: std::io::Error| FrameError::Ended(error.to_string());
         let mut input = Vec::new();
         let mut batch = Vec::new();
+        let mut left = false;
         loop {
             tokio::select! {
+                // What came and was not begun on goes before what comes.
+                () = std::future::ready(()), if left && self.under_way < UNDER_WAY => {}
                 count = answered.recv_many(&mut batch, UNDER_WAY) => {
                     self.under_way -= count;
                     batch.drain(..).for_each(|reply| protocol::put_frame(&reply, &mut self.output));
@@ -54,9 +61,11 @@ impl Connection {
                     if read.map_err(ended)? == 0 {
                         return Ok(());
                     }
-                    self.take(&mut input)?;
                 }
             }
+            let before = input.len();
+            self.take(&mut input)?;
+            left = !input.is_empty() && input.len() < before;
             if !self.output.is_empty() {
                 stream.write_all(&self.output).await.map_err(ended)?;
                 stream.flush().await.map_err(ended)?;
@@ -66,10 +75,13 @@ impl Connection {
         }
     }
 
-    /// Begins on every question that has arrived whole.
+    /// Begins on the questions that have arrived whole, until there are answers enough to send first.
     fn take(&mut self, input: &mut Vec<u8>) -> Result<(), FrameError> {
         let mut used = 0;
-        while let Some((question, length)) = protocol::take_frame::<Question>(&input[used..])? {
+        while self.output.len() < OUTPUT_BYTES
+            && self.under_way < UNDER_WAY
+            && let Some((question, length)) = protocol::take_frame::<Question>(&input[used..])?
+        {
             used += length;
             self.begin(question);
         }
@@ -145,14 +157,25 @@ async fn read(store: &Store, ask: &Ask) -> Answer {
     }
 }
 
+fn size(key: &Key, entry: &Entry) -> usize {
+    key.0.len() + entry.value.0.len()
+}
+
 fn look(view: &View, ask: &Ask) -> Answer {
     let revision = view.revision();
     match ask {
         Ask::Range { start, end, limit, .. } => {
             let most = ENTRIES.min(*limit as usize);
-            let mut found = view.range(&start.0, &end.0);
-            let entries =
-                found.by_ref().take(most).map(|(key, entry)| (key.clone(), entry.clone())).collect();
+            let mut found = view.range(&start.0, &end.0).peekable();
+            let (mut entries, mut bytes) = (Vec::new(), 0);
+            // At least one, or who asks for the rest would ask for ever.
+            while entries.len() < most
+                && let Some((key, entry)) = found
+                    .next_if(|(key, entry)| entries.is_empty() || bytes + size(key, entry) <= ANSWER_BYTES)
+            {
+                bytes += size(key, entry);
+                entries.push((key.clone(), entry.clone()));
+            }
             let more = found.next().is_some();
             Answer::Entries { revision, entries, more }
         }

@@ -12,7 +12,7 @@ use crate::backup::{self, Schedule};
 use crate::cluster::Cluster;
 use crate::keyring::{self, keeper, seal::SealKey, signing};
 use crate::mesh::wire::{Request as Wish, Response};
-use crate::objects::write_error;
+use crate::objects::{Freshness, write_error};
 use crate::recovery::survey;
 use crate::store::Plan;
 use crate::{pki, voters};
@@ -52,10 +52,17 @@ pub async fn download(cluster: &Cluster) -> Reply {
     Ok(http::bytes("application/octet-stream", bytes))
 }
 
-/// Sets how often backups are made and how many are kept.
-pub async fn schedule(cluster: &Cluster, request: Request<Incoming>) -> Reply {
+/// How often backups are made and how many are kept.
+pub async fn schedule(cluster: &Cluster) -> Reply {
+    let view = cluster.objects.view(Freshness::Linearizable).await?;
+    Ok(http::json(200, &json!(Schedule::of(&view))))
+}
+
+/// Changes that.
+pub async fn set_schedule(cluster: &Cluster, request: Request<Incoming>) -> Reply {
     let body = document(request).await?;
-    let schedule = Schedule::parse(&body).map_err(ApiError::BadRequest)?;
+    let view = cluster.objects.view(Freshness::Linearizable).await?;
+    let schedule = Schedule::of(&view).changed(&body).map_err(ApiError::BadRequest)?;
     let plan = Plan::new().put(backup::SETTING, serde_json::to_vec(&schedule).unwrap_or_default());
     cluster.store.transact(plan.build(), None).await.map_err(write_error)?;
     Ok(http::json(200, &json!(schedule)))

@@ -17,13 +17,14 @@ use tracing::{error, info};
 
 use super::{Ask, Sends};
 use crate::clock;
+use crate::priority::raise_priority;
 use crate::server::stream::protocol::KEYS as STREAM_KEYS;
 
 /// Revisions of streams' keys that the drivers' view may lack.
 const DRIVERS_BEHIND: u64 = 10_000;
 
 /// Most ticks that are given out together: a heartbeat's distance.
-const TICKS_AT_ONCE: u64 = 3;
+const TICKS_AT_ONCE: u64 = raft_store::timing::HEARTBEAT_MS / TICK_MS;
 /// Without a message for this long each tick counts by itself: elections are near.
 const HEARD_MS: u64 = 200;
 
@@ -134,7 +135,7 @@ struct Thread {
 
 impl Thread {
     fn run(mut self, asks: &Receiver<Ask>) {
-        raise_priority();
+        raise_priority("the store's thread");
         // An only voter elects itself in its first round.
         self.round();
         let mut heard = 0;
@@ -282,13 +283,5 @@ impl Thread {
             self.tell_drivers(&view);
             self.views.send_replace(view);
         }
-    }
-}
-
-/// Containers may take every core; heartbeats must go out all the same.
-fn raise_priority() {
-    const NICE: i32 = -10;
-    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE) {
-        info!(%error, "the store's thread runs at normal priority: on a machine that is overloaded this one may lose its leadership");
     }
 }

@@ -24,6 +24,10 @@ impl Rounds {
     pub fn join(&self, store: &Store) -> oneshot::Receiver<View> {
         let (reply, answer) = oneshot::channel();
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Without a leader no round ends: readers that have given up are not to pile up.
+        if waiting.reads.len() == waiting.reads.capacity() {
+            waiting.reads.retain(|read| !read.is_closed());
+        }
         waiting.reads.push(reply);
         if !waiting.asking {
             waiting.asking = true;

@@ -129,7 +129,11 @@ impl PodTask {
 
     /// Follows the containers with their probes; a container that one of them condemned is to be stopped.
     async fn probe(&mut self, pod: Option<&Object>, state: Option<&PodState>) -> Option<Step> {
-        let pod = pod.filter(|pod| !matches!(pod.text("/status/phase"), "Succeeded" | "Failed"))?;
+        let Some(pod) = pod.filter(|pod| !matches!(pod.text("/status/phase"), "Succeeded" | "Failed")) else {
+            // Whoever ended the pod from outside ended its probes: what is due no more must not wake this task.
+            (self.probes, self.probed) = (Probes::default(), None);
+            return None;
+        };
         if self.probed.as_deref() != Some(pod.uid()) {
             (self.probes, self.probed) = (Probes::of(pod), Some(pod.uid().to_string()));
         }

@@ -105,17 +105,36 @@ async fn exec(cluster: &Arc<Cluster>, target: &Target) -> Result<(), String> {
         ContainerName::new(target.container["name"].as_str().unwrap_or("")).map_err(|e| e.to_string())?;
     let session = cluster.runtime.exec(&target.uid, &name, ExecSpec { args, ..ExecSpec::default() }).await;
     let mut session = session.map_err(|error| error.to_string())?;
-    let (out, err) = (clock::spawn(beginning(session.stdout)), clock::spawn(beginning(session.stderr)));
+    let (out, err) = (Reader::of(session.stdout), Reader::of(session.stderr));
     let code = session.end.wait().await.map_err(|error| error.to_string())?;
     if code == 0 {
         return Ok(());
     }
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim().to_string();
     // What a background process says later is not waited for.
-    let said = tokio::time::timeout(Duration::from_millis(200), async { (out.await, err.await) }).await;
-    let said =
-        said.map(|(out, err)| format!("{} {}", text(out.unwrap_or_default()), text(err.unwrap_or_default())));
+    let said = async { (out.kept().await, err.kept().await) };
+    let said = tokio::time::timeout(Duration::from_millis(200), said).await;
+    let said = said.map(|(out, err)| format!("{} {}", text(out), text(err)));
     Err(format!("the command ended with code {code}: {}", said.unwrap_or_default().trim()))
+}
+
+/// Reads one output of a command. Dropped, it closes its end: a probe that is over holds nothing, whatever still writes.
+struct Reader(tokio::task::JoinHandle<Vec<u8>>);
+
+impl Reader {
+    fn of(pipe: impl AsyncRead + Unpin + Send + 'static) -> Reader {
+        Reader(clock::spawn(beginning(pipe)))
+    }
+
+    async fn kept(mut self) -> Vec<u8> {
+        (&mut self.0).await.unwrap_or_default()
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// Reads all, so that the command is never held up, and keeps the beginning.

@@ -127,13 +127,14 @@ pub enum Cluster {
         /// The file; what stands there is replaced once the backup is whole.
         file: std::path::PathBuf,
     },
-    /// How often each voter makes a backup on its own disk (below /var/lib/skein/backups), and how many it keeps.
+    /// How often each voter makes a backup on its own disk (below /var/lib/skein/backups), and how many it keeps. Shows it, or
+    /// changes what is given.
     Backups {
         /// 30m, 6h, 1d, or "off".
-        #[arg(long, default_value = "12h")]
-        every: String,
-        #[arg(long, default_value_t = 5)]
-        keep: u64,
+        #[arg(long)]
+        every: Option<String>,
+        #[arg(long)]
+        keep: Option<u64>,
     },
     /// Make a new cluster out of a backup, with this machine as its first member. It must belong to none.
     Restore {
@@ -166,8 +167,12 @@ impl Cluster {
             Cluster::Backup { file } => state::backup(client, &file).await,
             Cluster::Backups { every, keep } => {
                 let body = json!({"every": every, "keep": keep}).to_string().into_bytes();
-                client.ask(Method::PUT, "/skein/v1/backups", "application/json", body).await?;
-                println!("Backups: {every}, {keep} are kept on each voter.");
+                let path = "/skein/v1/backups";
+                let schedule = match (every, keep) {
+                    (None, None) => client.get(path).await?,
+                    _ => client.ask(Method::PUT, path, "application/json", body).await?.value,
+                };
+                println!("{}", state::schedule(&schedule));
                 Ok(())
             }
             Cluster::RecoveryKey => {
@@ -336,9 +341,13 @@ async fn mark(client: &Client, name: &str, drained: bool) -> Result<(), CommandE
     Ok(())
 }
 
-async fn drain(client: &Client, name: &str, force: bool) -> Result<(), CommandError> {
+async fn pods_of(client: &Client, name: &str) -> Result<Vec<Value>, CommandError> {
     let list = client.get(&format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{name}")).await?;
-    let pods = list["items"].as_array().cloned().unwrap_or_default();
+    Ok(list["items"].as_array().cloned().unwrap_or_default())
+}
+
+async fn drain(client: &Client, name: &str, force: bool) -> Result<(), CommandError> {
+    let pods = pods_of(client, name).await?;
     let text = |pod: &Value, field: &str| pod["metadata"][field].as_str().unwrap_or("").to_string();
     let ended = |pod: &Value| matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
     let owned =
@@ -355,11 +364,16 @@ async fn drain(client: &Client, name: &str, force: bool) -> Result<(), CommandEr
         )));
     }
     mark(client, name, true).await?;
+    // What was bound to it until then is in the list that is read after the mark.
     let mut moved = 0;
-    for pod in pods.iter().filter(|pod| !ended(pod)) {
+    for pod in pods_of(client, name).await?.iter().filter(|pod| !ended(pod)) {
         let path = format!("/api/v1/namespaces/{}/pods/{}", text(pod, "namespace"), text(pod, "name"));
-        client.ask(Method::DELETE, &path, "application/json", Vec::new()).await?;
-        moved += 1;
+        match client.ask(Method::DELETE, &path, "application/json", Vec::new()).await {
+            Ok(_) => moved += 1,
+            // Somebody else was faster: it is gone.
+            Err(error) if error.code() == Some(404) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     println!(
         "\"{name}\" is drained: {moved} pods leave it. 'skein node undrain {name}' lets it take part again."

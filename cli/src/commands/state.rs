@@ -63,9 +63,24 @@ pub fn audit(recovery: &Value) -> String {
     format!("{} from the log of {}; lost: {lost}", text("at"), text("from"))
 }
 
+/// The schedule of backups in words.
+pub fn schedule(schedule: &Value) -> String {
+    let (seconds, keep) = (schedule["every_s"].as_u64().unwrap_or(0), schedule["keep"].as_u64().unwrap_or(0));
+    let every = match seconds {
+        0 => return "Backups: off.".into(),
+        s if s % 86_400 == 0 => format!("{}d", s / 86_400),
+        s if s % 3_600 == 0 => format!("{}h", s / 3_600),
+        s => format!("{}m", s / 60),
+    };
+    format!("Backups: every {every}; each voter keeps {keep} below /var/lib/skein/backups.")
+}
+
 /// Downloads a backup beside `file`, syncs it, and gives it its name.
 pub async fn backup(client: &Client, file: &Path) -> Result<(), CommandError> {
-    let aside = file.with_extension("part");
+    // Beside it, under a name that is nobody else's.
+    let mut aside = file.as_os_str().to_owned();
+    aside.push(format!(".{}.part", std::process::id()));
+    let aside = std::path::PathBuf::from(aside);
     let written = download(client, &aside).await;
     let bytes = match written {
         Ok(bytes) => bytes,
@@ -83,7 +98,7 @@ async fn download(client: &Client, aside: &Path) -> Result<u64, CommandError> {
     let mut body = client.stream("/skein/v1/backup", "application/octet-stream").await?;
     let mut options = std::fs::OpenOptions::new();
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut out = options.create(true).truncate(true).write(true).open(aside)?;
+    let mut out = options.create_new(true).write(true).open(aside)?;
     let mut bytes = 0;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| client::ClientError::Broken(error.to_string()))?;

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::client::{Shim, ShimError};
 use super::container::run_code;
-use super::{Runtime, blocking};
+use super::{Inner, Runtime, blocking};
 use crate::bundle::{self, BundleError};
 use crate::files;
 use crate::ids::{ContainerName, PodUid};
@@ -55,13 +55,32 @@ pub struct ExecEnd {
 }
 
 impl Runtime {
+    /// Starts a process in a container. Who gives up waiting for it leaves nothing behind: it is started all the same, and killed as
+    /// its session is dropped.
     pub async fn exec(
         &self,
         uid: &PodUid,
         name: &ContainerName,
         exec: ExecSpec,
     ) -> Result<ExecSession, ExecError> {
-        let pod = self.inner.find(uid).ok_or(ExecError::Unknown)?;
+        let (inner, uid, name) = (Arc::clone(&self.inner), uid.clone(), name.clone());
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "its end is awaited right here, unless the caller goes"
+        )]
+        let begun = tokio::spawn(async move { inner.begin_exec(&uid, &name, exec).await });
+        begun.await.map_err(|error| ExecError::Io(io::Error::other(error)))?
+    }
+}
+
+impl Inner {
+    async fn begin_exec(
+        &self,
+        uid: &PodUid,
+        name: &ContainerName,
+        exec: ExecSpec,
+    ) -> Result<ExecSession, ExecError> {
+        let pod = self.find(uid).ok_or(ExecError::Unknown)?;
         let state = pod.container(name).ok_or(ExecError::Unknown)?;
         if !matches!(state.status, ContainerStatus::Running(_)) {
             return Err(ExecError::NotRunning);
@@ -72,9 +91,9 @@ impl Runtime {
         let end = ExecEnd { shim: Arc::clone(&shim), session, code: Some(code) };
         let process = bundle.join(format!("exec-{session}.json"));
         let (stdin, write_to) = (exec.stdin, process.clone());
-        blocking(move || write_process(&bundle.join("config.json"), &write_to, &exec)).await?;
         let (ours, theirs) = open_pipes(stdin)?;
-        let limit_ms = self.inner.limit_ms();
+        blocking(move || write_process(&bundle.join("config.json"), &write_to, &exec)).await?;
+        let limit_ms = self.limit_ms();
         let call = Call::Exec { name: name.clone(), session, process: process.clone(), limit_ms };
         let asked = shim.call_with(call, &theirs).await;
         files::remove_file(&process)?;

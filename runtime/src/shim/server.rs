@@ -200,7 +200,12 @@ impl Server {
             }
             Call::SignalSession { session, signal } => {
                 let found = self.sessions.iter().find(|(_, known)| known.session == session);
-                send_signal(*found.ok_or(Refusal::NotRunning)?.0, signal)
+                let pid = *found.ok_or(Refusal::NotRunning)?.0;
+                if signal == libc::SIGKILL {
+                    // What it started and did not take out of its group goes with it, as with a terminal that is closed.
+                    let _ = nix::sys::signal::killpg(pid, Signal::SIGKILL);
+                }
+                send_signal(pid, signal)
             }
             Call::Delete { name, limit_ms } => {
                 let id = self.container(&name)?.id();

@@ -5,8 +5,7 @@ use bincode::{Decode, Encode};
 
 use crate::command::Command;
 use crate::limits;
-
-const COMMAND_VERSION: u8 = 1;
+use crate::version::{Supported, Version};
 
 /// Bytes that are not what they should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -14,6 +13,14 @@ pub enum CodecError {
     /// Written by a newer version.
     #[error("version {0} is newer than this binary knows; upgrade skein on this machine")]
     Version(u8),
+    /// A command that a newer cluster version brought.
+    #[error("it needs cluster version {needed}, and this binary supports up to {newest}; upgrade skein on this machine")]
+    ClusterVersion {
+        /// The version that brought it.
+        needed: Version,
+        /// The newest that is known here.
+        newest: Version,
+    },
     /// Not decodable, or longer than the limit.
     #[error("the bytes cannot be decoded: {0}")]
     Malformed(String),
@@ -22,19 +29,30 @@ pub enum CodecError {
     Trailing(usize),
 }
 
-/// The command as it stands in the log.
+/// The command as it stands in the log. First the cluster version that brought it, so that a binary that does not know it can say what it
+/// lacks.
 pub(crate) fn encode_command(command: &Command) -> Vec<u8> {
-    let mut bytes = vec![COMMAND_VERSION];
+    let mut bytes = vec![u8::try_from(command.needs().0).unwrap_or(u8::MAX)];
     encode_into(command, &mut bytes);
     bytes
 }
 
 /// The command of a log entry.
 pub fn decode_command(bytes: &[u8]) -> Result<Command, CodecError> {
-    match bytes.split_first() {
-        Some((&COMMAND_VERSION, rest)) => decode::<Command, { limits::COMMAND_CLAIM }>(rest),
-        Some((&version, _)) => Err(CodecError::Version(version)),
-        None => Err(CodecError::Malformed("empty".to_owned())),
+    decode_command_for(bytes, Supported::OURS.newest)
+}
+
+/// The command of a log entry, for a binary that supports cluster versions up to `newest`.
+pub(crate) fn decode_command_for(bytes: &[u8], newest: Version) -> Result<Command, CodecError> {
+    let (&needed, rest) = bytes.split_first().ok_or_else(|| CodecError::Malformed("empty".to_owned()))?;
+    let needed = Version(u32::from(needed));
+    if needed > newest {
+        return Err(CodecError::ClusterVersion { needed, newest });
+    }
+    let command = decode::<Command, { limits::COMMAND_CLAIM }>(rest)?;
+    match command.needs() == needed {
+        true => Ok(command),
+        false => Err(CodecError::Malformed(format!("not a command of cluster version {needed}"))),
     }
 }
 
@@ -44,14 +62,10 @@ pub(crate) fn encode_into<T: Encode>(value: &T, bytes: &mut Vec<u8>) {
         .expect("plain data into a vector always encodes");
 }
 
-/// Decodes a state. What it may claim grows with its bytes: a short one that announces a million keys claims little.
-pub(crate) fn decode_state<T: Decode<()>>(bytes: &[u8]) -> Result<T, CodecError> {
-    match bytes.len() {
-        ..=0x8000 => decode::<T, { 4 << 20 }>(bytes),
-        0x8001..=0x10_0000 => decode::<T, { 64 << 20 }>(bytes),
-        0x10_0001..=0x100_0000 => decode::<T, { 1 << 30 }>(bytes),
-        _ => decode::<T, { limits::SNAPSHOT_BYTES }>(bytes),
-    }
+/// Reads one part of a state. None is longer than a command's parts, but for a change, which holds two entries.
+pub(crate) fn read<T: Decode<()>>(source: &mut impl std::io::Read) -> Result<T, CodecError> {
+    let config = bincode::config::standard().with_limit::<{ limits::COMMAND_CLAIM }>();
+    bincode::decode_from_std_read(source, config).map_err(|error| CodecError::Malformed(error.to_string()))
 }
 
 /// Decodes the whole of `bytes`, claiming at most `LIMIT` bytes of memory for what it announces.

@@ -8,6 +8,7 @@ use bincode::{Decode, Encode};
 
 use crate::ids::{Epoch, NodeId, Revision, SessionId};
 use crate::limits;
+use crate::version::{self, Supported, Version};
 
 /// A key: bytes, ordered as bytes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
@@ -75,6 +76,14 @@ pub enum Command {
     Expire {
         /// The keys, and the revisions at which they were last changed.
         keys: Vec<(Key, Revision)>,
+        /// Refused unless this is the current epoch.
+        epoch: Epoch,
+    },
+    /// Raises the cluster's version, never lowers it. From cluster version 2 on, which it brings: proposed only once every member
+    /// supports the new version.
+    SetVersion {
+        /// The new version.
+        version: Version,
         /// Refused unless this is the current epoch.
         epoch: Epoch,
     },
@@ -228,9 +237,35 @@ pub enum Refusal {
         "the leader's disk is full: nothing is written until there is room, what was written is safe. Free some space on it"
     )]
     DiskFull,
+    /// Not every member's binary knows it.
+    #[error(
+        "this needs a newer cluster version than the cluster has or this machine supports: upgrade skein on all members; 'skein cluster status' names who is missing"
+    )]
+    Version,
 }
 
 impl Command {
+    /// The cluster version that brought it: a replica that does not support that stops when it meets it in the log.
+    pub fn needs(&self) -> Version {
+        match self {
+            Command::SetVersion { .. } => version::HASHED_VALUES,
+            Command::Epoch { .. }
+            | Command::OpenSession { .. }
+            | Command::CloseSession { .. }
+            | Command::Transact { .. }
+            | Command::Compact { .. }
+            | Command::Expire { .. } => version::FIRST,
+        }
+    }
+
+    /// Whether a cluster of this version may have it in its log. What raises the version comes before it.
+    pub(crate) fn fits(&self, current: Version, supported: &Supported) -> bool {
+        match self {
+            Command::SetVersion { version, .. } => supported.holds(*version),
+            command => command.needs() <= current,
+        }
+    }
+
     /// Whether keys, values and counts are within the limits. The encoded length is checked apart.
     pub fn within_limits(&self) -> bool {
         match self {

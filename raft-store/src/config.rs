@@ -2,6 +2,7 @@
 //! limits that shape the replicated state are constants in `limits`.
 
 use crate::ids::{ClusterId, NodeId};
+use crate::version::Supported;
 
 /// One replica's settings.
 #[derive(Clone, Debug)]
@@ -14,12 +15,16 @@ pub struct Config {
     pub stretch: u32,
     /// Seeds election timeouts and the salt of log segments. Fresh for each start, fixed in the simulator.
     pub seed: u64,
-    /// Bytes of log after which a snapshot is written and old segments go.
+    /// Bytes of log after which a snapshot is written and old segments go; more when the snapshot is big.
     pub snapshot_every_bytes: u64,
+    /// Bytes of a snapshot that are written and synced in one `advance`, beside what else is to be written.
+    pub snapshot_step_bytes: usize,
     /// Bytes of entries kept in memory behind a snapshot, for followers that lag a little.
     pub trailing_bytes: u64,
     /// Length of a log segment, zero-filled when it is made.
     pub segment_bytes: u64,
+    /// The cluster versions that this replica can take part in: the binary's, but in tests.
+    pub supported: Supported,
 }
 
 impl Config {
@@ -31,8 +36,10 @@ impl Config {
             stretch: 1,
             seed,
             snapshot_every_bytes: 32 << 20,
+            snapshot_step_bytes: 4 << 20,
             trailing_bytes: 8 << 20,
             segment_bytes: 8 << 20,
+            supported: Supported::OURS,
         }
     }
 }

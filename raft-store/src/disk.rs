@@ -13,6 +13,10 @@ pub trait Disk {
     fn create(&mut self, name: &str, zeros: u64) -> Result<(), DiskError>;
     /// The whole file.
     fn read(&self, name: &str) -> Result<Vec<u8>, DiskError>;
+    /// The file's length.
+    fn length(&self, name: &str) -> Result<u64, DiskError>;
+    /// Reads from an offset on, and answers how many bytes there were: fewer than asked for only at the file's end.
+    fn read_at(&self, name: &str, offset: u64, into: &mut [u8]) -> Result<usize, DiskError>;
     /// Writes at an offset within or at the end of the file. Not durable before `sync`.
     fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), DiskError>;
     /// Makes the file's bytes and length durable (fdatasync).
@@ -25,6 +29,27 @@ pub trait Disk {
     fn remove(&mut self, name: &str) -> Result<(), DiskError>;
     /// Makes names durable.
     fn sync_dir(&mut self) -> Result<(), DiskError>;
+}
+
+/// A file of a disk, read from an offset on.
+pub(crate) struct DiskReader<'a, D> {
+    disk: &'a D,
+    name: &'a str,
+    offset: u64,
+}
+
+impl<'a, D: Disk> DiskReader<'a, D> {
+    pub(crate) fn new(disk: &'a D, name: &'a str, offset: u64) -> DiskReader<'a, D> {
+        DiskReader { disk, name, offset }
+    }
+}
+
+impl<D: Disk> io::Read for DiskReader<'_, D> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.disk.read_at(self.name, self.offset, into).map_err(|error| error.source)?;
+        self.offset += count as u64;
+        Ok(count)
+    }
 }
 
 /// A disk operation that failed.

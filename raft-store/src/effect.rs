@@ -3,6 +3,7 @@
 use crate::command::{Command, Outcome};
 use crate::consistency::Marks;
 use crate::ids::{Epoch, NodeId, ProposalId, ReadId, Revision};
+use crate::version::{Supported, Version};
 use crate::view::View;
 
 /// What a driver tells a replica.
@@ -217,6 +218,17 @@ pub enum Fatal {
         index: u64,
         /// What is wrong.
         source: crate::codec::CodecError,
+    },
+    /// The leader's state is of a cluster version that this binary does not take part in.
+    #[error(
+        "the cluster is at version {cluster}, and this binary supports {} to {}; run a binary that supports version {cluster}",
+        supported.oldest, supported.newest
+    )]
+    ClusterVersion {
+        /// The cluster's.
+        cluster: Version,
+        /// The binary's.
+        supported: Supported,
     },
     /// The leader holds this replica's promise for entries that its disk does not have.
     #[error(

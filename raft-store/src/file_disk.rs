@@ -114,6 +114,32 @@ impl Disk for FileDisk {
         fs::read(self.path(name)).map_err(|e| DiskError::new("reading", name, e))
     }
 
+    fn length(&self, name: &str) -> Result<u64, DiskError> {
+        fs::metadata(self.path(name)).map(|found| found.len()).map_err(|e| DiskError::new("reading", name, e))
+    }
+
+    fn read_at(&self, name: &str, offset: u64, into: &mut [u8]) -> Result<usize, DiskError> {
+        let failed = |e| DiskError::new("reading", name, e);
+        let opened;
+        let file = match self.open.get(name) {
+            Some(file) => file,
+            None => {
+                opened = File::open(self.path(name)).map_err(failed)?;
+                &opened
+            }
+        };
+        let mut got = 0;
+        while got < into.len() {
+            match file.read_at(&mut into[got..], offset + got as u64) {
+                Ok(0) => break,
+                Ok(count) => got += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Ok(got)
+    }
+
     fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
         let file = self.file("writing", name)?;
         file.write_all_at(bytes, offset).map_err(|e| DiskError::new("writing", name, e))

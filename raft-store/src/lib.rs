@@ -49,6 +49,7 @@ mod snapshot;
 mod state;
 mod storage;
 pub mod timing;
+pub mod version;
 mod view;
 mod wire;
 
@@ -64,4 +65,5 @@ pub use log::recover::OpenError;
 pub use members::Members;
 pub use replica::Replica;
 pub use state::{Change, Entry};
+pub use version::{Supported, Version};
 pub use view::{Compacted, View};

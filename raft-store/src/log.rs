@@ -49,7 +49,10 @@ pub(crate) struct Log<D> {
     last: (u64, u64),
     hard_state: HardState,
     snapshot_index: u64,
+    /// Bytes of the snapshot on disk.
+    snapshot_bytes: u64,
     bytes_since_snapshot: u64,
+    writing: Option<snapfile::Writing>,
     /// The disk is full: the reserve was given up, or could not be made.
     pressed: bool,
     rng: SmallRng,
@@ -78,7 +81,9 @@ impl<D: Disk> Log<D> {
             last: recovered.last,
             hard_state: recovered.hard_state,
             snapshot_index: recovered.snapshot_index,
+            snapshot_bytes: recovered.snapshot_bytes,
             bytes_since_snapshot: recovered.log_bytes,
+            writing: None,
             segments: recovered.segments,
             pressed: false,
             rng: SmallRng::seed_from_u64(seed ^ recovered.next_sequence),
@@ -134,7 +139,7 @@ impl<D: Disk> Log<D> {
     ) -> Result<Log<D>, LogError> {
         let mut found = recover::Found::nothing();
         if let Some(state) = first {
-            snapfile::write(&mut disk, &identity, state, 0)?;
+            write_whole(&mut disk, &identity, state, 0)?;
             found.begin_at(state);
         }
         let hard_state = found.hard_state.clone();
@@ -153,9 +158,15 @@ impl<D: Disk> Log<D> {
         &self.hard_state
     }
 
-    /// Bytes written since the last snapshot.
-    pub(crate) fn bytes_since_snapshot(&self) -> u64 {
-        self.bytes_since_snapshot
+    /// Whether so many bytes were written since the last snapshot that another one pays. A big one costs much, and pays later.
+    pub(crate) fn wants_snapshot(&self, every_bytes: u64) -> bool {
+        self.writing.is_none() && self.bytes_since_snapshot >= every_bytes.max(self.snapshot_bytes / 8)
+    }
+
+    /// Whether a snapshot is being written.
+    #[cfg(test)]
+    pub(crate) fn is_writing_snapshot(&self) -> bool {
+        self.writing.is_some()
     }
 
     /// Makes everything in `unsynced` durable, then gives out the messages that depended on it.
@@ -184,25 +195,63 @@ impl<D: Disk> Log<D> {
         self.append(Batch { hard_state, entries: Vec::new() }).map(drop)
     }
 
-    /// Writes the state as a snapshot, then drops the segments that it covers. False if the disk has no room for it.
-    pub(crate) fn save_snapshot(&mut self, state: &State, commit: u64) -> Result<bool, LogError> {
+    /// Begins to write the state as a snapshot. `go_on` writes it.
+    pub(crate) fn begin_snapshot(&mut self, state: &State, commit: u64) -> Result<(), LogError> {
         self.persist_commit(commit)?;
         if planted!(SegmentsDroppedEarly) {
             self.snapshot_index = state.applied_index;
             self.drop_covered()?;
         }
-        match self.write_snapshot(state) {
-            Err(LogError::Disk(error)) if error.is_full() => {
-                // Made aside: nothing was lost. The log grows until there is room.
+        let begun = snapfile::Writing::begin(&mut self.disk, &self.identity, state, self.next_sequence - 1);
+        match begun {
+            Ok(mut writing) => {
+                writing.log_bytes = self.bytes_since_snapshot;
+                self.writing = Some(writing);
+                Ok(())
+            }
+            Err(error) => self.give_up_snapshot(error.into()),
+        }
+    }
+
+    /// Does the next part, so many bytes of it, of the snapshot that is being written. Once it is there, the segments that it covers go, and its index is
+    /// answered.
+    pub(crate) fn go_on(&mut self, bytes: usize) -> Result<Option<u64>, LogError> {
+        let Some(mut writing) = self.writing.take() else { return Ok(None) };
+        match writing.step(&mut self.disk, bytes) {
+            Ok(None) => {
+                self.writing = Some(writing);
+                Ok(None)
+            }
+            Ok(Some(length)) => {
+                self.replace_snapshot(writing.index, length)?;
+                self.bytes_since_snapshot -= writing.log_bytes.min(self.bytes_since_snapshot);
+                self.drop_covered()?;
+                Ok(Some(writing.index))
+            }
+            Err(error) => self.give_up_snapshot(error).map(|()| None),
+        }
+    }
+
+    /// Made aside: nothing was lost. Where the disk has no room for it the log grows until there is some.
+    fn give_up_snapshot(&mut self, error: LogError) -> Result<(), LogError> {
+        match error {
+            LogError::Disk(error) if error.is_full() => {
                 let _ = self.disk.remove(snapfile::TEMPORARY);
                 self.pressed = true;
-                return Ok(false);
+                Ok(())
             }
-            written => written?,
+            error => Err(error),
         }
-        self.bytes_since_snapshot = 0;
-        self.drop_covered()?;
-        Ok(true)
+    }
+
+    /// A new snapshot is in place: the older one goes.
+    fn replace_snapshot(&mut self, index: u64, length: u64) -> Result<(), LogError> {
+        let older = std::mem::replace(&mut self.snapshot_index, index);
+        self.snapshot_bytes = length;
+        if older != 0 && older != index {
+            self.disk.remove(&snapfile::name(older))?;
+        }
+        Ok(())
     }
 
     fn must_write(&self, hard_state: &HardState) -> bool {
@@ -213,19 +262,11 @@ impl<D: Disk> Log<D> {
     /// A leader's snapshot replaces state and log. The file comes first: `recover` prefers it to a log that ends
     /// before it. Hard state and entries after it follow as one batch: a commit index must not stand before its entries.
     fn begin_anew(&mut self, state: &State) -> Result<(), LogError> {
-        self.write_snapshot(state)?;
+        self.writing = None;
+        let length = write_whole(&mut self.disk, &self.identity, state, self.next_sequence - 1)?;
+        self.replace_snapshot(state.applied_index, length)?;
         self.last = (state.applied_index, state.applied_term);
         self.new_segment(0)
-    }
-
-    fn write_snapshot(&mut self, state: &State) -> Result<(), LogError> {
-        let older = self.snapshot_index;
-        snapfile::write(&mut self.disk, &self.identity, state, self.next_sequence - 1)?;
-        self.snapshot_index = state.applied_index;
-        if older != 0 && older != self.snapshot_index {
-            self.disk.remove(&snapfile::name(older))?;
-        }
-        Ok(())
     }
 
     /// Segments before one whose base the snapshot covers hold nothing that is needed. Removed oldest first, with
@@ -294,6 +335,21 @@ impl<D: Disk> Log<D> {
         self.segments.push(segment);
         self.end = segment::HEADER_BYTES as u64;
         Ok(())
+    }
+}
+
+/// Writes a snapshot without a pause; its length.
+fn write_whole<D: Disk>(
+    disk: &mut D,
+    identity: &Identity,
+    state: &State,
+    sequence: u64,
+) -> Result<u64, LogError> {
+    let mut writing = snapfile::Writing::begin(disk, identity, state, sequence)?;
+    loop {
+        if let Some(length) = writing.step(disk, 4 << 20)? {
+            return Ok(length);
+        }
     }
 }
 

@@ -292,12 +292,14 @@ impl<D: Disk> Replica<D> {
             return Ok(None);
         }
         let index = ready.snapshot().get_metadata().index;
-        match self.incoming.take() {
-            Some(state) if state.applied_index == index => Ok(Some(*state)),
-            _ => match snapshot::decode(&ready.snapshot().data) {
-                Ok(state) => Ok(Some(state)),
-                Err(error) => Err(Fatal::Consensus(error.to_string())),
-            },
+        let state = match self.incoming.take() {
+            Some(state) if state.applied_index == index => *state,
+            _ => snapshot::decode(&ready.snapshot().data)
+                .map_err(|error| Fatal::Consensus(error.to_string()))?,
+        };
+        match self.config.supported {
+            supported if supported.holds(state.version) => Ok(Some(state)),
+            supported => Err(Fatal::ClusterVersion { cluster: state.version, supported }),
         }
     }
 

@@ -266,6 +266,19 @@ impl Disk for MemDisk {
         self.platter().inode("reading", name).map(|inode| inode.current.clone())
     }
 
+    fn length(&self, name: &str) -> Result<u64, DiskError> {
+        self.platter().inode("reading", name).map(|inode| inode.current.len() as u64)
+    }
+
+    fn read_at(&self, name: &str, offset: u64, into: &mut [u8]) -> Result<usize, DiskError> {
+        let mut platter = self.platter();
+        let bytes = &platter.inode("reading", name)?.current;
+        let from = usize::try_from(offset).map_or(bytes.len(), |offset| offset.min(bytes.len()));
+        let count = into.len().min(bytes.len() - from);
+        into[..count].copy_from_slice(&bytes[from..from + count]);
+        Ok(count)
+    }
+
     fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
         let mut platter = self.platter();
         platter.step("writing", name)?;

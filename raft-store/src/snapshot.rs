@@ -1,6 +1,8 @@
-//! Decides how a whole state becomes bytes, for disk and wire alike: version, body, checksum.
+//! Decides how a whole state becomes bytes, for disk and wire alike: version, body, checksum. Both ways go piece by piece, so that a
+//! state of a gigabyte needs no second one beside it.
 //! Must not touch files (`log::snapfile`) nor messages (`wire`).
 
+use std::io::{self, BufReader, Read};
 use std::sync::Arc;
 
 use bincode::{Decode, Encode};
@@ -8,13 +10,20 @@ use bincode::{Decode, Encode};
 use crate::codec::{self, CodecError};
 use crate::command::Key;
 use crate::ids::{Epoch, Revision, SessionId};
+use crate::limits;
 use crate::members::Members;
 use crate::state::history::History;
 use crate::state::sessions::{Session, SessionRecord};
 use crate::state::{Change, Entry, State};
+use crate::version::{self, Version};
 
-const VERSION: u8 = 2;
+/// Of a cluster at its first version.
+const FIRST_FORM: u8 = 2;
+/// It names the cluster's version.
+const WITH_VERSION: u8 = 3;
 const CHECKSUM_BYTES: usize = 4;
+/// Bytes that are read at once.
+const READ: usize = 256 << 10;
 
 /// A snapshot that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,10 +37,14 @@ pub enum SnapshotError {
     /// It names members that cannot be.
     #[error("the snapshot's members make no sense")]
     Members,
+    /// It cannot be read.
+    #[error("the snapshot cannot be read: {0}")]
+    Read(String),
 }
 
+/// What comes before the lists.
 #[derive(Encode, Decode)]
-struct Body {
+struct Head {
     applied_index: u64,
     applied_term: u64,
     members: Members,
@@ -39,70 +52,221 @@ struct Body {
     floor: Revision,
     epoch: Epoch,
     hash: [u8; 32],
-    objects: Vec<(Key, Entry)>,
-    history: Vec<Change>,
-    sessions: Vec<(SessionId, SessionRecord)>,
-    ttls: Vec<(Key, u32)>,
 }
 
-/// The state's bytes: version, body, CRC32C of both.
+/// Where an encoder is.
+enum Place {
+    Head,
+    /// After this key.
+    Objects(Option<Key>),
+    /// After so many changes.
+    History(usize),
+    Rest,
+    Over,
+}
+
+/// A state on its way to bytes: version, body, CRC32C of both.
+pub(crate) struct Encoder {
+    state: State,
+    place: Place,
+    checksum: u32,
+}
+
+impl Encoder {
+    pub(crate) fn new(state: State) -> Encoder {
+        Encoder { state, place: Place::Head, checksum: 0 }
+    }
+
+    /// The next piece, of about so many bytes; an empty one is the end.
+    pub(crate) fn next(&mut self, about: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while bytes.len() < about {
+            self.place = match std::mem::replace(&mut self.place, Place::Over) {
+                Place::Head => self.head(&mut bytes),
+                Place::Objects(after) => self.objects(after, about, &mut bytes),
+                Place::History(after) => self.history(after, about, &mut bytes),
+                Place::Rest => {
+                    self.rest(&mut bytes);
+                    self.checksum = crc32c::crc32c_append(self.checksum, &bytes);
+                    bytes.extend_from_slice(&self.checksum.to_le_bytes());
+                    return bytes;
+                }
+                Place::Over => return bytes,
+            };
+        }
+        self.checksum = crc32c::crc32c_append(self.checksum, &bytes);
+        bytes
+    }
+
+    fn head(&self, bytes: &mut Vec<u8>) -> Place {
+        let state = &self.state;
+        if state.version >= version::HASHED_VALUES {
+            bytes.push(WITH_VERSION);
+            codec::encode_into(&state.version, bytes);
+        } else {
+            bytes.push(FIRST_FORM);
+        }
+        let head = Head {
+            applied_index: state.applied_index,
+            applied_term: state.applied_term,
+            members: state.members.as_ref().clone(),
+            revision: state.revision,
+            floor: state.history.floor(),
+            epoch: state.epoch,
+            hash: state.hash,
+        };
+        codec::encode_into(&head, bytes);
+        codec::encode_into(&state.objects.len(), bytes);
+        Place::Objects(None)
+    }
+
+    fn objects(&self, after: Option<Key>, about: usize, bytes: &mut Vec<u8>) -> Place {
+        use std::ops::Bound;
+        let start = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        for (key, entry) in self.state.objects.range::<_, Key>((start, Bound::Unbounded)) {
+            codec::encode_into(key, bytes);
+            codec::encode_into(entry, bytes);
+            if bytes.len() >= about {
+                return Place::Objects(Some(key.clone()));
+            }
+        }
+        codec::encode_into(&self.changes(), bytes);
+        Place::History(0)
+    }
+
+    fn changes(&self) -> usize {
+        if planted!(SnapshotWithoutHistory) { 0 } else { self.state.history.len() }
+    }
+
+    fn history(&self, after: usize, about: usize, bytes: &mut Vec<u8>) -> Place {
+        let left = self.state.history.all_from(after).take(self.changes() - after);
+        for (at, change) in (after + 1..).zip(left) {
+            codec::encode_into(change, bytes);
+            if bytes.len() >= about {
+                return Place::History(at);
+            }
+        }
+        Place::Rest
+    }
+
+    fn rest(&self, bytes: &mut Vec<u8>) {
+        let open = self.state.sessions.iter().filter(|_| !planted!(SnapshotWithoutSessions));
+        let sessions: Vec<(SessionId, SessionRecord)> =
+            open.map(|(id, session)| (*id, session.to_record())).collect();
+        codec::encode_into(&sessions, bytes);
+        let ttls: Vec<(Key, u32)> =
+            self.state.ttls.iter().map(|(key, seconds)| (key.clone(), *seconds)).collect();
+        codec::encode_into(&ttls, bytes);
+    }
+}
+
+/// All of a state's bytes.
 pub(crate) fn encode(state: &State) -> Vec<u8> {
-    let body = Body {
-        applied_index: state.applied_index,
-        applied_term: state.applied_term,
-        members: state.members.as_ref().clone(),
-        revision: state.revision,
-        floor: state.history.floor(),
-        epoch: state.epoch,
-        hash: state.hash,
-        objects: state.objects.iter().map(|(key, entry)| (key.clone(), entry.clone())).collect(),
-        history: state.history.all().filter(|_| !planted!(SnapshotWithoutHistory)).cloned().collect(),
-        sessions: state
-            .sessions
-            .iter()
-            .filter(|_| !planted!(SnapshotWithoutSessions))
-            .map(|(id, session)| (*id, session.to_record()))
-            .collect(),
-        ttls: state.ttls.iter().map(|(key, seconds)| (key.clone(), *seconds)).collect(),
-    };
-    let mut bytes = vec![VERSION];
-    codec::encode_into(&body, &mut bytes);
-    let checksum = crc32c::crc32c(&bytes);
-    bytes.extend_from_slice(&checksum.to_le_bytes());
-    bytes
+    let mut encoder = Encoder::new(state.clone());
+    let mut bytes = Vec::new();
+    loop {
+        let piece = encoder.next(4 << 20);
+        if piece.is_empty() {
+            return bytes;
+        }
+        bytes.extend_from_slice(&piece);
+    }
 }
 
 /// The state again. Never panics, whatever the bytes.
 pub(crate) fn decode(bytes: &[u8]) -> Result<State, SnapshotError> {
-    let split = bytes.len().checked_sub(CHECKSUM_BYTES).ok_or(SnapshotError::Checksum)?;
-    let (content, checksum) = bytes.split_at(split);
-    if crc32c::crc32c(content).to_le_bytes() != checksum {
+    read(bytes, bytes.len() as u64)
+}
+
+/// Reads a state whose bytes, checksum included, are `length` long. What it takes of memory grows with what was read, whatever is announced.
+pub(crate) fn read(from: impl Read, length: u64) -> Result<State, SnapshotError> {
+    let left = length.checked_sub(CHECKSUM_BYTES as u64).ok_or(SnapshotError::Checksum)?;
+    if length > limits::SNAPSHOT_BYTES as u64 {
+        return Err(CodecError::Malformed("longer than a state may be".into()).into());
+    }
+    let mut source = BufReader::with_capacity(READ, Summed { from, left, checksum: 0 });
+    let state = body(&mut source);
+    // A wrong checksum says more than what was made of wrong bytes.
+    let trailing = io::copy(&mut source, &mut io::sink()).map_err(failed)?;
+    let mut summed = source.into_inner();
+    let mut checksum = [0; CHECKSUM_BYTES];
+    summed.from.read_exact(&mut checksum).map_err(failed)?;
+    if summed.checksum.to_le_bytes() != checksum {
         return Err(SnapshotError::Checksum);
     }
-    let body = match content.split_first() {
-        Some((&VERSION, body)) => codec::decode_state::<Body>(body)?,
-        Some((&version, _)) => return Err(CodecError::Version(version).into()),
-        None => return Err(SnapshotError::Checksum),
-    };
-    match body.members.is_sound() {
-        true => Ok(restore(body)),
+    let state = state?;
+    match usize::try_from(trailing) {
+        Ok(0) => {}
+        rest => return Err(CodecError::Trailing(rest.unwrap_or(usize::MAX)).into()),
+    }
+    match state.members.is_sound() {
+        true => Ok(state),
         false => Err(SnapshotError::Members),
     }
 }
 
-fn restore(body: Body) -> State {
-    State {
-        objects: body.objects.into_iter().collect(),
-        history: History::from_parts(body.history, body.floor),
-        sessions: body.sessions.into_iter().map(|(id, record)| (id, Session::from_record(record))).collect(),
-        ttls: body.ttls.into_iter().collect(),
-        members: Arc::new(body.members),
-        revision: body.revision,
-        epoch: body.epoch,
-        applied_index: body.applied_index,
-        applied_term: body.applied_term,
-        hash: body.hash,
+fn failed(error: io::Error) -> SnapshotError {
+    SnapshotError::Read(error.to_string())
+}
+
+/// What is read of a snapshot before its checksum.
+struct Summed<R> {
+    from: R,
+    left: u64,
+    checksum: u32,
+}
+
+impl<R: Read> Read for Summed<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left).map_or(into.len(), |left| left.min(into.len()));
+        let count = self.from.read(&mut into[..most])?;
+        if count == 0 && most > 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.left -= count as u64;
+        self.checksum = crc32c::crc32c_append(self.checksum, &into[..count]);
+        Ok(count)
     }
+}
+
+fn body(source: &mut impl Read) -> Result<State, CodecError> {
+    let mut form = [0];
+    source.read_exact(&mut form).map_err(|error| CodecError::Malformed(error.to_string()))?;
+    let version = match form[0] {
+        FIRST_FORM => version::FIRST,
+        WITH_VERSION => codec::read::<Version>(source)?,
+        form => return Err(CodecError::Version(form)),
+    };
+    let head: Head = codec::read(source)?;
+    let mut state = State {
+        members: Arc::new(head.members),
+        version,
+        revision: head.revision,
+        epoch: head.epoch,
+        applied_index: head.applied_index,
+        applied_term: head.applied_term,
+        hash: head.hash,
+        ..State::default()
+    };
+    for _ in 0..codec::read::<usize>(source)? {
+        let (key, entry): (Key, Entry) = codec::read(source)?;
+        state.content.put(&key, &entry);
+        state.objects.insert(key, entry);
+    }
+    let mut changes = Vec::new();
+    for _ in 0..codec::read::<usize>(source)? {
+        changes.push(codec::read::<Change>(source)?);
+    }
+    state.history = History::from_parts(changes, head.floor);
+    for _ in 0..codec::read::<usize>(source)? {
+        let (id, record): (SessionId, SessionRecord) = codec::read(source)?;
+        state.sessions.insert(id, Session::from_record(record));
+    }
+    for _ in 0..codec::read::<usize>(source)? {
+        let (key, seconds): (Key, u32) = codec::read(source)?;
+        state.ttls.insert(key, seconds);
+    }
+    Ok(state)
 }
 
 #[cfg(test)]
@@ -110,6 +274,7 @@ mod tests {
     use super::*;
     use crate::command::{Command, Op, Transaction};
     use crate::ids::NodeId;
+    use crate::state::content::Content;
 
     fn state() -> State {
         let mut state = State::first(NodeId(3));
@@ -134,15 +299,40 @@ mod tests {
     }
 
     #[test]
+    fn pieces_of_any_size_are_the_same_bytes_and_the_sum_of_contents_is_made_anew() {
+        let state = state();
+        let whole = encode(&state);
+        for about in [1, 7, 100, 1 << 20] {
+            let mut encoder = Encoder::new(state.clone());
+            let pieces = std::iter::from_fn(|| Some(encoder.next(about)).filter(|piece| !piece.is_empty()));
+            assert_eq!(pieces.collect::<Vec<_>>().concat(), whole, "pieces of {about}");
+        }
+        let again = decode(&whole).unwrap();
+        assert_eq!(again.content, state.content);
+        assert_eq!(again.content, Content::of(&state.objects));
+    }
+
+    #[test]
+    fn a_cluster_at_its_first_version_writes_what_its_older_binaries_read() {
+        let first = State { version: version::FIRST, ..state() };
+        let bytes = encode(&first);
+        assert_eq!(bytes[0], FIRST_FORM);
+        assert_eq!(decode(&bytes).unwrap().version, version::FIRST);
+        let bytes = encode(&state());
+        assert_eq!(bytes[0], WITH_VERSION);
+        assert_eq!(decode(&bytes).unwrap().version, version::HASHED_VALUES);
+    }
+
+    #[test]
     fn a_short_snapshot_that_announces_millions_of_keys_claims_no_memory_for_them() {
-        let bytes = encode(&State::default());
+        let bytes = encode(&State::first(NodeId(3)));
         // Before the checksum: no objects, no history, no sessions, no times to live.
         let (fields, rest) = bytes.split_at(bytes.len() - CHECKSUM_BYTES - 4);
         assert_eq!(rest[..4], [0; 4]);
         let mut bytes = [fields, &[252], &20_000_000u32.to_le_bytes(), &[1; 40]].concat();
         bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
         let error = decode(&bytes).err().map(|error| error.to_string()).unwrap_or_default();
-        assert!(error.contains("LimitExceeded"), "{error}");
+        assert!(error.contains("UnexpectedEnd") || error.contains("Io"), "{error}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Must not know time, peers or disks: it changes only by log entries (`apply`) and by a whole snapshot.
 
 pub(crate) mod apply;
+pub(crate) mod content;
 pub(crate) mod history;
 pub(crate) mod sessions;
 
@@ -15,6 +16,8 @@ use sha2::{Digest, Sha256};
 use crate::command::{Key, Value};
 use crate::ids::{Epoch, NodeId, Revision, SessionId};
 use crate::members::Members;
+use crate::version::{self, Supported, Version};
+use content::Content;
 use history::History;
 use sessions::Session;
 
@@ -51,6 +54,10 @@ pub(crate) struct State {
     /// Keys that do not stay, and for how many seconds each does.
     pub(crate) ttls: OrdMap<Key, u32>,
     pub(crate) members: Arc<Members>,
+    /// What the cluster may use.
+    pub(crate) version: Version,
+    /// Over `objects`.
+    pub(crate) content: Content,
     pub(crate) revision: Revision,
     pub(crate) epoch: Epoch,
     pub(crate) applied_index: u64,
@@ -62,7 +69,8 @@ impl State {
     /// The state every cluster begins with: one voter, as if by an entry at index 1 of term 1. Joining replicas get
     /// it by snapshot, because no log ever holds entry 1.
     pub(crate) fn first(id: NodeId) -> State {
-        State { members: Arc::new(Members::only(id)), applied_index: 1, applied_term: 1, ..State::default() }
+        let (members, version) = (Arc::new(Members::only(id)), Supported::OURS.newest);
+        State { members, version, applied_index: 1, applied_term: 1, ..State::default() }
     }
 
     /// Records the members that result from a membership entry.
@@ -94,6 +102,10 @@ impl State {
             .iter()
             .chain(&self.members.learners)
             .for_each(|id| hasher.update(id.0.to_le_bytes()));
+        if self.version >= version::HASHED_VALUES {
+            hasher.update(self.version.0.to_le_bytes());
+            hasher.update(self.content.to_bytes());
+        }
         hasher.update(data);
         self.hash = hasher.finalize().into();
     }

@@ -12,6 +12,9 @@ use crate::ids::NodeId;
 use crate::snapshot;
 use crate::state::State;
 
+/// Bytes of a snapshot that are kept for the next one who asks. Bigger ones are made again.
+const KEPT: usize = 32 << 20;
+
 /// The log as raft sees it.
 pub(crate) struct Memory {
     base: (u64, u64),
@@ -85,7 +88,7 @@ impl Memory {
             }
             _ => {
                 let data = snapshot::encode(&self.state);
-                *cached = Some((self.state.applied_index, data.clone()));
+                *cached = (data.len() <= KEPT).then(|| (self.state.applied_index, data.clone()));
                 data
             }
         }

@@ -10,6 +10,7 @@ use crate::ids::{Epoch, Revision, SessionId};
 use crate::members::Members;
 pub use crate::state::history::Compacted;
 use crate::state::{Change, Entry, State};
+use crate::version::Version;
 
 /// A picture of the store. Cloning copies a pointer; it may be read from any thread for as long as one likes.
 #[derive(Clone)]
@@ -112,6 +113,11 @@ impl View {
     /// The current epoch.
     pub fn epoch(&self) -> Epoch {
         self.0.epoch
+    }
+
+    /// What the cluster may use.
+    pub fn version(&self) -> Version {
+        self.0.version
     }
 
     /// The running hash over all that was applied: equal on all replicas at equal applied index.

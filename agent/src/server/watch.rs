@@ -1,7 +1,8 @@
 //! Watches: the changes of a selection as a stream of events (API-SPEC section 8).
 //!
-//! Decides which event a change is for this watcher. A watch pulls from the local state's history at its own pace, so a slow one
-//! costs no memory; when the history has moved on it is told so and ends.
+//! Decides which event a change is for this watcher, and how much is made at once. A watch pulls from the local state's history at its
+//! client's pace: one chunk is made when the one before was taken, and no state is held meanwhile, so a slow client costs no memory. When
+//! the history has moved on it gets a bookmark of what it has seen, is told so, and the watch ends. It must not skip a change.
 
 use std::sync::Arc;
 
@@ -10,8 +11,9 @@ use api::{Object, tables};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use http_body_util::channel::{Channel, Sender};
-use raft_store::{Change, Revision, View};
+use raft_store::{Change, Compacted, Revision, View};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::http::{self, Accept, Reply};
@@ -22,6 +24,13 @@ use crate::cluster::Cluster;
 use crate::objects::list::Selection;
 use crate::objects::{Freshness, shown};
 use crate::timing;
+
+/// Bytes of events after which a chunk is sent.
+const CHUNK: usize = 64 << 10;
+/// Changes or objects after which one is sent, or others get their turn.
+const LOOKED_AT: usize = 4_096;
+/// Chunks that wait for a slow client.
+const CHUNKS: usize = 2;
 
 struct Watch {
     selection: Selection,
@@ -53,51 +62,53 @@ pub async fn answer(cluster: &Arc<Cluster>, selection: Selection, accept: Accept
         bookmarks: query.is_true("allowWatchBookmarks"),
     };
     let start = if initial || matches!(from, None | Some(0)) { None } else { from.map(Revision) };
-    let (sender, body) = Channel::<Bytes>::new(64);
-    spawn(run(cluster.clone(), watch, view, start, initial, length, sender));
+    let (sender, body) = Channel::<Bytes>::new(CHUNKS);
+    let out = Out { sender, end: deadline(length) };
+    spawn(run(cluster.store.views(), watch, view.revision(), start, initial, out));
     Ok(http::stream("application/json", body.boxed()))
 }
 
+/// Where events go: a client that may be slow, until the watch's time is over.
+struct Out {
+    sender: Sender<Bytes>,
+    end: Instant,
+}
+
+impl Out {
+    /// Waits until the client takes it; of nothing nobody hears. Fails when the client has gone or the time is over.
+    async fn send(&mut self, chunk: Vec<u8>) -> Result<(), Gone> {
+        if chunk.is_empty() {
+            tokio::task::yield_now().await;
+            return Ok(());
+        }
+        match timeout_at(self.end, self.sender.send_data(chunk.into())).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(Gone::Client),
+        }
+    }
+}
+
 async fn run(
-    cluster: Arc<Cluster>,
+    mut views: watch::Receiver<View>,
     mut watch: Watch,
-    view: View,
+    now: Revision,
     start: Option<Revision>,
     initial: bool,
-    length: std::time::Duration,
-    mut out: Sender<Bytes>,
+    mut out: Out,
 ) {
-    let end = deadline(length);
-    // Bookmarks come at their own pace, also where changes never stop.
-    let mut bookmark = deadline(timing::BOOKMARK);
-    let mut views = cluster.store.views();
-    let mut seen = start.unwrap_or_else(|| view.revision());
-    if start.is_none() && watch.send_current(&view, initial, &mut out).await.is_err() {
-        return;
-    }
-    loop {
-        let view = views.borrow_and_update().clone();
-        if let Err(gone) = watch.send_changes(&view, seen, &mut out).await {
-            if let Some(floor) = gone {
-                let status = ApiError::Expired { asked: seen.0, floor: floor.0 }.to_status();
-                let _ = out.send_data(line("ERROR", status)).await;
-            }
-            return;
-        }
-        seen = seen.max(view.revision());
-        match timeout_at(bookmark.min(end), views.changed()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return,
-            Err(_) => {
-                if watch.bookmarks && out.send_data(watch.bookmark(seen, false)).await.is_err() {
-                    return;
-                }
-                if bookmark >= end {
-                    return;
-                }
-                bookmark = deadline(timing::BOOKMARK);
-            }
-        }
+    let mut seen = start.unwrap_or(now);
+    let ended = match start {
+        Some(_) => Ok(()),
+        None => watch.send_current(&views, now, initial, &mut out).await,
+    };
+    let ended = match ended {
+        Ok(()) => watch.follow(&mut views, &mut seen, &mut out).await,
+        gone => gone,
+    };
+    if let Err(Gone::History(floor)) = ended {
+        let mut last = if watch.bookmarks { watch.bookmark(seen, false) } else { Vec::new() };
+        last.extend(line("ERROR", ApiError::Expired { asked: seen.0, floor: floor.0 }.to_status()));
+        let _ = out.send(last).await;
     }
 }
 
@@ -109,59 +120,125 @@ fn deadline(after: std::time::Duration) -> Instant {
     Instant::now() + after
 }
 
-fn line(kind: &str, object: Value) -> Bytes {
+fn line(kind: &str, object: Value) -> Vec<u8> {
     let mut text = json!({"type": kind, "object": object}).to_string();
     text.push('\n');
-    text.into()
+    text.into_bytes()
 }
 
-/// The client has gone (`None`), or the history has (`Some(floor)`).
-type Gone = Option<Revision>;
+/// Why a watch ends before its time.
+enum Gone {
+    /// The client has gone, or took nothing until the watch's time was over.
+    Client,
+    /// The history begins after what the client has seen.
+    History(Revision),
+}
+
+impl From<Compacted> for Gone {
+    fn from(compacted: Compacted) -> Gone {
+        Gone::History(compacted.floor)
+    }
+}
 
 impl Watch {
+    /// What there is at a revision, page by page.
     async fn send_current(
         &mut self,
-        view: &View,
+        views: &watch::Receiver<View>,
+        at: Revision,
         initial: bool,
-        out: &mut Sender<Bytes>,
+        out: &mut Out,
     ) -> Result<(), Gone> {
+        let mut from: Option<Vec<u8>> = None;
+        loop {
+            let view = views.borrow().clone();
+            let (mut chunk, next) = self.page(&view, at, from.as_deref())?;
+            drop(view);
+            if next.is_none() && initial {
+                chunk.extend(self.bookmark(at, true));
+            }
+            out.send(chunk).await?;
+            match next {
+                Some(next) => from = Some(next),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Changes, as they come, for as long as the watch lasts.
+    async fn follow(
+        &mut self,
+        views: &mut watch::Receiver<View>,
+        seen: &mut Revision,
+        out: &mut Out,
+    ) -> Result<(), Gone> {
+        // Bookmarks come at their own pace, also where changes never stop.
+        let mut bookmark = deadline(timing::BOOKMARK);
+        loop {
+            let view = views.borrow_and_update().clone();
+            let (chunk, upto) = self.pull(&view, *seen)?;
+            let is_all = upto >= view.revision();
+            // A view that is held while the client is waited for keeps everything alive that it shows.
+            drop(view);
+            out.send(chunk).await?;
+            *seen = upto;
+            if !is_all {
+                continue;
+            }
+            match timeout_at(bookmark.min(out.end), views.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Ok(()),
+                Err(_) => {
+                    if self.bookmarks {
+                        out.send(self.bookmark(*seen, false)).await?;
+                    }
+                    if bookmark >= out.end {
+                        return Ok(());
+                    }
+                    bookmark = deadline(timing::BOOKMARK);
+                }
+            }
+        }
+    }
+
+    /// A chunk of what the selection held at a revision, and the key at which the next begins.
+    fn page(
+        &mut self,
+        view: &View,
+        at: Revision,
+        from: Option<&[u8]>,
+    ) -> Result<(Vec<u8>, Option<Vec<u8>>), Compacted> {
         let prefix = self.selection.prefix();
-        let mut lines = Vec::new();
-        for (_, entry) in view.prefix(prefix.as_bytes(), None) {
+        let mut chunk = Vec::new();
+        for (looked_at, (key, entry)) in view.prefix_at(prefix.as_bytes(), from, at)?.enumerate() {
+            if chunk.len() >= CHUNK || looked_at >= LOOKED_AT {
+                return Ok((chunk, Some(key.0.to_vec())));
+            }
             if let Ok(object) = shown(entry)
                 && self.selection.matches(&object)
             {
-                lines.push(self.event("ADDED", object));
+                chunk.extend(self.event("ADDED", object));
             }
         }
-        if initial {
-            lines.push(self.bookmark(view.revision(), true));
-        }
-        for line in lines {
-            out.send_data(line).await.map_err(|_| None)?;
-        }
-        Ok(())
+        Ok((chunk, None))
     }
 
-    async fn send_changes(
-        &mut self,
-        view: &View,
-        after: Revision,
-        out: &mut Sender<Bytes>,
-    ) -> Result<(), Gone> {
+    /// A chunk of the changes after a revision, and up to which revision it goes: the changes of one are never divided.
+    fn pull(&mut self, view: &View, after: Revision) -> Result<(Vec<u8>, Revision), Compacted> {
         let prefix = self.selection.prefix();
-        let mut lines = Vec::new();
-        for change in view.changes(after).map_err(|compacted| Some(compacted.floor))? {
+        let (mut chunk, mut upto) = (Vec::new(), after);
+        for (looked_at, change) in view.changes(after)?.enumerate() {
+            if change.revision > upto && (chunk.len() >= CHUNK || looked_at >= LOOKED_AT) {
+                return Ok((chunk, upto));
+            }
+            upto = change.revision;
             if change.key.0.starts_with(prefix.as_bytes())
                 && let Some((kind, object)) = self.judge(change)
             {
-                lines.push(self.event(kind, object));
+                chunk.extend(self.event(kind, object));
             }
         }
-        for line in lines {
-            out.send_data(line).await.map_err(|_| None)?;
-        }
-        Ok(())
+        Ok((chunk, after.max(view.revision())))
     }
 
     /// What a change is to this watcher: entering the selection is ADDED, leaving it DELETED.
@@ -184,7 +261,7 @@ impl Watch {
         }
     }
 
-    fn event(&mut self, kind: &str, object: Object) -> Bytes {
+    fn event(&mut self, kind: &str, object: Object) -> Vec<u8> {
         if !self.table {
             return line(kind, object.0);
         }
@@ -194,7 +271,7 @@ impl Watch {
         line(kind, tables::table(self.selection.kind, vec![row], metadata, definitions))
     }
 
-    fn bookmark(&self, revision: Revision, initial_end: bool) -> Bytes {
+    fn bookmark(&self, revision: Revision, initial_end: bool) -> Vec<u8> {
         let kind = self.selection.kind;
         let mut metadata = json!({"resourceVersion": revision.to_string()});
         if initial_end {

@@ -15,6 +15,7 @@ use crate::disk::{Disk, DiskError};
 use crate::ids::{ClusterId, NodeId};
 use crate::snapshot;
 use crate::state::State;
+use crate::version::{Supported, Version};
 
 /// Why a store cannot be opened. Nothing was changed, unless it says otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +71,17 @@ pub enum OpenError {
         /// Its version.
         version: u32,
     },
+    /// The cluster is at a version that this binary does not take part in.
+    #[error(
+        "this store is of a cluster at version {cluster}, and this binary supports {} to {}; nothing was changed. Start it with a \
+         binary that supports version {cluster}", supported.oldest, supported.newest
+    )]
+    ClusterVersion {
+        /// The cluster's.
+        cluster: Version,
+        /// The binary's.
+        supported: Supported,
+    },
     /// Bytes that were durable are damaged or missing.
     #[error(
         "{file} is damaged at byte {offset}: {what}. Nothing was changed. With other voters alive: `skein node reset` \
@@ -104,6 +116,7 @@ pub(crate) struct Found {
     pub(crate) entries: VecDeque<Entry>,
     pub(crate) hard_state: HardState,
     pub(crate) snapshot_index: u64,
+    pub(crate) snapshot_bytes: u64,
     pub(crate) log_bytes: u64,
     pub(crate) state: Option<State>,
     /// Bytes of a torn tail that were cut.
@@ -398,18 +411,19 @@ fn read_snapshot<D: Disk>(
         return Ok(None);
     };
     let file = snapfile::name(index);
-    let bytes = disk.read(&file)?;
-    let Some((sequence, body)) = snapfile::split(&bytes) else {
+    let mut header = [0; snapfile::HEADER_BYTES];
+    let count = disk.read_at(&file, 0, &mut header)?;
+    let Some(sequence) = snapfile::sequence(&header[..count]) else {
         return Err(corrupt(&file, 0, "the snapshot's header is unreadable"));
     };
-    check_owner(identity, snapfile::MAGIC, &file, &bytes)?;
-    match snapshot::decode(body) {
+    check_owner(identity, snapfile::MAGIC, &file, &header)?;
+    match snapfile::read(disk, &file)? {
         Ok(state) if state.applied_index == index => Ok(Some((file, sequence, state))),
         Ok(_) => Err(corrupt(&file, 0, "the snapshot is not the one its name says")),
         Err(snapshot::SnapshotError::Codec(crate::codec::CodecError::Version(version))) => {
             Err(OpenError::NewerVersion { file, version: u32::from(version) })
         }
-        Err(_) => Err(corrupt(&file, bytes.len() - body.len(), "the snapshot's checksum or body is wrong")),
+        Err(_) => Err(corrupt(&file, snapfile::HEADER_BYTES, "the snapshot's checksum or body is wrong")),
     }
 }
 

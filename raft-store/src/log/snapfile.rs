@@ -1,16 +1,15 @@
-//! Decides the bytes and the making of snapshot files: written aside, synced, read back, renamed.
-//! Must not encode the state itself (`crate::snapshot`).
+//! Decides the bytes and the making of snapshot files: written aside, synced, read back, renamed, all of it step by step.
+//! Must not encode the state itself (`crate::snapshot`), nor keep a replica from its work: a step is short, however big the state.
 
 use super::LogError;
 use super::identity::{Identity, PREFIX_BYTES, array};
-use crate::disk::Disk;
-use crate::snapshot;
+use crate::disk::{Disk, DiskError, DiskReader};
+use crate::snapshot::{self, Encoder, SnapshotError};
 use crate::state::State;
 
 pub(crate) const MAGIC: &[u8; 8] = b"skeinsnp";
 pub(crate) const TEMPORARY: &str = "snap.new";
-const HEADER_BYTES: usize = PREFIX_BYTES + 8 + 4;
-
+pub(super) const HEADER_BYTES: usize = PREFIX_BYTES + 8 + 4;
 pub(crate) fn name(index: u64) -> String {
     format!("snap-{index:016x}")
 }
@@ -20,44 +19,105 @@ pub(crate) fn index(name: &str) -> Option<u64> {
     u64::from_str_radix(name.strip_prefix("snap-")?, 16).ok()
 }
 
-/// Writes a snapshot. `sequence`: the last batch that was durable then; a log that ends before it has lost some.
-pub(super) fn write<D: Disk>(
-    disk: &mut D,
-    identity: &Identity,
-    state: &State,
-    sequence: u64,
-) -> Result<(), LogError> {
-    let bytes = encode(identity, state, sequence);
-    if disk.list()?.iter().any(|name| name == TEMPORARY) {
-        disk.remove(TEMPORARY)?;
-    }
-    disk.create(TEMPORARY, 0)?;
-    disk.write_at(TEMPORARY, 0, &bytes)?;
-    if !planted!(SnapshotNotSynced) {
-        disk.sync(TEMPORARY)?;
-    }
-    if disk.read(TEMPORARY)? != bytes {
-        return Err(LogError::ReadBack { file: TEMPORARY.to_owned() });
-    }
-    disk.rename(TEMPORARY, &name(state.applied_index))?;
-    Ok(disk.sync_dir()?)
+/// A snapshot on its way to the disk.
+pub(super) struct Writing {
+    encoder: Encoder,
+    /// The last entry in it.
+    pub(super) index: u64,
+    /// Bytes of log at its begin.
+    pub(super) log_bytes: u64,
+    /// Written so far.
+    length: u64,
+    checksum: u32,
+    /// Once all is written: read back so far, with its checksum.
+    read_back: Option<(u64, u32)>,
 }
 
-/// A snapshot file's bytes.
-pub(crate) fn encode(identity: &Identity, state: &State, sequence: u64) -> Vec<u8> {
+impl Writing {
+    /// Begins one. `sequence`: the last batch that is durable now; a log that ends before it has lost some.
+    pub(super) fn begin<D: Disk>(
+        disk: &mut D,
+        identity: &Identity,
+        state: &State,
+        sequence: u64,
+    ) -> Result<Writing, DiskError> {
+        if disk.list()?.iter().any(|name| name == TEMPORARY) {
+            disk.remove(TEMPORARY)?;
+        }
+        disk.create(TEMPORARY, 0)?;
+        let header = header(identity, sequence);
+        disk.write_at(TEMPORARY, 0, &header)?;
+        Ok(Writing {
+            encoder: Encoder::new(state.clone()),
+            index: state.applied_index,
+            log_bytes: 0,
+            length: header.len() as u64,
+            checksum: crc32c::crc32c(&header),
+            read_back: None,
+        })
+    }
+
+    /// Writes and syncs, or reads back, so many bytes; the snapshot's length once it is there.
+    pub(super) fn step<D: Disk>(&mut self, disk: &mut D, bytes: usize) -> Result<Option<u64>, LogError> {
+        match self.read_back {
+            None => {
+                let piece = self.encoder.next(bytes);
+                disk.write_at(TEMPORARY, self.length, &piece)?;
+                if !planted!(SnapshotNotSynced) {
+                    disk.sync(TEMPORARY)?;
+                }
+                self.length += piece.len() as u64;
+                self.checksum = crc32c::crc32c_append(self.checksum, &piece);
+                if piece.len() < bytes {
+                    self.read_back = Some((0, 0));
+                }
+                // A small one is whole in one step.
+                if self.length <= bytes as u64 { self.step(disk, bytes) } else { Ok(None) }
+            }
+            Some((at, checksum)) => {
+                let mut piece = vec![0; bytes];
+                let count = disk.read_at(TEMPORARY, at, &mut piece)?;
+                let (at, checksum) = (at + count as u64, crc32c::crc32c_append(checksum, &piece[..count]));
+                self.read_back = Some((at, checksum));
+                if at < self.length && count > 0 {
+                    return Ok(None);
+                }
+                if (at, checksum) != (self.length, self.checksum) {
+                    return Err(LogError::ReadBack { file: TEMPORARY.to_owned() });
+                }
+                disk.rename(TEMPORARY, &name(self.index))?;
+                disk.sync_dir()?;
+                Ok(Some(self.length))
+            }
+        }
+    }
+}
+
+fn header(identity: &Identity, sequence: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     identity.write_prefix(MAGIC, &mut bytes);
     bytes.extend_from_slice(&sequence.to_le_bytes());
     let checksum = crc32c::crc32c(&bytes);
     bytes.extend_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
+/// A snapshot file's bytes.
+pub(crate) fn encode(identity: &Identity, state: &State, sequence: u64) -> Vec<u8> {
+    let mut bytes = header(identity, sequence);
     bytes.extend_from_slice(&snapshot::encode(state));
     bytes
 }
 
-/// The batch sequence and the state's bytes, `None` if the header is not whole.
-pub(super) fn split(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let header = bytes.get(..HEADER_BYTES)?;
-    let (fields, checksum) = header.split_at(HEADER_BYTES - 4);
+/// The batch sequence in a snapshot file's header, `None` if that is not whole.
+pub(super) fn sequence(header: &[u8]) -> Option<u64> {
+    let (fields, checksum) = header.get(..HEADER_BYTES)?.split_at(HEADER_BYTES - 4);
     (crc32c::crc32c(fields) == u32::from_le_bytes(array(checksum)))
-        .then(|| (u64::from_le_bytes(array(&fields[PREFIX_BYTES..])), &bytes[HEADER_BYTES..]))
+        .then(|| u64::from_le_bytes(array(&fields[PREFIX_BYTES..])))
+}
+
+/// The state in a snapshot file.
+pub(super) fn read<D: Disk>(disk: &D, name: &str) -> Result<Result<State, SnapshotError>, DiskError> {
+    let length = disk.length(name)?.saturating_sub(HEADER_BYTES as u64);
+    Ok(snapshot::read(DiskReader::new(disk, name, HEADER_BYTES as u64), length))
 }

@@ -133,6 +133,14 @@ fn a_missing_segment_is_corruption() {
     }
 }
 
+fn save_snapshot(log: &mut Log<MemDisk>, state: &State, commit: u64) -> Result<(), LogError> {
+    log.begin_snapshot(state, commit)?;
+    while log.is_writing_snapshot() {
+        log.go_on(100)?;
+    }
+    Ok(())
+}
+
 #[test]
 fn a_rotten_snapshot_is_never_used() {
     let disk = MemDisk::new();
@@ -153,7 +161,7 @@ fn losing_batches_that_a_snapshot_saw_is_corruption() {
     let early = disk.image();
     let state = State { applied_index: 5, applied_term: 2, ..State::first(NodeId(9)) };
     log.append(batch(5, vec![entry(6, 2, 40)])).unwrap();
-    log.save_snapshot(&state, 5).unwrap();
+    save_snapshot(&mut log, &state, 5).unwrap();
     let newer = disk.read(&snapfile::name(5)).unwrap();
     let mut mixed = early.clone();
     mixed.create(&snapfile::name(5), 0).unwrap();
@@ -169,7 +177,7 @@ fn a_crash_at_any_point_of_a_snapshot_loses_nothing() {
             let mut log = log_with(&disk, 40);
             let state = State { applied_index: 30, applied_term: 2, ..State::first(NodeId(9)) };
             disk.fail_sync(Some(syncs));
-            let _ = log.save_snapshot(&state, 40);
+            let _ = save_snapshot(&mut log, &state, 40);
             disk.fail_sync(None);
             drop(log);
             disk.crash(seed);

@@ -5,7 +5,7 @@ use prost::Message as _;
 use raft::eraftpb::{ConfChange, ConfChangeSingle, ConfChangeV2, Entry, EntryType};
 
 use super::Replica;
-use crate::codec;
+use crate::codec::{self, CodecError};
 use crate::command::Command;
 use crate::disk::Disk;
 use crate::effect::{Effect, Fatal};
@@ -56,8 +56,14 @@ impl<D: Disk> Replica<D> {
 
     fn apply_command(&mut self, entry: &Entry) -> Result<(), Fatal> {
         let (index, term) = (entry.index, entry.term);
-        let command =
-            codec::decode_command(&entry.data).map_err(|source| Fatal::Command { index, source })?;
+        let newest = self.config.supported.newest;
+        let command = codec::decode_command_for(&entry.data, newest)
+            .map_err(|source| Fatal::Command { index, source })?;
+        if let Command::SetVersion { version: needed, .. } = command
+            && needed > newest
+        {
+            return Err(Fatal::Command { index, source: CodecError::ClusterVersion { needed, newest } });
+        }
         let begins = matches!(command, Command::Epoch { term: begun } if begun == self.node.raft.term);
         let outcome = self.state.apply(index, term, command, &entry.data);
         if begins && self.is_established() {

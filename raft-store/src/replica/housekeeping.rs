@@ -74,10 +74,11 @@ impl<D: Disk> Replica<D> {
             self.log.persist_commit(commit)?;
         }
         self.bear()?;
-        let due = self.log.bytes_since_snapshot() >= self.config.snapshot_every_bytes;
-        if due && !self.log.is_pressed() && self.log.save_snapshot(&self.state, commit)? {
-            let (index, trailing) = (self.state.applied_index, self.config.trailing_bytes);
-            self.node.mut_store().compact(index, trailing);
+        if self.log.wants_snapshot(self.config.snapshot_every_bytes) && !self.log.is_pressed() {
+            self.log.begin_snapshot(&self.state, commit)?;
+        }
+        if let Some(index) = self.log.go_on(self.config.snapshot_step_bytes)? {
+            self.node.mut_store().compact(index, self.config.trailing_bytes);
         }
         Ok(())
     }

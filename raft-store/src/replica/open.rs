@@ -26,7 +26,7 @@ use crate::view::View;
 impl<D: Disk> Replica<D> {
     /// Makes a new cluster with this replica as its only voter. The disk must hold no store.
     pub fn create_first(disk: D, config: Config) -> Result<Self, OpenError> {
-        let state = State::first(config.id);
+        let state = State { version: config.supported.newest, ..State::first(config.id) };
         Self::create(disk, config, Some(state))
     }
 
@@ -53,6 +53,9 @@ impl<D: Disk> Replica<D> {
             );
         }
         let state = found.state.take().unwrap_or_default();
+        if !config.supported.holds(state.version) {
+            return Err(OpenError::ClusterVersion { cluster: state.version, supported: config.supported });
+        }
         let memory =
             Memory::new(found.base, std::mem::take(&mut found.entries), found.hard_state.clone(), state);
         let last = found.last.0;

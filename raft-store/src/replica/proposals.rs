@@ -49,6 +49,9 @@ impl<D: Disk> Replica<D> {
             _ if !self.leads() => Some(Outcome::NotLeader { leader: self.leader() }),
             Command::Epoch { .. } => Some(Outcome::Refused(Refusal::NotForDrivers)),
             _ if self.log.is_pressed() => Some(Outcome::Refused(Refusal::DiskFull)),
+            command if !command.fits(self.state.version, &self.config.supported) => {
+                Some(Outcome::Refused(Refusal::Version))
+            }
             command if !command.within_limits() => Some(Outcome::Refused(Refusal::TooLarge)),
             _ => None,
         };

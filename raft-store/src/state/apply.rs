@@ -9,6 +9,7 @@ use super::sessions::{Seen, Session};
 use super::{Change, Entry, State};
 use crate::command::{Command, Compare, Expect, Key, Op, Outcome, Transaction, Value};
 use crate::ids::{Epoch, Revision, SessionId};
+use crate::version::Version;
 
 impl State {
     /// Applies the command of the entry (index, term), whose bytes were `data`.
@@ -22,6 +23,7 @@ impl State {
             }
             Command::Compact { floor, epoch } => self.compact(floor, epoch),
             Command::Expire { keys, epoch } => self.expire(&keys, epoch),
+            Command::SetVersion { version, epoch } => self.set_version(version, epoch),
         };
         self.mark_applied(index, term, data);
         outcome
@@ -62,6 +64,14 @@ impl State {
         let gone = keys.iter().filter(|(key, revision)| unchanged(key, revision));
         let ops = gone.map(|(key, _)| Op::Delete { key: key.clone() }).collect();
         self.transact(&Transaction { compares: Vec::new(), ops })
+    }
+
+    fn set_version(&mut self, version: Version, epoch: Epoch) -> Outcome {
+        if epoch != self.epoch {
+            return Outcome::StaleEpoch { current: self.epoch };
+        }
+        self.version = self.version.max(version);
+        self.unchanged()
     }
 
     fn transact_once(
@@ -149,6 +159,10 @@ impl State {
         }
         let create_revision = before.as_ref().map_or(revision, |entry| entry.create_revision);
         let after = Entry { value: value.clone(), create_revision, mod_revision: revision };
+        if let Some(before) = &before {
+            self.content.take(key, before);
+        }
+        self.content.put(key, &after);
         self.objects.insert(key.clone(), after.clone());
         self.history.push(Change { revision, key: key.clone(), before, after: Some(after) });
     }
@@ -156,6 +170,7 @@ impl State {
     fn delete(&mut self, key: &Key, revision: Revision) {
         self.ttls.remove(key);
         if let Some(before) = self.objects.remove(key) {
+            self.content.take(key, &before);
             self.history.push(Change {
                 revision,
                 key: Key(Arc::clone(&key.0)),

@@ -45,8 +45,9 @@ impl History {
         self.changes.front().map(|change| change.revision)
     }
 
-    pub(crate) fn all(&self) -> impl Iterator<Item = &Change> {
-        self.changes.iter().map(AsRef::as_ref)
+    /// The changes but for the first `skipped`.
+    pub(crate) fn all_from(&self, skipped: usize) -> impl Iterator<Item = &Change> {
+        self.changes.focus().narrow(skipped.min(self.changes.len())..).into_iter().map(AsRef::as_ref)
     }
 
     /// The changes of revisions after `after`, none for the present or the future.

@@ -132,6 +132,8 @@ impl World {
     pub fn config(&self, id: u64, boots: u64) -> Config {
         let mut config = Config::new(NodeId(id), CLUSTER, self.seed ^ (id << 32) ^ (boots << 48));
         config.snapshot_every_bytes = 24 << 10;
+        // Some snapshots take several steps.
+        config.snapshot_step_bytes = 16 << 10;
         config.trailing_bytes = 4 << 10;
         config.segment_bytes = 8 << 10;
         config

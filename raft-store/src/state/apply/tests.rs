@@ -62,7 +62,7 @@ fn one_transaction_makes_one_revision() {
     let entry = f.state.objects.get(b"b".as_slice()).unwrap();
     assert_eq!((entry.create_revision, entry.mod_revision), (Revision(1), Revision(2)));
     assert!(f.state.objects.get(b"a".as_slice()).is_none());
-    let seen: Vec<u64> = f.state.history.all().map(|change| change.revision.0).collect();
+    let seen: Vec<u64> = f.state.history.all_from(0).map(|change| change.revision.0).collect();
     assert_eq!(seen, [1, 1, 2, 2]);
 }
 

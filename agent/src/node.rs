@@ -21,6 +21,9 @@ use crate::{enrol, members};
 /// The condition of a node whose network another program's rules drop.
 pub const NETWORK_BLOCKED: &str = "NetworkBlocked";
 
+/// The condition of a node whose store's disk is full.
+pub const DISK_PRESSURE: &str = "DiskPressure";
+
 /// Pods that one machine takes (Kubernetes' default).
 const PODS: u32 = 110;
 
@@ -28,6 +31,7 @@ const PODS: u32 = 110;
 pub async fn run(cluster: Arc<Cluster>) {
     let mut views = cluster.store.objects();
     let mut conditions = cluster.fabric.conditions.clone();
+    let mut disk_full = cluster.store.disk_full();
     let own =
         keys::object(Kind::by_name("Node").expect("Node is a row of the table of kinds"), "", cluster.name());
     let member = members::key(cluster.name());
@@ -50,6 +54,7 @@ pub async fn run(cluster: Arc<Cluster>) {
         tokio::select! {
             changed = views.changed() => if changed.is_err() { return },
             _ = conditions.changed() => again = true,
+            _ = disk_full.changed() => again = true,
         }
     }
 }
@@ -90,6 +95,7 @@ fn true_state(cluster: &Cluster, node: &Object) -> Object {
         new.set(&["spec", "taints"], json!(taints));
     }
     network_condition(&mut new, &cluster.fabric.conditions.borrow());
+    disk_condition(&mut new, *cluster.store.disk_full().borrow());
     let capacity = capacity();
     new.set(&["status", "capacity"], capacity.clone());
     new.set(&["status", "allocatable"], capacity);
@@ -102,10 +108,32 @@ fn true_state(cluster: &Cluster, node: &Object) -> Object {
     new
 }
 
+/// Kubernetes' name of it. A full disk stops this machine from keeping new entries: as a voter it counts for less than it seems.
+fn disk_condition(node: &mut Object, full: bool) {
+    let known = has_condition(node, DISK_PRESSURE);
+    match full {
+        true => set_condition(
+            node,
+            DISK_PRESSURE,
+            "True",
+            "StoreDiskFull",
+            "the disk of this machine's store is full: it takes no new entries. Free some space below its data directory",
+        ),
+        false if known => {
+            set_condition(node, DISK_PRESSURE, "False", "StoreHasRoom", "the store has room again")
+        }
+        false => {}
+    }
+}
+
+fn has_condition(node: &Object, name: &str) -> bool {
+    node.list("/status/conditions").iter().any(|condition| condition["type"] == name)
+}
+
 /// A foreign firewall that drops our traffic is named where people look first.
 fn network_condition(node: &mut Object, conditions: &[Condition]) {
     let texts: Vec<&str> = conditions.iter().map(|Condition::NetworkBlocked(text)| text.as_str()).collect();
-    let known = node.list("/status/conditions").iter().any(|condition| condition["type"] == NETWORK_BLOCKED);
+    let known = has_condition(node, NETWORK_BLOCKED);
     match texts.as_slice() {
         [] if known => set_condition(
             node,

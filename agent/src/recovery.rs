@@ -9,10 +9,23 @@ pub mod bring_over;
 pub mod carry_out;
 pub mod survey;
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
-/// Where the audit of recoveries is kept; the new epoch follows.
+/// Where the audit of recoveries is kept; the new epoch's number follows.
 pub const AUDIT: &str = "s/recovered/";
+
+/// The cluster epoch after `epoch`: counted in the upper half, with random digits below. Two recoveries that could not see each
+/// other so make two epochs, whose stores and machines never take each other for their own.
+pub fn next_epoch(epoch: u64, random: u64) -> u64 {
+    ((epoch >> 32) + 1) << 32 | random & 0xffff_ffff
+}
+
+/// How many recoveries lie behind an epoch.
+pub fn number(epoch: u64) -> u64 {
+    epoch >> 32
+}
 
 /// What a survivor says of its store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,16 +75,17 @@ pub struct Verdict {
     pub lost: Vec<String>,
 }
 
-/// Judges a loss. `voters` and `members` are names, as this machine knows them; `epoch` is this machine's.
+/// Judges a loss. `voters` and `members` are names, as this machine knows them; in the midst of a change of voters there are two
+/// sets of them, and each needs its majority. `epoch` is this machine's.
 pub fn judge(
     epoch: u64,
-    voters: &[String],
+    voters: &[Vec<String>],
     members: &[String],
     survivors: &[Survivor],
     lost: &[String],
 ) -> Result<Verdict, RecoverError> {
     if let Some(newer) = survivors.iter().find(|survivor| survivor.epoch > epoch) {
-        return Err(RecoverError::NewerEpoch(newer.name.clone(), newer.epoch));
+        return Err(RecoverError::NewerEpoch(newer.name.clone(), number(newer.epoch)));
     }
     let same: Vec<&Survivor> = survivors.iter().filter(|survivor| survivor.epoch == epoch).collect();
     if let Some(led) = same.iter().find(|survivor| survivor.led) {
@@ -84,18 +98,23 @@ pub fn judge(
     if let Some(alive) = lost.iter().find(|name| answers(name)) {
         return Err(RecoverError::Answers(alive.clone()));
     }
-    let up = voters.iter().filter(|voter| answers(voter)).count();
-    if up * 2 > voters.len() {
-        return Err(RecoverError::Majority(up, voters.len()));
+    let up = |set: &[String]| set.iter().filter(|voter| answers(voter)).count();
+    let weakest = voters.iter().min_by_key(|set| up(set) * 2 > set.len()).map_or(&[][..], Vec::as_slice);
+    if up(weakest) * 2 > weakest.len() {
+        return Err(RecoverError::Majority(up(weakest), weakest.len()));
     }
-    let undeclared: Vec<&str> =
-        voters.iter().filter(|voter| !answers(voter) && !lost.contains(voter)).map(String::as_str).collect();
+    let all: BTreeSet<&String> = voters.iter().flatten().collect();
+    let undeclared: Vec<&str> = all
+        .into_iter()
+        .filter(|voter| !answers(voter) && !lost.contains(voter))
+        .map(String::as_str)
+        .collect();
     if !undeclared.is_empty() {
         let flags: Vec<String> = undeclared.iter().map(|name| format!("--lost {name}")).collect();
         return Err(RecoverError::Unreached(undeclared.join(", "), flags.join(" ")));
     }
     let best = same.iter().max_by(|a, b| (a.last, &b.name).cmp(&(b.last, &a.name)));
-    let Some(best) = best else { return Err(RecoverError::Majority(up, voters.len())) };
+    let Some(best) = best else { return Err(RecoverError::Majority(up(weakest), weakest.len())) };
     Ok(Verdict {
         best: (*best).clone(),
         unconfirmed: best.last.1.saturating_sub(best.commit),
@@ -117,7 +136,7 @@ mod tests {
     }
 
     fn judged(survivors: &[Survivor], lost: &[&str]) -> Result<Verdict, RecoverError> {
-        judge(0, &names(&["a", "b", "c"]), &names(&["a", "b", "c", "d"]), survivors, &names(lost))
+        judge(0, &[names(&["a", "b", "c"])], &names(&["a", "b", "c", "d"]), survivors, &names(lost))
     }
 
     #[test]
@@ -140,6 +159,27 @@ mod tests {
     }
 
     #[test]
+    fn in_the_midst_of_a_change_of_voters_both_sets_count() {
+        let found = [survivor("d", (3, 100)), survivor("e", (3, 100))];
+        let members = names(&["a", "b", "c", "d", "e"]);
+        let sets = [names(&["c", "d", "e"]), names(&["a", "b", "c"])];
+        let judged = |lost: &[&str]| judge(0, &sets, &members, &found, &names(lost));
+        let refused = judged(&["c"]).unwrap_err();
+        assert!(
+            matches!(refused, RecoverError::Unreached(..)),
+            "a majority of the new ones alone elects nobody: {refused}"
+        );
+        assert_eq!(judged(&["a", "b", "c"]).unwrap().best.name, "d");
+    }
+
+    #[test]
+    fn two_recoveries_that_do_not_see_each_other_make_two_epochs() {
+        let (one, other) = (next_epoch(3 << 32 | 9, 1), next_epoch(3 << 32 | 9, 2));
+        assert_ne!(one, other);
+        assert_eq!((number(one), number(other)), (4, 4));
+    }
+
+    #[test]
     fn a_cluster_that_works_or_could_is_left_alone() {
         let mut led = survivor("d", (3, 100));
         led.led = true;
@@ -158,7 +198,7 @@ mod tests {
     #[test]
     fn what_was_recovered_once_is_not_recovered_again_by_who_was_left_behind() {
         let mut ahead = survivor("d", (9, 200));
-        ahead.epoch = 1;
+        ahead.epoch = next_epoch(0, 7);
         assert_eq!(
             judged(&[survivor("a", (3, 100)), ahead], &["b", "c"]),
             Err(RecoverError::NewerEpoch("d".into(), 1))

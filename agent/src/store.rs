@@ -67,6 +67,7 @@ struct Inner {
     objects: watch::Receiver<View>,
     caught_up: watch::Receiver<bool>,
     leadership: watch::Receiver<Leadership>,
+    disk_full: watch::Receiver<bool>,
     lanes: Lanes,
     forward: Forward,
     rounds: Rounds,
@@ -82,6 +83,7 @@ impl Store {
             objects: running.objects,
             caught_up: running.caught_up,
             leadership: running.leadership,
+            disk_full: running.disk_full,
             forward: Forward::new(mesh),
             lanes: Lanes::default(),
             rounds: Rounds::default(),
@@ -114,6 +116,11 @@ impl Store {
     /// Wakes at every new local state in which something else than streams' keys changed: what drivers follow.
     pub fn objects(&self) -> watch::Receiver<View> {
         self.0.objects.clone()
+    }
+
+    /// Whether this machine's disk has no room for entries.
+    pub fn disk_full(&self) -> watch::Receiver<bool> {
+        self.0.disk_full.clone()
     }
 
     pub fn leadership(&self) -> watch::Receiver<Leadership> {

@@ -136,7 +136,7 @@ pub enum Op {
         key: Key,
     },
     /// Sets the key for a time: the leader removes it when it has applied this so many seconds ago, or been elected so many
-    /// seconds ago. The same bytes again change nothing, the time neither.
+    /// seconds ago. Done again it counts anew, with the same bytes too; a `Put` ends the time, and the key stays.
     PutFor {
         /// The key.
         key: Key,
@@ -276,6 +276,12 @@ impl Command {
 }
 
 impl Transaction {
+    /// Bytes of its keys and values.
+    pub fn weight(&self) -> usize {
+        let compares = self.compares.iter().map(|compare| compare.key.0.len());
+        compares.chain(self.ops.iter().map(Op::weight)).sum()
+    }
+
     fn within_limits(&self) -> bool {
         let key_fits = |key: &Key| (1..=limits::KEY_BYTES).contains(&key.0.len());
         self.compares.len() + self.ops.len() <= limits::TRANSACTION_PARTS
@@ -285,6 +291,14 @@ impl Transaction {
 }
 
 impl Op {
+    fn weight(&self) -> usize {
+        let value = match self {
+            Op::Put { value, .. } | Op::PutFor { value, .. } => value.0.len(),
+            Op::Delete { .. } => 0,
+        };
+        self.key().0.len() + value
+    }
+
     fn value_fits(&self) -> bool {
         match self {
             Op::Put { value, .. } | Op::PutFor { value, .. } => value.0.len() <= limits::VALUE_BYTES,

@@ -54,7 +54,7 @@ pub enum Input {
         /// The voter.
         to: NodeId,
     },
-    /// How long the last `advance` took, if it wrote: a leader whose disk is slow hands over.
+    /// How long the last `advance` took: a leader whose disk is slow hands over. Counts only if that wrote.
     Synced {
         /// Milliseconds.
         took_ms: u64,
@@ -186,6 +186,8 @@ pub struct Status {
     pub established: bool,
     /// Hashes of what it has applied, to be compared with others'.
     pub marks: Marks,
+    /// The disk is full: it takes the replica's own marks and no entries.
+    pub disk_full: bool,
     /// Messages refused since the start.
     pub refused_messages: u64,
     /// The peers' progress, while leading.

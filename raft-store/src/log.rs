@@ -53,6 +53,8 @@ pub(crate) struct Log<D> {
     snapshot_bytes: u64,
     bytes_since_snapshot: u64,
     writing: Option<snapfile::Writing>,
+    /// The next one waits for so many bytes of log, where the last had no room.
+    snapshot_after: u64,
     /// The disk is full: the reserve was given up, or could not be made.
     pressed: bool,
     rng: SmallRng,
@@ -84,6 +86,7 @@ impl<D: Disk> Log<D> {
             snapshot_bytes: recovered.snapshot_bytes,
             bytes_since_snapshot: recovered.log_bytes,
             writing: None,
+            snapshot_after: 0,
             segments: recovered.segments,
             pressed: false,
             rng: SmallRng::seed_from_u64(seed ^ recovered.next_sequence),
@@ -153,14 +156,21 @@ impl<D: Disk> Log<D> {
         self.boot
     }
 
+    /// How many batches were ever written.
+    pub(crate) fn batches(&self) -> u64 {
+        self.next_sequence
+    }
+
     /// The term, vote and commit that are durable.
     pub(crate) fn hard_state(&self) -> &HardState {
         &self.hard_state
     }
 
     /// Whether so many bytes were written since the last snapshot that another one pays. A big one costs much, and pays later.
-    pub(crate) fn wants_snapshot(&self, every_bytes: u64) -> bool {
-        self.writing.is_none() && self.bytes_since_snapshot >= every_bytes.max(self.snapshot_bytes / 8)
+    pub(crate) fn wants_snapshot(&self, every_bytes: u64, applied: u64) -> bool {
+        let due = every_bytes.max(self.snapshot_bytes / 8).max(self.snapshot_after);
+        // Terms and votes alone, of a member to whom nothing has come yet, are nothing to make one of.
+        self.writing.is_none() && applied > self.snapshot_index && self.bytes_since_snapshot >= due
     }
 
     /// Whether a snapshot is being written.
@@ -225,6 +235,7 @@ impl<D: Disk> Log<D> {
             Ok(Some(length)) => {
                 self.replace_snapshot(writing.index, length)?;
                 self.bytes_since_snapshot -= writing.log_bytes.min(self.bytes_since_snapshot);
+                self.snapshot_after = 0;
                 self.drop_covered()?;
                 Ok(Some(writing.index))
             }
@@ -232,12 +243,23 @@ impl<D: Disk> Log<D> {
         }
     }
 
+    /// Whether the disk has room for a snapshot of so many bytes that a leader sends. Asked before it is taken: afterwards there is no
+    /// way back.
+    pub(crate) fn has_room(&mut self, bytes: u64) -> bool {
+        let name = snapfile::TRIAL;
+        // Any other failure shows itself again where it is not passed over.
+        let made = self.disk.create(name, bytes + segment::HEADER_BYTES as u64).is_ok();
+        let _ = self.disk.remove(name);
+        made
+    }
+
     /// Made aside: nothing was lost. Where the disk has no room for it the log grows until there is some.
     fn give_up_snapshot(&mut self, error: LogError) -> Result<(), LogError> {
         match error {
             LogError::Disk(error) if error.is_full() => {
                 let _ = self.disk.remove(snapfile::TEMPORARY);
-                self.pressed = true;
+                // Writes go on: they need less. Tried again when the log has grown by as much again.
+                self.snapshot_after = self.bytes_since_snapshot + self.segment_bytes;
                 Ok(())
             }
             error => Err(error),

@@ -61,6 +61,8 @@ pub struct Replica<D: Disk> {
     elections: u64,
     was_candidate: bool,
     refused: u64,
+    /// Whether the last `advance` wrote to the log.
+    wrote: bool,
     rolled_back: Option<u64>,
     stopped: bool,
     started: bool,
@@ -104,7 +106,10 @@ impl<D: Disk> Replica<D> {
         if self.stopped {
             return Err(Fatal::Stopped);
         }
-        match self.rounds() {
+        let before = self.log.batches();
+        let done = self.rounds();
+        self.wrote = self.log.batches() != before;
+        match done {
             Ok(()) => Ok(std::mem::take(&mut self.effects)),
             Err(fatal) => {
                 self.stopped = true;
@@ -133,7 +138,8 @@ impl<D: Disk> Replica<D> {
             Input::Unreachable { peer } => self.node.report_unreachable(peer.0),
             Input::SnapshotSent { peer, ok } => self.report_snapshot(peer, ok),
             Input::TransferLeadership { to } => self.transfer_leadership(to),
-            Input::Synced { took_ms } => self.burden.synced(took_ms),
+            Input::Synced { took_ms } if self.wrote => self.burden.synced(took_ms),
+            Input::Synced { .. } => {}
         }
         self.set_election_timeout();
     }
@@ -172,6 +178,9 @@ impl<D: Disk> Replica<D> {
         }
         match gate::judge(&self.node, from, &message) {
             Verdict::Step => {}
+            Verdict::StepSnapshot(_) if !self.log.has_room(bytes.len() as u64) => {
+                return self.refuse(from, "the disk has no room for the snapshot");
+            }
             Verdict::StepSnapshot(state) => self.incoming = Some(state),
             Verdict::Refuse(reason) => return self.refuse(from, reason),
             Verdict::RolledBack { promised } => {

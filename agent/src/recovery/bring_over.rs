@@ -9,6 +9,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::carry_out::{self, Order};
+use super::number;
 use crate::cluster::Cluster;
 use crate::members::{Member, in_view};
 use crate::mesh::wire::{Request, Response};
@@ -39,7 +40,15 @@ pub async fn tell(cluster: &Arc<Cluster>) {
 
 /// A member says that there is a newer epoch.
 pub async fn told(cluster: &Arc<Cluster>, epoch: u64, members: &str) -> Response {
-    if epoch <= cluster.identity.epoch {
+    let own = cluster.identity.epoch;
+    if epoch != own && number(epoch) == number(own) {
+        warn!(
+            epoch = number(epoch),
+            "another recovery made an epoch of the same number without this machine: nothing is taken from it"
+        );
+        return Response::Refused("this machine follows another recovery with the same number".into());
+    }
+    if epoch <= own {
         return Response::Done;
     }
     let Ok(members) = serde_json::from_str::<Vec<Member>>(members) else {
@@ -47,7 +56,7 @@ pub async fn told(cluster: &Arc<Cluster>, epoch: u64, members: &str) -> Response
     };
     if members.iter().all(|member| member.node_id() != cluster.me()) {
         warn!(
-            epoch,
+            epoch = number(epoch),
             "the cluster goes on without this machine: 'skein node reset' makes it a stranger that can join again"
         );
         return Response::Refused("this machine is not on that list".into());
@@ -58,11 +67,14 @@ pub async fn told(cluster: &Arc<Cluster>, epoch: u64, members: &str) -> Response
     let cluster = cluster.clone();
     crate::clock::spawn(async move {
         if cluster.store.linearizable().await.is_some() {
-            warn!(epoch, "told of a newer cluster epoch while this one has a leader: refused");
+            warn!(
+                epoch = number(epoch),
+                "told of a newer cluster epoch while this one has a leader: refused"
+            );
             cluster.leaves.store(false, std::sync::atomic::Ordering::SeqCst);
             return;
         }
-        info!(epoch, "joins the new cluster epoch");
+        info!(epoch = number(epoch), "joins the new cluster epoch");
         match carry_out::give(&cluster.config.data, &Order::Follow { epoch, members }) {
             Ok(()) => carry_out::restart_soon(),
             Err(error) => {

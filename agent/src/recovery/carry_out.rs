@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tracing::{error, info};
 
-use super::AUDIT;
+use super::{AUDIT, number};
 use crate::clock;
 use crate::identity::{self, Identity, IdentityError};
 use crate::members::{Member, TOKENS, in_view};
@@ -89,7 +89,7 @@ pub fn carry_out(data: &Path, identity: &mut Identity) {
 
 fn follow_order(data: &Path, identity: &mut Identity, order: &Order) -> Result<(), OrderError> {
     let (store, aside) = (data.join("store"), data.join("store.new-epoch"));
-    let kept = data.join(format!("store.epoch-{}", order.epoch().saturating_sub(1)));
+    let kept = data.join(format!("store.epoch-{}", number(order.epoch()).saturating_sub(1)));
     // Once the old store has its new name, the one that takes its place is whole.
     if let Order::Lead { epoch, lost, .. } = order
         && !kept.exists()
@@ -114,7 +114,7 @@ fn follow_order(data: &Path, identity: &mut Identity, order: &Order) -> Result<(
     }
     identity.epoch = order.epoch();
     identity.save(data)?;
-    info!(epoch = order.epoch(), kept = %kept.display(), "a new cluster epoch; the store of the old one is kept");
+    info!(epoch = number(order.epoch()), kept = %kept.display(), "a new cluster epoch; the store of the old one is kept");
     Ok(())
 }
 
@@ -141,7 +141,7 @@ fn changes(view: &View, identity: &Identity, order: &Order, lost: &[String]) -> 
         }
         Order::Follow { .. } => json!({}),
     };
-    plan.put(&format!("{AUDIT}{}", order.epoch()), audit.to_string()).build()
+    plan.put(&format!("{AUDIT}{}", number(order.epoch())), audit.to_string()).build()
 }
 
 fn rename(from: &Path, to: &Path) -> Result<(), OrderError> {

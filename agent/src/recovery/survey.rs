@@ -51,7 +51,9 @@ pub async fn survey(cluster: &Cluster, lost: &[String]) -> Result<Verdict, Surve
         let found = listed.iter().find(|member| member.node_id() == *id);
         found.map_or_else(|| id.to_string(), |member| member.name.clone())
     };
-    let voters: Vec<String> = view.members().voters.iter().map(name).collect();
+    let raft = view.members();
+    let sets = [&raft.voters, &raft.voters_outgoing].into_iter().filter(|set| !set.is_empty());
+    let voters: Vec<Vec<String>> = sets.map(|set| set.iter().map(name).collect()).collect();
     let members: Vec<String> = listed.iter().map(|member| member.name.clone()).collect();
     let others = listed.iter().map(|member| member.node_id()).filter(|id| *id != cluster.me());
     let asked: Vec<_> = others
@@ -112,7 +114,7 @@ pub async fn ordered(cluster: &Cluster, lost: &[String]) -> Response {
 fn begin(cluster: &Cluster, verdict: &Verdict) -> Result<(), carry_out::OrderError> {
     tracing::warn!(lost = ?verdict.lost, unconfirmed = verdict.unconfirmed, "recovers the cluster from this machine's log");
     let order = Order::Lead {
-        epoch: cluster.identity.epoch + 1,
+        epoch: super::next_epoch(cluster.identity.epoch, clock::random_u64()),
         lost: verdict.lost.clone(),
         last: verdict.best.last,
         commit: verdict.best.commit,

@@ -21,6 +21,7 @@ use crate::enrol::{self, RemoveError};
 use crate::images::{self, ImageError};
 use crate::keyring::{Ring, keeper, signing};
 use crate::members::in_view;
+use crate::node::DISK_PRESSURE;
 use crate::store::Plan;
 use crate::voters;
 
@@ -74,6 +75,8 @@ async fn status(cluster: &Cluster) -> Reply {
     let members: Vec<Value> = listed
         .iter()
         .map(|member| {
+            let own = member.node_id() == cluster.me() && *cluster.store.disk_full().borrow();
+            let full = own || has_full_disk(&view, &member.name);
             let state = match () {
                 () if dead.contains(&member.name) => "dead",
                 () if suspects.contains(&member.node_id()) => "suspected",
@@ -85,7 +88,7 @@ async fn status(cluster: &Cluster) -> Reply {
                 () if member.no_voter => "non-voter",
                 () => "learner",
             };
-            json!({"name": member.name, "address": member.address.to_string(), "state": state, "role": role, "id": member.node_id().to_string(), "podCIDR": member.pod_cidr()})
+            json!({"name": member.name, "address": member.address.to_string(), "state": state, "diskFull": full, "role": role, "id": member.node_id().to_string(), "podCIDR": member.pod_cidr()})
         })
         .collect();
     let (index, term) = view.applied();
@@ -102,9 +105,20 @@ async fn status(cluster: &Cluster) -> Reply {
             "votersPinned": pinned, "votersWanted": raft_store::autopilot::wanted_voters(eligible, pinned),
             "advice": voters::advice(&view, &alive, replica.leader.is_some()),
             "keyring": keyring(&view, replica.leader, name_of),
-            "brake": crate::brake::is_on(&view), "epoch": cluster.identity.epoch, "recoveries": recoveries(&view),
+            "brake": crate::brake::is_on(&view), "epoch": crate::recovery::number(cluster.identity.epoch), "recoveries": recoveries(&view),
         }),
     ))
+}
+
+/// Whether a member says so of itself.
+fn has_full_disk(view: &raft_store::View, name: &str) -> bool {
+    let kind = api::kinds::Kind::by_name("Node").expect("Node is a row of the table of kinds");
+    let entry = view.get(api::keys::object(kind, "", name).as_bytes());
+    let node = entry.and_then(|entry| crate::objects::shown(entry).ok());
+    node.is_some_and(|node| {
+        let says = |condition: &Value| condition["type"] == DISK_PRESSURE && condition["status"] == "True";
+        node.list("/status/conditions").iter().any(says)
+    })
 }
 
 /// Who holds the keyring, and what is wrong with that.

@@ -1,11 +1,13 @@
-//! Sessions of one boot, side by side: each has 64 requests under way, well inside its window of 256 answers.
+//! Sessions of one boot, side by side: each has 64 requests under way, and none that is older than its window of 256 answers.
 //!
-//! Decides which session a request belongs to. Sessions beyond the first are opened when they are first needed.
+//! Decides which session a request belongs to, and when it may begin. Sessions beyond the first are opened when they are first needed.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use raft_store::SessionId;
-use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
+use tokio::sync::{Notify, OnceCell, Semaphore, SemaphorePermit};
 
 use crate::clock;
 
@@ -13,6 +15,8 @@ use crate::clock;
 const LANES: usize = 4;
 /// Requests of one session that may be under way.
 const UNDER_WAY: usize = 64;
+/// Answers that the store keeps of a session: a request that is repeated must be among the last so many.
+const WINDOW: u64 = 256;
 
 pub struct Lanes {
     first: SessionId,
@@ -22,8 +26,36 @@ pub struct Lanes {
 
 struct Lane {
     session: OnceCell<SessionId>,
-    sequence: AtomicU64,
+    open: Mutex<Open>,
+    /// A request has ended.
+    ended: Notify,
     under_way: Semaphore,
+}
+
+/// Sequences of a lane.
+#[derive(Default)]
+struct Open {
+    last: u64,
+    under_way: BTreeSet<u64>,
+}
+
+impl Lane {
+    /// The next sequence, unless one that waits since long would fall out of the window.
+    fn begin(&self) -> Option<u64> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.under_way.first().is_some_and(|oldest| open.last + 1 >= oldest + WINDOW) {
+            return None;
+        }
+        open.last += 1;
+        let sequence = open.last;
+        open.under_way.insert(sequence);
+        Some(sequence)
+    }
+
+    fn end(&self, sequence: u64) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).under_way.remove(&sequence);
+        self.ended.notify_waiters();
+    }
 }
 
 /// The right to one request.
@@ -43,7 +75,8 @@ impl Default for Lanes {
     fn default() -> Lanes {
         let lane = || Lane {
             session: OnceCell::new(),
-            sequence: AtomicU64::new(1),
+            open: Mutex::default(),
+            ended: Notify::new(),
             under_way: Semaphore::new(UNDER_WAY),
         };
         let first = SessionId(clock::random_u64());
@@ -58,8 +91,14 @@ impl Lanes {
         let at = free.unwrap_or_else(|| self.next.fetch_add(1, Ordering::Relaxed) % LANES);
         let lane = &self.lanes[at];
         let permit = lane.under_way.acquire().await.ok()?;
-        let sequence = lane.sequence.fetch_add(1, Ordering::Relaxed);
-        Some(Turn { sequence, lane, id: self.id(at), _permit: permit })
+        loop {
+            let mut ended = std::pin::pin!(lane.ended.notified());
+            ended.as_mut().enable();
+            if let Some(sequence) = lane.begin() {
+                return Some(Turn { sequence, lane, id: self.id(at), _permit: permit });
+            }
+            ended.await;
+        }
     }
 
     pub async fn first_session<E>(
@@ -71,6 +110,12 @@ impl Lanes {
 
     fn id(&self, lane: usize) -> SessionId {
         SessionId(self.first.0.wrapping_add(lane as u64))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.lane.end(self.sequence);
     }
 }
 
@@ -105,6 +150,23 @@ mod tests {
         assert!(futures_are_pending(&mut waiting).await);
         turns.clear();
         assert!(waiting.await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_request_that_waits_long_does_not_fall_out_of_the_window() {
+        let lanes = Lanes::default();
+        let slow = lanes.turn().await.unwrap();
+        for sequence in 2..=WINDOW {
+            assert_eq!(
+                lanes.turn().await.unwrap().sequence,
+                sequence,
+                "all of the first lane, one after the other"
+            );
+        }
+        let mut next = Box::pin(lanes.turn());
+        assert!(futures_are_pending(&mut next).await, "the slow one's answer would be forgotten");
+        drop(slow);
+        assert_eq!(next.await.unwrap().sequence, WINDOW + 1);
     }
 
     async fn futures_are_pending<F: Future + Unpin>(future: &mut F) -> bool {

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use raft_store::timing::TICK_MS;
 use raft_store::{
-    Change, Config, Effect, Epoch, FileDisk, Input, Millis, NodeId, OpenError, Outcome, ProposalId, ReadId,
-    Replica, Revision, Role, View,
+    Change, Command, Config, Effect, Epoch, FileDisk, Input, Millis, NodeId, OpenError, Outcome, ProposalId,
+    ReadId, Replica, Revision, Role, View,
 };
 use tokio::sync::{oneshot, watch};
 use tracing::{error, info};
@@ -19,6 +19,11 @@ use super::{Ask, Sends};
 use crate::clock;
 use crate::priority::raise_priority;
 use crate::server::stream::protocol::KEYS as STREAM_KEYS;
+
+/// Bytes of one batch beyond which no more asks are taken into it.
+const BATCH_BYTES: usize = 2 << 20;
+/// What an ask counts for beside its own bytes: at most 2,048 go into a batch.
+const ASK_BYTES: usize = 1 << 10;
 
 /// Revisions of streams' keys that the drivers' view may lack.
 const DRIVERS_BEHIND: u64 = 10_000;
@@ -75,6 +80,8 @@ pub struct Running {
     /// Everything that was applied before the last stop is applied again: local reads do not go backwards.
     pub caught_up: watch::Receiver<bool>,
     pub leadership: watch::Receiver<Leadership>,
+    /// The disk has no room for entries.
+    pub disk_full: watch::Receiver<bool>,
 }
 
 /// Opens the store below `directory` and starts its thread.
@@ -86,22 +93,25 @@ pub fn start(directory: &Path, config: Config, birth: Birth, sends: Sends) -> Re
     let (object_sender, objects) = watch::channel(replica.view());
     let (caught_up_sender, caught_up) = watch::channel(false);
     let (leader_sender, leadership) = watch::channel(Leadership::default());
+    let (full_sender, disk_full) = watch::channel(false);
     let thread = Thread {
         replica,
         views: view_sender,
         objects: object_sender,
         caught_up: caught_up_sender,
         leadership: leader_sender,
+        disk_full: full_sender,
         sends,
         proposals: HashMap::new(),
         reads: HashMap::new(),
         next: 1,
+        taken: 0,
         last_tick: clock::millis(),
         looked_at,
     };
     let start = std::thread::Builder::new().name("replica".into());
     start.spawn(move || thread.run(&receiver)).map_err(StoreError::Thread)?;
-    Ok(Running { asks, views, objects, caught_up, leadership })
+    Ok(Running { asks, views, objects, caught_up, leadership, disk_full })
 }
 
 fn bring_to_life(directory: &Path, config: Config, birth: Birth) -> Result<Replica<FileDisk>, StoreError> {
@@ -124,13 +134,25 @@ struct Thread {
     objects: watch::Sender<View>,
     caught_up: watch::Sender<bool>,
     leadership: watch::Sender<Leadership>,
+    disk_full: watch::Sender<bool>,
     sends: Sends,
     proposals: HashMap<u64, oneshot::Sender<Outcome>>,
     reads: HashMap<u64, oneshot::Sender<Result<(), String>>>,
     next: u64,
+    /// Bytes taken for the next batch, roughly.
+    taken: usize,
     last_tick: u64,
     /// Changes up to here were looked at for the drivers.
     looked_at: Revision,
+}
+
+/// Bytes that an ask may add to the log.
+fn weight(ask: &Ask) -> usize {
+    match ask {
+        Ask::Input(Input::Message { bytes, .. }) => bytes.len(),
+        Ask::Propose(Command::Transact { transaction, .. }, _) => transaction.weight(),
+        _ => 0,
+    }
 }
 
 impl Thread {
@@ -153,14 +175,15 @@ impl Thread {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            // What else waits goes into the same batch.
-            for _ in 0..1024 {
+            // What else waits goes into the same batch, as long as the reserve for a full disk could hold it.
+            while self.taken < BATCH_BYTES {
                 match asks.try_recv() {
                     Ok(Ask::Stop) => return,
                     Ok(ask) => self.take(ask),
                     Err(_) => break,
                 }
             }
+            self.taken = 0;
             let now = clock::millis();
             let passed = now.saturating_sub(self.last_tick) / TICK_MS;
             if passed > 0 {
@@ -188,6 +211,8 @@ impl Thread {
                 std::process::exit(70);
             }
         }
+        let full = self.replica.is_pressed();
+        self.disk_full.send_if_modified(|now| std::mem::replace(now, full) != full);
         if !*self.caught_up.borrow() && self.replica.status().caught_up {
             self.caught_up.send_replace(true);
         }
@@ -195,6 +220,7 @@ impl Thread {
 
     fn take(&mut self, ask: Ask) {
         let now = Millis(clock::millis());
+        self.taken += ASK_BYTES + weight(&ask);
         let id = self.next;
         self.next += 1;
         match ask {

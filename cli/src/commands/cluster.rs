@@ -236,10 +236,10 @@ fn members(status: &Value) -> String {
         .into_iter()
         .flatten()
         .map(|member| {
-            ["name", "state", "role", "address", "podCIDR"]
-                .iter()
-                .map(|field| member[*field].as_str().unwrap_or("").to_string())
-                .collect()
+            let text = |field: &str| member[field].as_str().unwrap_or("").to_string();
+            let full = if member["diskFull"] == true { ", disk full" } else { "" };
+            let state = format!("{}{full}", text("state"));
+            vec![text("name"), state, text("role"), text("address"), text("podCIDR")]
         })
         .collect();
     output::layout(&headers, &rows)

@@ -34,6 +34,7 @@ impl Bed {
             caught_up: true,
             established: true,
             marks: Default::default(),
+            disk_full: false,
             refused_messages: 0,
             peers: (2..=machines).map(peer).collect(),
         };

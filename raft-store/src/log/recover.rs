@@ -185,7 +185,8 @@ fn clean<D: Disk>(disk: &mut D, trim: Option<(String, u64)>, stale: Vec<String>)
 }
 
 fn is_leftover(name: &str, snapshot: u64) -> bool {
-    name == snapfile::TEMPORARY || snapfile::index(name).is_some_and(|index| index != snapshot)
+    [snapfile::TEMPORARY, snapfile::TRIAL].contains(&name)
+        || snapfile::index(name).is_some_and(|index| index != snapshot)
 }
 
 struct Replay<'a> {

@@ -9,6 +9,8 @@ use crate::state::State;
 
 pub(crate) const MAGIC: &[u8; 8] = b"skeinsnp";
 pub(crate) const TEMPORARY: &str = "snap.new";
+/// A file that only shows that there is room.
+pub(crate) const TRIAL: &str = "room.new";
 pub(super) const HEADER_BYTES: usize = PREFIX_BYTES + 8 + 4;
 pub(crate) fn name(index: u64) -> String {
     format!("snap-{index:016x}")

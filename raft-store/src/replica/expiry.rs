@@ -169,6 +169,22 @@ mod tests {
     }
 
     #[test]
+    fn the_same_bytes_count_anew_end_a_time_and_begin_one() {
+        let mut bed = Bed::new();
+        bed.put("v", Some(10));
+        bed.run(8_000);
+        bed.put("v", Some(10));
+        bed.run(8_000);
+        assert!(bed.there(), "done again it counts anew");
+        bed.put("v", None);
+        bed.run(60_000);
+        assert!(bed.there(), "a plain put was acknowledged: the key stays");
+        bed.put("v", Some(10));
+        bed.run(12_000);
+        assert!(!bed.there(), "a time that begins later counts too");
+    }
+
+    #[test]
     fn a_new_leader_counts_anew_also_from_a_snapshot() {
         let mut bed = Bed::new();
         bed.put("v", Some(10));

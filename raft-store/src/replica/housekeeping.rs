@@ -74,7 +74,9 @@ impl<D: Disk> Replica<D> {
             self.log.persist_commit(commit)?;
         }
         self.bear()?;
-        if self.log.wants_snapshot(self.config.snapshot_every_bytes) && !self.log.is_pressed() {
+        if self.log.wants_snapshot(self.config.snapshot_every_bytes, self.state.applied_index)
+            && !self.log.is_pressed()
+        {
             self.log.begin_snapshot(&self.state, commit)?;
         }
         if let Some(index) = self.log.go_on(self.config.snapshot_step_bytes)? {

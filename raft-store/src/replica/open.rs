@@ -100,6 +100,7 @@ impl<D: Disk> Replica<D> {
             elections: log.boot() << 16,
             was_candidate: false,
             refused: 0,
+            wrote: false,
             rolled_back: None,
             stopped: false,
             started: false,

@@ -25,6 +25,7 @@ pub(super) fn of<D: Disk>(replica: &Replica<D>) -> Status {
         caught_up: replica.housekeeping.is_caught_up(replica.state.applied_index),
         established: replica.is_established(),
         marks: replica.marks.clone(),
+        disk_full: replica.log.is_pressed(),
         refused_messages: replica.refused,
         peers: if replica.leads() { peers(replica) } else { Vec::new() },
     }

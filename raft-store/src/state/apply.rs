@@ -59,7 +59,8 @@ impl State {
             return Outcome::StaleEpoch { current: self.epoch };
         }
         let unchanged = |key: &Key, revision: &Revision| {
-            self.objects.get(key).is_some_and(|entry| entry.mod_revision == *revision)
+            let entry = self.objects.get(key);
+            self.ttls.contains_key(key) && entry.is_some_and(|entry| entry.mod_revision == *revision)
         };
         let gone = keys.iter().filter(|(key, revision)| unchanged(key, revision));
         let ops = gone.map(|(key, _)| Op::Delete { key: key.clone() }).collect();
@@ -140,21 +141,23 @@ impl State {
 
     fn write(&mut self, op: &Op, revision: Revision) {
         match op {
+            // A time that begins or ends is a change, with the same bytes too: what counts it goes by revisions.
             Op::Put { key, value } => {
-                self.ttls.remove(key);
-                self.put(key, value, revision);
+                let same = self.ttls.remove(key).is_none();
+                self.put(key, value, same, revision);
             }
             Op::PutFor { key, value, seconds } => {
                 self.ttls.insert(key.clone(), *seconds);
-                self.put(key, value, revision);
+                self.put(key, value, false, revision);
             }
             Op::Delete { key } => self.delete(key, revision),
         }
     }
 
-    fn put(&mut self, key: &Key, value: &Value, revision: Revision) {
+    /// Sets a key; the same value again is no change, if `skip_equal`.
+    fn put(&mut self, key: &Key, value: &Value, skip_equal: bool, revision: Revision) {
         let before = self.objects.get(key).cloned();
-        if before.as_ref().is_some_and(|entry| entry.value == *value) {
+        if skip_equal && before.as_ref().is_some_and(|entry| entry.value == *value) {
             return;
         }
         let create_revision = before.as_ref().map_or(revision, |entry| entry.create_revision);

@@ -134,7 +134,10 @@ impl Mix {
                 let room = world.rng.random_range(0..16 << 10);
                 world.nodes[&id].disk.set_capacity(Some(used + room));
             }
-            Harm::SlowDisk => world.input(id, Input::Synced { took_ms: 2_000 }),
+            Harm::SlowDisk => {
+                let until = world.now + 5_000;
+                world.nodes.get_mut(&id).unwrap().slow_until = until;
+            }
             Harm::ChangeMembers if self.autopilot => {}
             Harm::ChangeMembers => change_members(world),
             Harm::Transfer => {

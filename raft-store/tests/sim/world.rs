@@ -46,12 +46,17 @@ pub struct Faults {
 pub const CALM: Faults =
     Faults { loss: 0.0, duplicate: 0.0, max_delay_ms: 2, clog: 0.0, garble: 0.0, forge: 0.0, between: 0.0 };
 
+/// What a sync of a slow disk takes.
+const SLOW_MS: u64 = 300;
+
 pub struct Node {
     pub disk: MemDisk,
     pub replica: Option<Replica<MemDisk>>,
     pub boots: u64,
     pub advance_due: bool,
     pub paused_until: u64,
+    /// Until then each of its syncs takes `SLOW_MS`.
+    pub slow_until: u64,
     /// Damaged or wiped: never to be started again.
     pub broken: bool,
     /// Its clock, in thousandths of the true one's rate.
@@ -121,8 +126,16 @@ impl World {
             _ => Replica::create_joining(disk.clone(), config),
         };
         let replica = Some(replica.unwrap());
-        let node =
-            Node { disk, replica, boots: 1, advance_due: false, paused_until: 0, broken: false, rate: 1_000 };
+        let node = Node {
+            disk,
+            replica,
+            boots: 1,
+            advance_due: false,
+            paused_until: 0,
+            slow_until: 0,
+            broken: false,
+            rate: 1_000,
+        };
         self.nodes.insert(id, node);
         let first = self.now + 1 + id % 7;
         self.at(first, Event::Tick(id));
@@ -270,6 +283,9 @@ impl World {
             }
         }
         let advanced = replica.advance(now);
+        if node.slow_until > self.now {
+            replica.handle(now, Input::Synced { took_ms: SLOW_MS });
+        }
         let early = advanced.is_err();
         match advanced {
             Ok(more) => effects.extend(more),

@@ -12,6 +12,9 @@ use super::history::{Ask, Call, History, List, Told};
 /// Steps of the search for one key; an honest history needs about one per operation.
 const STEPS: usize = 2_000_000;
 
+/// Microseconds at a run's end within which what was written need not have been told by a watch.
+const LAST_WORDS: u64 = 2_000_000;
+
 /// What was looked at.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -51,7 +54,30 @@ pub fn judge(history: &History) -> (Counts, Vec<String>) {
         ..Counts::default()
     };
     registers(history, heard, &mut counts, &mut wrong);
+    vacuous(history, heard, &counts, &mut wrong);
     (counts, wrong)
+}
+
+/// What was not looked at must not count as right.
+fn vacuous(history: &History, heard: u64, counts: &Counts, wrong: &mut Vec<String>) {
+    if counts.operations == 0 || counts.lists == 0 || counts.watches == 0 {
+        wrong.push(format!("nothing to judge: {counts:?}"));
+    }
+    if counts.undecided > 0 {
+        wrong.push(format!("{} keys could not be judged within {STEPS} steps each", counts.undecided));
+    }
+    // The end of a run may overtake the watches' last words.
+    let ended = history.calls.iter().map(|call| call.returned).max().unwrap_or(0);
+    let heard_of = |call: &&Call| match call.told {
+        Told::Done { revision, .. } => revision <= heard || call.returned + LAST_WORDS >= ended,
+        _ => true,
+    };
+    let unheard = history.calls.iter().filter(|call| call.ask.value().is_some() && !heard_of(call)).count();
+    if unheard > 0 {
+        wrong.push(format!(
+            "the watches have a gap after revision {heard}: {unheard} acknowledged writes after it were not judged"
+        ));
+    }
 }
 
 /// All changes that watches told of.

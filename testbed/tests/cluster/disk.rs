@@ -110,7 +110,14 @@ fn a_full_follower_does_not_hurt_and_a_full_leader_hands_over() {
     };
     // More than its segment and its reserve take.
     write_on(&world, 0, 26);
+    let asked = (full + 1) % 3;
+    let says = |what: &str| {
+        let text = world.run(asked, &["skein", "cluster", "status"]);
+        text.lines().any(|line| line.starts_with(world.host(full).name()) && line.contains(what))
+    };
+    world.until("everybody is told of the full disk", || says("alive, disk full"));
     free(&world, full);
+    world.until("and that there is room again", || !says("disk full"));
     let last = write_on(&world, 0, 1).pop().unwrap();
     world.until("it has caught up", || {
         world.api(full).get(&format!("{MAPS}/{last}?resourceVersion=0")).is_ok()

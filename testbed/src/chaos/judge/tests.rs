@@ -118,3 +118,17 @@ fn lists_that_do_not_add_up_or_go_back_are_found() {
     history.lists.push(list(true, 12, (101, 12), 50));
     assert_eq!(wrong(&history), "A6: host2 listed 12 after 14 was shown");
 }
+
+#[test]
+fn what_no_watch_told_of_and_a_run_of_nothing_are_findings() {
+    let mut history = right();
+    history.calls.push(call(Ask::Write(104), done(104, 30), 80, 90));
+    assert_eq!(wrong(&history), "", "the last words of a run may be missing");
+    history.calls.push(call(Ask::Read, done(104, 30), 5_000_000, 5_000_001));
+    assert!(
+        wrong(&history).contains("1 acknowledged writes after it were not judged"),
+        "{}",
+        wrong(&history)
+    );
+    assert!(wrong(&History::default()).contains("nothing to judge"));
+}

@@ -165,11 +165,8 @@ impl Driver {
             self.fabric.reconcile(desired).await
         };
         debug!(changes = report.changes, failures = report.failures.len(), "network reconciled");
-        self.conditions.send_if_modified(|now| {
-            let differs = *now != report.conditions;
-            now.clone_from(&report.conditions);
-            differs
-        });
+        let conditions = report.all_conditions();
+        self.conditions.send_if_modified(|now| std::mem::replace(now, conditions.clone()) != conditions);
         let mut by_pod = BTreeMap::new();
         for failure in &report.failures {
             warn!(?failure, "a part of the network could not be set up");

@@ -181,9 +181,13 @@ pub fn set_store_aside(data: &Path, now: i64) -> Result<(), IdentityError> {
     if seen.exists() {
         fs::remove_file(&seen).map_err(failed(&seen))?;
     }
-    if store.exists() {
-        let kept = data.join(format!("store.left-{now}"));
-        fs::rename(&store, &kept).map_err(failed(&store))?;
+    let _ = fs::remove_file(store.join("session"));
+    let log = store.join("log");
+    // The directory itself may be a disk of its own: it stays.
+    let empty = fs::read_dir(&log).is_ok_and(|mut files| files.next().is_none());
+    if log.exists() && !empty {
+        let kept = store.join(format!("log.left-{now}"));
+        fs::rename(&log, &kept).map_err(failed(&log))?;
         tracing::warn!(kept = %kept.display(), "a store without an identity lay here and was put aside");
     }
     Ok(())

@@ -148,6 +148,10 @@ fn ask(
                 _ => None,
             }
         };
+        if reached == Some(true) {
+            let name = |id| cluster.roster.get(id).map(|member| member.name).unwrap_or_default();
+            info!(node = %name(node), voter = %name(voter), "suspected, and reached by a voter: not dead");
+        }
         let _ = reports.send(Input::Report { inquiry, voter, reached });
     });
 }

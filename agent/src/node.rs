@@ -21,6 +21,8 @@ use crate::{enrol, members};
 /// The condition of a node whose network another program's rules drop.
 pub const NETWORK_BLOCKED: &str = "NetworkBlocked";
 
+/// Kubernetes' name for the condition of a node whose part of the network could not be set up.
+pub const NETWORK_UNAVAILABLE: &str = "NetworkUnavailable";
 /// The condition of a node whose store's disk is full.
 pub const DISK_PRESSURE: &str = "DiskPressure";
 
@@ -132,7 +134,24 @@ fn has_condition(node: &Object, name: &str) -> bool {
 
 /// A foreign firewall that drops our traffic is named where people look first.
 fn network_condition(node: &mut Object, conditions: &[Condition]) {
-    let texts: Vec<&str> = conditions.iter().map(|Condition::NetworkBlocked(text)| text.as_str()).collect();
+    let unavailable = conditions.iter().find_map(|condition| match condition {
+        Condition::NetworkUnavailable(text) => Some(text.as_str()),
+        Condition::NetworkBlocked(_) => None,
+    });
+    match unavailable {
+        Some(text) => set_condition(node, NETWORK_UNAVAILABLE, "True", "FabricIncomplete", text),
+        None if has_condition(node, NETWORK_UNAVAILABLE) => {
+            set_condition(node, NETWORK_UNAVAILABLE, "False", "FabricStands", "the network is set up")
+        }
+        None => {}
+    }
+    let texts: Vec<&str> = conditions
+        .iter()
+        .filter_map(|condition| match condition {
+            Condition::NetworkBlocked(text) => Some(text.as_str()),
+            Condition::NetworkUnavailable(_) => None,
+        })
+        .collect();
     let known = has_condition(node, NETWORK_BLOCKED);
     match texts.as_slice() {
         [] if known => set_condition(

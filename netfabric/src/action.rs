@@ -131,6 +131,8 @@ pub struct Failure {
 pub enum Condition {
     /// Another program's firewall drops our traffic; the text names the chain and the line that helps.
     NetworkBlocked(String),
+    /// A part of the node's network could not be set up; the text names it, the kernel's words and what helps.
+    NetworkUnavailable(String),
 }
 
 /// What a pass did.
@@ -148,6 +150,14 @@ impl Report {
     /// Whether nothing was changed and nothing failed.
     pub fn is_quiet(&self) -> bool {
         self.changes == 0 && self.failures.is_empty()
+    }
+
+    /// What people must see, failures that concern more than one pod among it.
+    pub fn all_conditions(&self) -> Vec<Condition> {
+        let wide = self.failures.iter().filter(|failure| !matches!(failure.subject, Subject::Pod(_)));
+        let reasons: Vec<&str> = wide.map(|failure| failure.reason.as_str()).take(3).collect();
+        let unavailable = (!reasons.is_empty()).then(|| Condition::NetworkUnavailable(reasons.join("; ")));
+        self.conditions.iter().cloned().chain(unavailable).collect()
     }
 
     /// Why a pod's network does not stand; none: it does.

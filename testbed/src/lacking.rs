@@ -3,7 +3,10 @@
 //! Decides what is taken away. Works by a seccomp filter, which every process that the program starts inherits, so
 //! that the answer comes from the kernel, as on a machine whose kernel was built without it.
 
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -26,4 +29,69 @@ pub fn without_netfilter(argv: &[String]) -> io::Error {
         Ok(()) => Command::new(program).args(args).exec(),
         Err(error) => error,
     }
+}
+
+/// Becomes this program, on a kernel without VXLAN devices (CONFIG_VXLAN). What the program asks over netlink is held by a
+/// supervisor, which turns the name of that kind of device into one that no kernel has: the answer is the kernel's own.
+/// Returns only with an error.
+pub fn without_vxlan(argv: &[String]) -> io::Error {
+    let Some((program, args)) = argv.split_first() else { return io::Error::other("an empty command") };
+    match supervise() {
+        Ok(()) => Command::new(program).args(args).exec(),
+        Err(error) => error,
+    }
+}
+
+/// Starts the supervisor, then puts this process under it.
+fn supervise() -> io::Result<()> {
+    let (mut from_us, mut to_supervisor) = io::pipe()?;
+    let (mut ready, mut to_us) = io::pipe()?;
+    let us = nix::unistd::getpid();
+    let watched = sys::open_process(us)?;
+    if sys::fork_child()? {
+        drop(to_supervisor);
+        let mut number = [0; 4];
+        let listened =
+            from_us.read_exact(&mut number).and_then(|()| sys::take_fd(&watched, i32::from_le_bytes(number)));
+        if let Ok(listener) = listened
+            && to_us.write_all(b"1").is_ok()
+        {
+            drop(to_us);
+            while sys::has_held_send(&listener) {
+                // One whose thread was killed meanwhile is gone.
+                let _ = pass_one(&listener);
+            }
+        }
+        std::process::exit(0);
+    }
+    let listener = sys::hold_sends()?;
+    // The pipe is written by `write`, which nobody holds.
+    to_supervisor.write_all(&listener.as_raw_fd().to_le_bytes())?;
+    drop(to_us);
+    // Ours ends with the exec: the supervisor must have its copy by then.
+    ready.read_exact(&mut [0])
+}
+
+/// The longest message that is looked into.
+const LOOKED_AT: usize = 4096;
+
+/// Lets one held message go, changed if it asks for a VXLAN device.
+fn pass_one(listener: &OwnedFd) -> io::Result<()> {
+    let held = sys::held_send(listener)?;
+    let path = format!("/proc/{}/mem", held.thread);
+    if let Ok(memory) = OpenOptions::new().read(true).write(true).open(path) {
+        let _ = spoil(&memory, held.address, held.length.min(LOOKED_AT));
+    }
+    sys::let_go(listener, &held)
+}
+
+fn spoil(memory: &File, address: u64, length: usize) -> io::Result<()> {
+    // IFLA_INFO_KIND (if_link.h) is attribute 1; its text follows the type.
+    const KIND: &[u8] = b"\x01\x00vxlan";
+    let mut message = vec![0; length];
+    let count = memory.read_at(&mut message, address)?;
+    if let Some(at) = message[..count].windows(KIND.len()).position(|window| window == KIND) {
+        memory.write_at(b"none.", address + at as u64 + 2)?;
+    }
+    Ok(())
 }

@@ -70,6 +70,11 @@ enum Subject {
         command: Vec<String>,
     },
     #[command(hide = true)]
+    WithoutVxlan {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    #[command(hide = true)]
     WithoutSync {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
@@ -113,6 +118,7 @@ fn run(command: Subject) -> io::Result<ExitCode> {
         Subject::HostInit { setup } => init::main(&setup)?,
         Subject::Echo { address } => init::echo(&address)?,
         Subject::WithoutNetfilter { command } => return Err(lacking::without_netfilter(&command)),
+        Subject::WithoutVxlan { command } => return Err(lacking::without_vxlan(&command)),
         Subject::WithoutSync { command } => return Err(lacking::without_sync(&command)),
         Subject::Hold { directory } => hold(directory)?,
     }

@@ -95,3 +95,103 @@ fn filtered<const N: usize>(mut filter: [libc::sock_filter; N]) -> io::Result<()
     };
     if done { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// A process, so that its descriptors can be taken.
+pub fn open_process(pid: nix::unistd::Pid) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes integers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
+    // SAFETY: the kernel has just made the descriptor for us alone.
+    if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }) }
+}
+
+/// A copy of another process's descriptor.
+pub fn take_fd(process: &OwnedFd, number: RawFd) -> io::Result<OwnedFd> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the call takes integers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) };
+    // SAFETY: the kernel has just made the descriptor for us alone.
+    if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }) }
+}
+
+/// Forks; true in the child. Only for a process with one thread.
+pub fn fork_child() -> io::Result<bool> {
+    // SAFETY: the callers have one thread, so no lock is held by a thread that the child lacks.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Child => Ok(true),
+        nix::unistd::ForkResult::Parent { .. } => Ok(false),
+    }
+}
+
+/// From now on each `sendto` of this process, and of what it becomes, waits until whoever listens lets it go (seccomp_unotify(2)).
+pub fn hold_sends() -> io::Result<OwnedFd> {
+    let mut filter = [
+        step(LOAD, 0, 0, 0),
+        step(EQUAL, 0, 1, libc::SYS_sendto as u32),
+        step(ANSWER, 0, 0, libc::SECCOMP_RET_USER_NOTIF),
+        step(ANSWER, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: both calls take integers, and the second a pointer to a program that outlives it; the kernel copies it.
+    let fd = unsafe {
+        if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+            &raw const program,
+        )
+    };
+    // SAFETY: the kernel has just made the descriptor for us alone.
+    if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }) }
+}
+
+/// A `sendto` that waits.
+pub struct HeldSend {
+    id: u64,
+    pub thread: u32,
+    /// Of its message, in its process.
+    pub address: u64,
+    pub length: usize,
+}
+
+nix::ioctl_readwrite!(notif_recv, b'!', 0, libc::seccomp_notif);
+nix::ioctl_readwrite!(notif_send, b'!', 1, libc::seccomp_notif_resp);
+
+/// Waits for one; false once nobody is left who could send.
+pub fn has_held_send(listener: &OwnedFd) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    loop {
+        let mut wanted = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut wanted, PollTimeout::NONE) {
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(_) => return false,
+            Ok(_) => return wanted[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLIN)),
+        }
+    }
+}
+
+/// Takes one.
+pub fn held_send(listener: &OwnedFd) -> io::Result<HeldSend> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: a struct of integers, for which all zeros is a value; the kernel asks for zeros.
+    let mut held: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel fills the struct, which is as long as the request's number says.
+    unsafe { notif_recv(listener.as_raw_fd(), &raw mut held) }?;
+    let [_, address, length, ..] = held.data.args;
+    Ok(HeldSend { id: held.id, thread: held.pid, address, length: length as usize })
+}
+
+/// Lets it go on as it stands in its process's memory now.
+pub fn let_go(listener: &OwnedFd, held: &HeldSend) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let go_on = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
+    let mut answer = libc::seccomp_notif_resp { id: held.id, val: 0, error: 0, flags: go_on };
+    // SAFETY: the kernel reads the struct, which is as long as the request's number says.
+    match unsafe { notif_send(listener.as_raw_fd(), &raw mut answer) } {
+        // The thread was killed while it waited.
+        Err(nix::errno::Errno::ENOENT) | Ok(_) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

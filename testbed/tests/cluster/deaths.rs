@@ -99,6 +99,41 @@ fn a_machine_that_only_the_leader_cannot_reach_is_not_dead() {
 }
 
 #[test]
+fn a_suspected_machine_that_any_voter_reaches_is_not_dead() {
+    let world = World::of(4, "reached");
+    let led = leader(&world, 0).unwrap();
+    let index = (0..4).find(|index| world.host(*index).name() == led).unwrap();
+    let silent = (0..4).find(|other| *other != index).unwrap();
+    let witness = (0..4).find(|other| ![index, silent].contains(other)).unwrap();
+    let name = world.host(silent).name().to_string();
+    let pid = world.host(silent).agent_pid().unwrap().unwrap().to_string();
+    let vetoes = || {
+        let log = world.bed.logs(&led).unwrap();
+        log.lines().filter(|line| line.contains("suspected, and reached by a voter: not dead")).count()
+    };
+    // Silent until it is suspected; from then on only the leader cannot reach it. On a machine that is too busy the inquiry may
+    // be over before it speaks again: then it was dead by the rule, and this begins anew.
+    let vetoed = (0..5).any(|_| {
+        world.until("it is alive", || state(&world, witness, &name) == "alive");
+        let before = vetoes();
+        world.run(silent, &["kill", "-STOP", &pid]);
+        world.until("it is suspected", || {
+            matches!(state(&world, index, &name).as_str(), "suspected" | "dead")
+        });
+        world.bed.cut(&led, &name).unwrap();
+        world.bed.cut(&name, &led).unwrap();
+        world.run(silent, &["kill", "-CONT", &pid]);
+        let died = testbed::clock::poll(Duration::from_secs(4), Duration::from_millis(50), || {
+            (state(&world, witness, &name) == "dead").then_some(())
+        });
+        world.bed.heal().unwrap();
+        died.is_none() && vetoes() > before
+    });
+    assert!(vetoed, "the leader asked the voters, and one that reached it was enough");
+    assert_eq!(leader(&world, witness), Some(led), "the same leader all the time");
+}
+
+#[test]
 fn the_death_of_a_machine_that_held_an_image_makes_a_new_copy() {
     let world = World::of(4, "copies");
     let holders = || {

@@ -81,6 +81,34 @@ fn a_kernel_without_nf_tables_is_named_and_one_that_has_it_is_taken() {
     assert_eq!(members(&world, 0), 1);
 }
 
+#[test]
+fn a_kernel_without_vxlan_is_named_and_one_that_has_it_is_taken() {
+    let world = World::untouched(2, "no-vxlan");
+    world.host(0).start_agent().unwrap();
+    let parent = world.host(1).cgroup_parent();
+    let words =
+        ["/usr/local/bin/testbed", "without-vxlan", "--", "skein", "agent", "--cgroup-parent", &parent];
+    world.host(1).start_program_as_agent(words.map(str::to_owned).to_vec(), false).unwrap();
+    (0..2).for_each(|index| world.until_told_nothing(index));
+    world.run(0, &["skein", "init"]);
+    let join = world.join_words(0);
+    let join: Vec<&str> = join.iter().map(String::as_str).collect();
+    for words in [vec!["skein", "init"], join.clone()] {
+        let text = world.fails(1, &words);
+        assert!(
+            text.contains("this kernel cannot make VXLAN devices") && text.contains("modprobe vxlan"),
+            "{text}"
+        );
+        assert!(text.contains("Operation not supported"), "the kernel's own words: {text}");
+    }
+    assert_eq!(members(&world, 0), 1, "nobody has joined");
+    world.host(1).stop_agent(Signal::SIGTERM).unwrap();
+    world.host(1).start_agent().unwrap();
+    world.until_told_nothing(1);
+    world.run(1, &join);
+    world.until("both are members", || members(&world, 1) == 2);
+}
+
 /// The node's word about its network, as `skein get node` has it.
 fn blocked(world: &World, node: &str) -> Option<(String, String)> {
     let node = world.get(0, "node", node);

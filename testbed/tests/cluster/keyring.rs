@@ -228,7 +228,7 @@ fn ends(world: &World, index: usize) -> i64 {
 fn certificates_are_renewed_without_a_restart_and_an_expired_member_heals() {
     let world = World::untouched(2, "renewal");
     for index in 0..2 {
-        let flags = ["--certificate-lifetime-s", "6"];
+        let flags = ["--certificate-lifetime-s", "9"];
         world.host(index).start_agent_with(&flags, true).unwrap();
         world.until_told_nothing(index);
     }
@@ -250,7 +250,7 @@ fn certificates_are_renewed_without_a_restart_and_an_expired_member_heals() {
     world.host(1).stop_agent(Signal::SIGKILL).unwrap();
     let last = ends(&world, 1);
     world.until("its certificate has ended", || now() > last + 1);
-    world.host(1).start_agent_with(&["--certificate-lifetime-s", "6"], true).unwrap();
+    world.host(1).start_agent_with(&["--certificate-lifetime-s", "9"], true).unwrap();
     world.until("it has a new one", || ends(&world, 1) > now());
     world.until("it takes part", || world.status(1).is_some_and(|status| status["leader"] == "host1"));
 }

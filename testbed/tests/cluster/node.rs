@@ -105,6 +105,7 @@ fn a_killed_shim_is_reported_and_the_restart_policy_acts_with_and_without_an_age
             let pod = container(&world, "p");
             pod["state"].get("running").is_some() && pod["restartCount"] == restarts
         });
+        world.until("both its processes run", || pids(&world, "4711").len() == 2);
         let (shim, old) = (pids(&world, "shim"), pids(&world, "4711"));
         assert_eq!((shim.len(), old.len()), (1, 2), "{shim:?} {old:?}");
         if !agent_lives {

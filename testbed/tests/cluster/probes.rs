@@ -22,7 +22,7 @@ fn probes_decide_who_is_started_ready_and_restarted() {
         json!({"tcpSocket": {"port": "web"}, "periodSeconds": 1, "failureThreshold": 30});
     container_spec["readinessProbe"] =
         json!({"httpGet": {"path": "/ready", "port": "web"}, "periodSeconds": 1});
-    container_spec["livenessProbe"] = json!({"exec": {"command": ["sh", "-c", "! test -e /tmp/sick"]}, "periodSeconds": 1, "failureThreshold": 2});
+    container_spec["livenessProbe"] = json!({"exec": {"command": ["sh", "-c", "! test -e /tmp/sick"]}, "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": 2});
     world.apply(0, &probed);
     world.until("it has started and is not ready", || {
         let container = container(&world, "p");

@@ -154,7 +154,7 @@ fn clean_up(directory: &Path) {
     }
 }
 
-/// Says this machine's sealing key to the others, and removes what the store has taken over. Every member's part.
+/// Says this machine's sealing key, and what its binary supports, to the others, and removes what the store has taken over. Every member's part.
 pub async fn publish(cluster: Arc<Cluster>) {
     let mut views = cluster.store.views();
     let directory = cluster.config.data.join("member");
@@ -174,16 +174,18 @@ pub async fn publish(cluster: Arc<Cluster>) {
     }
 }
 
-/// Writes this machine's sealing key into its member record, if it has one without it.
+/// Writes what this machine says of itself into its member record, if that says something else.
 async fn say_key(cluster: &Cluster, view: &View) -> Result<(), TransactError> {
     let key = members::key(cluster.name());
     let Some(entry) = view.get(key.as_bytes()) else { return Ok(()) };
     let own = pki::hex(&cluster.seal_key.public());
     let Ok(mut member) = serde_json::from_slice::<Member>(&entry.value.0) else { return Ok(()) };
-    if member.node_id() != cluster.me() || member.seal_key == own {
+    let versions = members::own_versions();
+    if member.node_id() != cluster.me() || (&member.seal_key, member.versions) == (&own, versions) {
         return Ok(());
     }
     member.seal_key = own;
+    member.versions = versions;
     let record = serde_json::to_vec(&member).unwrap_or_default();
     let plan = Plan::new().expect_revision(&key, entry.mod_revision.0).put(&key, record);
     match cluster.store.transact(plan.build(), None).await {

@@ -80,7 +80,10 @@ impl Lives {
     pub fn heard(&mut self, now: u64, node: NodeId, number: u64, place: &str) -> Option<[String; 2]> {
         let life = Life { number, place: place.to_owned() };
         let Some(heard) = self.0.get_mut(&node) else {
-            self.0.insert(node, Heard { current: life, spoke: now, past: BTreeMap::new(), doubled: Vec::new() });
+            self.0.insert(
+                node,
+                Heard { current: life, spoke: now, past: BTreeMap::new(), doubled: Vec::new() },
+            );
             return None;
         };
         if !heard.doubled.contains(&life) {

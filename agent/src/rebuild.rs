@@ -83,7 +83,10 @@ pub async fn rebuild(config: &Config, identity: &Identity, why: &str) -> Result<
     if others.is_empty() {
         return Err(RebuildError::Alone);
     }
-    warn!(why, "this machine's store cannot be trusted: it asks the others to take it back under a new identity");
+    warn!(
+        why,
+        "this machine's store cannot be trusted: it asks the others to take it back under a new identity"
+    );
     let key = new_key(&config.data)?;
     let welcome = match asking::ask(identity, &key, &others, why).await {
         Err(RebuildError::Doubled(places)) => doubles::stop_as_doubled(&config.data, &me.name, &places),

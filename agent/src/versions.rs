@@ -24,7 +24,9 @@ pub async fn keep(cluster: &Arc<Cluster>, epoch: Epoch) {
             && let Some(version) = raise(view.version(), in_view(&view).iter().map(Member::supported))
         {
             match cluster.store.propose_here(Command::SetVersion { version, epoch }).await {
-                Some(Outcome::Applied { .. }) => info!(%version, "the cluster is raised: every member supports it"),
+                Some(Outcome::Applied { .. }) => {
+                    info!(%version, "the cluster is raised: every member supports it")
+                }
                 outcome => warn!(%version, ?outcome, "the cluster could not be raised"),
             }
         }
@@ -69,7 +71,9 @@ mod tests {
     fn a_binary_is_let_in_if_it_can_do_what_the_cluster_does_and_else_told_what_to_do() {
         let binary = |oldest, newest| Supported { oldest: Version(oldest), newest: Version(newest) };
         assert_eq!(misfit(Version(2), binary(1, 2)), None);
-        assert!(misfit(Version(2), binary(1, 1)).is_some_and(|why| why.contains("upgrade skein on this machine")));
+        assert!(
+            misfit(Version(2), binary(1, 1)).is_some_and(|why| why.contains("upgrade skein on this machine"))
+        );
         assert!(misfit(Version(2), binary(3, 4)).is_some_and(|why| why.contains("on all members first")));
     }
 }

@@ -2,7 +2,11 @@
 //! long a start takes. `cargo run --release -p raft-store --example million [DIRECTORY [OBJECTS]]`
 //!
 //! Decides nothing; it prints what it measured.
-#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "it measures time, and fails as a test does")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "it measures time, and fails as a test does"
+)]
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -25,7 +29,8 @@ fn main() {
     fill(&directory, objects);
     // In a process of its own, as an agent starts.
     let own = std::env::current_exe().unwrap();
-    let again = std::process::Command::new(own).arg(&directory).args([&objects.to_string(), "again"]).status();
+    let again =
+        std::process::Command::new(own).arg(&directory).args([&objects.to_string(), "again"]).status();
     assert!(again.unwrap().success());
     std::fs::remove_dir_all(&directory).unwrap();
 }

@@ -19,7 +19,9 @@ pub enum CodecError {
     #[error("version {0} is newer than this binary knows; upgrade skein on this machine")]
     Version(u8),
     /// A command that a newer cluster version brought.
-    #[error("it needs cluster version {needed}, and this binary supports up to {newest}; upgrade skein on this machine")]
+    #[error(
+        "it needs cluster version {needed}, and this binary supports up to {newest}; upgrade skein on this machine"
+    )]
     ClusterVersion {
         /// The version that brought it.
         needed: Version,

@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use super::holders::{Holders, Keys, Look, Step, may_vote};
 use super::seal::{self, SealKey, SealPublic};
+use super::secrets::generation_of;
 use super::{FIRST, KEY, OpenError, Ring, SealError, Secrets, fresh, public_of_text};
 use crate::clock;
 use crate::cluster::Cluster;
@@ -83,7 +84,7 @@ impl Keeper {
         };
         let mut secrets = ring.open(&cluster.identity.cluster, cluster.me(), &cluster.seal_key)?;
         if new_data_key {
-            secrets.rotate(fresh());
+            secrets.rotate(fresh(), &in_use(view));
         }
         write(cluster, epoch, Some(view), &secrets, &to, ring.recovery()).await?;
         info!(holders = to.len(), new_data_key, generation = secrets.generation(), "keyring sealed anew");
@@ -203,13 +204,18 @@ pub async fn set_recovery(cluster: &Cluster, epoch: Epoch, public: SealPublic) -
     write(cluster, epoch, Some(&view), &secrets, &ring.held(), Some(public)).await
 }
 
+/// The data keys that something in the store is encrypted with.
+fn in_use(view: &View) -> BTreeSet<u64> {
+    view.prefix(b"", None).filter_map(|(_, entry)| generation_of(&entry.value.0)).collect()
+}
+
 /// Opens the keyring with the recovery key where no voter that is left can, and seals it to this leader; the others follow.
 pub async fn unlock(cluster: &Cluster, epoch: Epoch, key: &SealKey) -> Result<(), KeepError> {
     let view = cluster.store.linearizable().await.ok_or(TransactError::NoLeader)?;
     let ring = Ring::in_view(&view).ok_or(OpenError::Absent)?;
     let mut secrets = ring.open_by_recovery(&cluster.identity.cluster, key)?;
     // Whoever held a wrap is not among the voters any more.
-    secrets.rotate(fresh());
+    secrets.rotate(fresh(), &in_use(&view));
     let to = Keys::from([(cluster.me(), cluster.seal_key.public())]);
     write(cluster, epoch, Some(&view), &secrets, &to, ring.recovery()).await?;
     info!("keyring opened with the recovery key");

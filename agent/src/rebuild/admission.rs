@@ -123,7 +123,11 @@ async fn replace(
 }
 
 /// The member's record and certificate with the key of the signing request.
-fn known_by(cluster: &Cluster, old: &Member, signing_request: &str) -> Result<(String, Member), ReplaceError> {
+fn known_by(
+    cluster: &Cluster,
+    old: &Member,
+    signing_request: &str,
+) -> Result<(String, Member), ReplaceError> {
     let request = JoinRequest {
         secret: String::new(),
         name: old.name.clone(),

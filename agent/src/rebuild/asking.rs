@@ -101,19 +101,23 @@ pub(super) async fn ask(
 fn answered(next: Next, identity: &Identity, key: &str) -> Result<Identity, RebuildError> {
     let nonsense = |error: serde_json::Error| RebuildError::Answer(error.to_string());
     match next {
-        Next::Welcome(JoinAnswer::Welcome { cluster, epoch, certificate, ca_certificate, member, members, .. })
-            if cluster == identity.cluster =>
-        {
-            Ok(Identity {
-                cluster,
-                epoch,
-                member: serde_json::from_str(&member).map_err(nonsense)?,
-                key: key.to_owned(),
-                certificate,
-                ca_certificate,
-                known: serde_json::from_str(&members).map_err(nonsense)?,
-            })
-        }
+        Next::Welcome(JoinAnswer::Welcome {
+            cluster,
+            epoch,
+            certificate,
+            ca_certificate,
+            member,
+            members,
+            ..
+        }) if cluster == identity.cluster => Ok(Identity {
+            cluster,
+            epoch,
+            member: serde_json::from_str(&member).map_err(nonsense)?,
+            key: key.to_owned(),
+            certificate,
+            ca_certificate,
+            known: serde_json::from_str(&members).map_err(nonsense)?,
+        }),
         Next::Welcome(JoinAnswer::Refused(why)) | Next::Refused(why) => Err(RebuildError::Refused(why)),
         Next::Doubled(places) => Err(RebuildError::Doubled(places)),
         Next::GiveUp => Err(RebuildError::NoLeader(timing::TAKEN_BACK.as_secs())),

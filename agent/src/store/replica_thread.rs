@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use raft_store::timing::TICK_MS;
 use raft_store::{
-    Change, Config, Effect, Epoch, Fatal, FileDisk, Input, Millis, NodeId, OpenError, Outcome, ProposalId, ReadId,
-    Replica, Revision, Role, View,
+    Change, Config, Effect, Epoch, Fatal, FileDisk, Input, Millis, NodeId, OpenError, Outcome, ProposalId,
+    ReadId, Replica, Revision, Role, View,
 };
 use tokio::sync::{oneshot, watch};
 use tracing::{error, info};

@@ -210,9 +210,14 @@ async fn status(client: &Client, output: &super::Output) -> Result<(), CommandEr
         "Version:   {} (this binary supports {} to {})",
         version["cluster"], version["oldest"], version["newest"]
     );
-    let waits: Vec<&str> = version["waitsFor"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let waits: Vec<&str> =
+        version["waitsFor"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     if !waits.is_empty() {
-        println!("Note:      the cluster is raised to version {} once these are upgraded: {}", version["newest"], waits.join(", "));
+        println!(
+            "Note:      the cluster is raised to version {} once these are upgraded: {}",
+            version["newest"],
+            waits.join(", ")
+        );
     }
     if let Some(advice) = status["advice"].as_str() {
         println!("Note:      {advice}");

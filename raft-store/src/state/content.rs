@@ -70,9 +70,6 @@ mod tests {
     #[test]
     fn the_numbers_are_the_same_on_every_machine_and_in_every_version() {
         let content = Content::of([(&Key::from("key"), &entry("value", 7))]);
-        assert_eq!(
-            content.to_bytes(),
-            [75, 212, 66, 188, 33, 98, 109, 84, 75, 63, 41, 11, 125, 6, 160, 134]
-        );
+        assert_eq!(content.to_bytes(), [75, 212, 66, 188, 33, 98, 109, 84, 75, 63, 41, 11, 125, 6, 160, 134]);
     }
 }

@@ -82,7 +82,8 @@ fn an_old_binary_that_meets_a_newer_version_stops_and_names_it() {
     world.input(leader, Input::Propose { id, command });
     let said = catch_unwind(AssertUnwindSafe(|| world.run_for(3_000))).unwrap_err();
     let said = said.downcast_ref::<String>().cloned().unwrap_or_default();
-    let wanted = "it needs cluster version 2, and this binary supports up to 1; upgrade skein on this machine";
+    let wanted =
+        "it needs cluster version 2, and this binary supports up to 1; upgrade skein on this machine";
     assert!(said.contains("node 3") && said.contains(wanted), "{said}");
     let config = world.config(3, 9);
     // A store that was written at the newer version is not opened at all.

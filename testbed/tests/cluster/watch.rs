@@ -22,9 +22,8 @@ const FILLERS: u64 = 40;
 const COST: u64 = 96 << 10;
 
 fn resident(world: &World) -> u64 {
-    let text =
-        std::fs::read_to_string(format!("/proc/{}/status", world.host(0).agent_pid().unwrap().unwrap()))
-            .unwrap();
+    let path = format!("/proc/{}/status", world.host(0).agent_pid().unwrap().unwrap());
+    let text = world.run(0, &["cat", &path]);
     let line = text.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }

@@ -91,10 +91,8 @@ fn clients_that_do_not_read_cost_no_memory_and_get_every_change_or_are_told_that
             fill_history(&world);
         }
         let first = turn * CHANGES + 1;
-        let revision = api.get(&format!("{MAPS}/m")).unwrap()["metadata"]["resourceVersion"]
-            .as_str()
-            .unwrap()
-            .to_owned();
+        let list = api.get(MAPS).unwrap();
+        let revision = list["metadata"]["resourceVersion"].as_str().unwrap();
         let path =
             format!("{MAPS}?watch=1&allowWatchBookmarks=true&timeoutSeconds=600&resourceVersion={revision}");
         watchers.push((first, api.watch(&path).unwrap()));

@@ -427,6 +427,9 @@ impl World {
         if self.nodes[&id].replica.is_some() || self.nodes[&id].broken {
             return;
         }
+        if self.nodes[&id].boots >= 2 && self.binaries.remove(&id).is_some() {
+            self.count("upgrade");
+        }
         let config = self.config(id, self.nodes[&id].boots);
         let node = self.nodes.get_mut(&id).unwrap();
         node.boots += 1;

@@ -13,25 +13,44 @@ use tracing::{info, warn};
 use crate::cluster::Cluster;
 use crate::members::{Member, PREFIX, in_view};
 use crate::store::Touched;
+use crate::timing;
 
 /// Raises the version when it can be, for as long as this machine leads.
 pub async fn keep(cluster: &Arc<Cluster>, epoch: Epoch) {
     let mut views = cluster.store.objects();
     let mut touched = Touched::below([PREFIX]);
+    let mut due = true;
     loop {
         let view = views.borrow_and_update().clone();
-        if touched.look(&view)
-            && let Some(version) = raise(view.version(), in_view(&view).iter().map(Member::supported))
-        {
-            match cluster.store.propose_here(Command::SetVersion { version, epoch }).await {
-                Some(Outcome::Applied { .. }) => {
-                    info!(%version, "the cluster is raised: every member supports it")
-                }
-                outcome => warn!(%version, ?outcome, "the cluster could not be raised"),
-            }
+        due |= touched.look(&view);
+        if due {
+            due = !settle(cluster, epoch, &view).await;
         }
-        if views.changed().await.is_err() {
+        // What did not succeed is tried again, also where nothing changes.
+        let changed = views.changed();
+        let ended = match due {
+            true => matches!(tokio::time::timeout(timing::REQUEST_DEADLINE, changed).await, Ok(Err(_))),
+            false => changed.await.is_err(),
+        };
+        if ended {
             return;
+        }
+    }
+}
+
+/// Raises the version if it can be; whether nothing is left to do.
+async fn settle(cluster: &Cluster, epoch: Epoch, view: &View) -> bool {
+    let Some(version) = raise(view.version(), in_view(view).iter().map(Member::supported)) else {
+        return true;
+    };
+    match cluster.store.propose_here(Command::SetVersion { version, epoch }).await {
+        Some(Outcome::Applied { .. }) => {
+            info!(%version, "the cluster is raised: every member supports it");
+            true
+        }
+        outcome => {
+            warn!(%version, ?outcome, "the cluster could not be raised yet");
+            false
         }
     }
 }

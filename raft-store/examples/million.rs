@@ -9,6 +9,7 @@
 )]
 
 use std::path::{Path, PathBuf};
+use std::process;
 use std::time::Instant;
 
 use raft_store::{
@@ -27,11 +28,12 @@ fn main() {
     }
     let _ = std::fs::remove_dir_all(&directory);
     fill(&directory, objects);
-    // In a process of its own, as an agent starts.
-    let own = std::env::current_exe().unwrap();
-    let again =
-        std::process::Command::new(own).arg(&directory).args([&objects.to_string(), "again"]).status();
-    assert!(again.unwrap().success());
+    // In processes of their own, as agents start.
+    for _ in 0..3 {
+        let own = std::env::current_exe().unwrap();
+        let again = process::Command::new(own).arg(&directory).args([&objects.to_string(), "again"]).status();
+        assert!(again.unwrap().success());
+    }
     std::fs::remove_dir_all(&directory).unwrap();
 }
 

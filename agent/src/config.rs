@@ -29,6 +29,8 @@ pub struct Config {
     pub upstream_dns: Vec<IpAddr>,
     /// How long members' certificates last that this machine signs.
     pub certificate_lifetime: Duration,
+    /// How often the replicas' states are compared while this machine leads.
+    pub compare_states: Duration,
 }
 
 impl Default for Config {
@@ -43,6 +45,7 @@ impl Default for Config {
             name: None,
             upstream_dns: Vec::new(),
             certificate_lifetime: crate::timing::CERTIFICATE_LIFETIME,
+            compare_states: crate::timing::COMPARE_STATES,
         }
     }
 }

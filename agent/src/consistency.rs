@@ -16,13 +16,12 @@ use crate::cluster::Cluster;
 use crate::events::Report;
 use crate::mesh::wire::{self, Request, Response};
 use crate::objects::shown;
-use crate::timing;
 
 /// Compares until this machine leads no more.
 pub async fn keep(cluster: &Arc<Cluster>) {
     let mut told = BTreeSet::new();
     loop {
-        tokio::time::sleep(timing::COMPARE_STATES).await;
+        tokio::time::sleep(cluster.config.compare_states).await;
         for difference in compare(&gather(cluster).await) {
             if told.insert(difference) {
                 tell(cluster, difference).await;

@@ -33,28 +33,67 @@ struct Life {
 #[derive(Debug)]
 struct Heard {
     current: Life,
+    /// When that said its last word.
+    spoke: u64,
     /// Over, by number, with the time at which another took their place.
     past: BTreeMap<u64, u64>,
     /// Two that ran at once.
     doubled: Vec<Life>,
 }
 
-/// What has been heard of each member's lives.
+/// What has been heard of each member's lives, and since when which of them has asked to be known by another key.
 #[derive(Debug, Default)]
-pub struct Lives(BTreeMap<NodeId, Heard>);
+pub struct Lives(BTreeMap<NodeId, Heard>, BTreeMap<NodeId, (u64, u64)>);
+
+/// Whether a member's process may have the member known by another key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MayReplace {
+    Yes,
+    /// Another one may speak yet.
+    NotYet,
+    /// Another one runs: the places of both.
+    Doubled([String; 2]),
+}
 
 impl Lives {
+    /// A process that runs as this member asks to have it known by another key. It may, once nobody else was heard as the member for
+    /// long enough since it first asked.
+    pub fn may_replace(&mut self, now: u64, node: NodeId, number: u64, place: &str) -> MayReplace {
+        let asked = self.1.entry(node).or_insert((number, now));
+        if asked.0 != number {
+            *asked = (number, now);
+        }
+        let since = asked.1;
+        if let Some(heard) = self.0.get_mut(&node) {
+            if heard.current.number != number && heard.spoke >= since + LATE_MS && heard.doubled.is_empty() {
+                heard.doubled = vec![heard.current.clone(), Life { number, place: place.to_owned() }];
+            }
+            if let [first, second] = heard.doubled.as_slice() {
+                return MayReplace::Doubled([first.place.clone(), second.place.clone()]);
+            }
+        }
+        let long_enough = now.saturating_sub(since) >= timing::HEAR_OF_DOUBLES.as_millis() as u64;
+        if long_enough { MayReplace::Yes } else { MayReplace::NotYet }
+    }
+
     /// Takes a life's word; answers the places of both if two run as this member.
     pub fn heard(&mut self, now: u64, node: NodeId, number: u64, place: &str) -> Option<[String; 2]> {
         let life = Life { number, place: place.to_owned() };
         let Some(heard) = self.0.get_mut(&node) else {
-            self.0.insert(node, Heard { current: life, past: BTreeMap::new(), doubled: Vec::new() });
+            self.0.insert(
+                node,
+                Heard { current: life, spoke: now, past: BTreeMap::new(), doubled: Vec::new() },
+            );
             return None;
         };
         if !heard.doubled.contains(&life) {
             match heard.past.get(&number) {
-                _ if heard.current.number == number => return None,
+                _ if heard.current.number == number => {
+                    heard.spoke = now;
+                    return None;
+                }
                 None => {
+                    heard.spoke = now;
                     let over = std::mem::replace(&mut heard.current, life);
                     heard.past.insert(over.number, now);
                     return None;
@@ -74,10 +113,17 @@ pub type Watch = Arc<Mutex<Lives>>;
 /// Answers a member's word.
 pub fn answer(cluster: &Cluster, from: NodeId, life: u64, place: &str) -> Response {
     let mut lives = cluster.lives.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some([one, other]) = lives.heard(clock::millis(), from, life, place) else { return Response::Done };
+    match lives.heard(clock::millis(), from, life, place) {
+        Some(places) => tell(cluster, from, &places),
+        None => Response::Done,
+    }
+}
+
+/// Says, and writes down, that two run as one member.
+pub fn tell(cluster: &Cluster, from: NodeId, [one, other]: &[String; 2]) -> Response {
     let name = cluster.roster.get(from).map_or_else(|| from.to_string(), |member| member.name);
     error!(%name, %one, %other, "two machines run as the same member: a disk was copied; both are refused");
-    let places = [one, other].join(" and ");
+    let places = format!("{one} and {other}");
     // The other one may speak to another member: the store tells it, and everybody.
     let (store, record) = (cluster.store.clone(), Plan::new().put(&key(&name), &places).build());
     clock::spawn(async move {
@@ -103,21 +149,26 @@ fn written(cluster: &Cluster) -> Option<String> {
 /// Tells this life: to the leader, or where this machine leads to any other member.
 pub async fn run(cluster: Arc<Cluster>) {
     let life = clock::random_u64();
-    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
     loop {
         if let Some(places) = written(&cluster) {
             stop(&cluster, &places);
         }
         if let Some(to) = listener(&cluster) {
-            let address =
-                towards(to.address).map_or_else(|| "no address".into(), |address| address.to_string());
-            let word = Request::Life { number: life, place: format!("{host} ({address})") };
+            let word = Request::Life { number: life, place: place([&to]) };
             if let Ok(Response::Doubled(places)) = cluster.mesh.request(to.node_id(), word).await {
                 stop(&cluster, &places);
             }
         }
         tokio::time::sleep(timing::TELL_LIFE).await;
     }
+}
+
+/// Where this process runs, as one reaches these members from here.
+pub fn place<'a>(members: impl IntoIterator<Item = &'a Member>) -> String {
+    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
+    let address = members.into_iter().find_map(|member| towards(member.address));
+    let address = address.map_or_else(|| "no address".into(), |address| address.to_string());
+    format!("{host} ({address})")
 }
 
 fn listener(cluster: &Cluster) -> Option<Member> {
@@ -131,10 +182,15 @@ fn listener(cluster: &Cluster) -> Option<Member> {
 }
 
 /// Ends this agent, and sees to it that it does not come back by itself.
-fn stop(cluster: &Cluster, places: &str) {
-    let why = said(cluster.name(), places);
+fn stop(cluster: &Cluster, places: &str) -> ! {
+    stop_as_doubled(&cluster.config.data, cluster.name(), places)
+}
+
+/// The same, before there is a cluster.
+pub fn stop_as_doubled(data: &Path, name: &str, places: &str) -> ! {
+    let why = said(name, places);
     error!("{why}");
-    if let Err(error) = identity::write_durably(&mark(&cluster.config.data), why.as_bytes()) {
+    if let Err(error) = identity::write_durably(&mark(data), why.as_bytes()) {
         error!(%error, "this could not be written down: the agent will come back, and be refused again");
     }
     std::process::exit(71);
@@ -167,6 +223,33 @@ mod tests {
         for (now, life) in [(0, 1), (2_000, 1), (4_000, 2), (4_100, 1), (6_000, 2), (9_000, 3), (60_000, 4)] {
             assert_eq!(lives.heard(now, NODE, life, "a"), None, "at {now}");
         }
+    }
+
+    #[test]
+    fn a_member_is_known_by_another_key_only_after_nobody_else_was_heard_as_it() {
+        let mut lives = Lives::default();
+        lives.heard(0, NODE, 1, "host2");
+        assert_eq!(lives.may_replace(1_000, NODE, 2, "host2"), MayReplace::NotYet);
+        lives.heard(2_000, NODE, 1, "host2");
+        assert_eq!(lives.may_replace(6_000, NODE, 2, "host2"), MayReplace::NotYet, "words may be late");
+        assert_eq!(lives.may_replace(8_000, NODE, 2, "host2"), MayReplace::Yes);
+        // Another process begins to wait anew, also where nothing was ever heard.
+        assert_eq!(lives.may_replace(9_000, NODE, 3, "host2"), MayReplace::NotYet);
+        assert_eq!(Lives::default().may_replace(9_000, NODE, 3, "host2"), MayReplace::NotYet);
+    }
+
+    #[test]
+    fn a_copied_disk_does_not_take_the_place_of_the_original_that_runs() {
+        let mut lives = Lives::default();
+        lives.heard(0, NODE, 1, "host2");
+        assert_eq!(lives.may_replace(1_000, NODE, 2, "host4"), MayReplace::NotYet);
+        lives.heard(2_000, NODE, 1, "host2");
+        lives.heard(4_000, NODE, 1, "host2");
+        let both = MayReplace::Doubled(["host2".into(), "host4".into()]);
+        assert_eq!(lives.may_replace(5_000, NODE, 2, "host4"), both);
+        assert_eq!(lives.may_replace(60_000, NODE, 2, "host4"), both);
+        let told = Some(["host2".to_string(), "host4".to_string()]);
+        assert_eq!(lives.heard(60_500, NODE, 1, "host2"), told, "the original is told too");
     }
 
     #[test]

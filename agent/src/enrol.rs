@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use api::kinds::Kind;
 use api::{Object, duration, keys};
-use raft_store::{NodeId, View};
+use raft_store::{NodeId, Supported, View};
 use serde_json::json;
 
 use crate::clock;
@@ -17,7 +17,7 @@ use crate::mesh::wire::{JoinAnswer, JoinRequest, Request, Response};
 use crate::objects::shown;
 use crate::pki::{self, Authority, Token};
 use crate::store::{Plan, TransactError};
-use crate::timing;
+use crate::{timing, versions};
 
 /// A machine is not let in.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +85,11 @@ fn sha(bytes: &[u8]) -> [u8; 32] {
 }
 
 /// Answers a join request: the leader decides, wherever the request came in.
-pub async fn admit(cluster: &Cluster, request: &JoinRequest) -> JoinAnswer {
+pub async fn admit(cluster: &Cluster, request: &JoinRequest, supported: Supported) -> JoinAnswer {
+    // The version never goes down. One that goes up in this moment is noticed by the newcomer's replica, which stops and says so.
+    if let Some(why) = versions::misfit(cluster.store.view().version(), supported) {
+        return JoinAnswer::Refused(why);
+    }
     match signing::ask(cluster, Request::Enrol(request.clone())).await {
         Response::Admitted(answer) => answer,
         Response::Refused(why) => JoinAnswer::Refused(why),
@@ -178,6 +182,7 @@ async fn add(
             no_voter,
             // Its agent says it once it has the state.
             seal_key: String::new(),
+            versions: None,
         };
         match cluster.store.transact(enrolment(&member, &view), None).await {
             Ok(revision) => {
@@ -332,6 +337,7 @@ mod tests {
             block: n - 1,
             no_voter: false,
             seal_key: String::new(),
+            versions: None,
         }
     }
 

@@ -18,6 +18,13 @@ pub const JOINING: &str = "joining";
 /// Ending of a file that is being written.
 pub const ASIDE: &str = "new";
 
+/// The record itself, below `DATA/member`: without it the rest does not count.
+pub const RECORD: &str = "identity.json";
+/// There once the store was made: a member that lost it must not vote under its old name.
+pub const STORE_SEEN: &str = "store-seen";
+/// The member list, as it was last seen.
+pub const MEMBERS: &str = "members.json";
+
 /// This machine as a member of a cluster.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Identity {
@@ -34,7 +41,7 @@ pub struct Identity {
     pub certificate: String,
     #[serde(skip)]
     pub ca_certificate: String,
-    /// The members known when this machine joined: enough to find the others before the store has arrived.
+    /// The members when this machine joined, or as it last saw them: enough to find the others before the store has arrived.
     pub known: Vec<Member>,
 }
 
@@ -70,7 +77,7 @@ impl Identity {
     /// Reads the identity, `None` on a machine that was never told to join anything.
     pub fn load(data: &Path) -> Result<Option<Identity>, IdentityError> {
         let directory = data.join("member");
-        let path = directory.join("identity.json");
+        let path = directory.join(RECORD);
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -85,27 +92,46 @@ impl Identity {
         identity.key = read("node.key")?;
         identity.certificate = read("node.crt")?;
         identity.ca_certificate = read("ca.crt")?;
+        let seen = fs::read(directory.join(MEMBERS)).ok();
+        if let Some(seen) = seen.and_then(|text| serde_json::from_slice::<Vec<Member>>(&text).ok()) {
+            identity.known = seen;
+        }
         Ok(Some(identity))
     }
 
     /// Writes the identity; `identity.json` last, so that a half-written one does not count.
     pub fn save(&self, data: &Path) -> Result<(), IdentityError> {
         let directory = data.join("member");
-        make_private_directory(&directory)?;
+        // It was of the identity before.
+        let _ = fs::remove_file(directory.join(MEMBERS));
+        self.save_below(&directory)
+    }
+
+    /// As [`Identity::save`], into a directory of its own.
+    pub fn save_below(&self, directory: &Path) -> Result<(), IdentityError> {
+        make_private_directory(directory)?;
         write_durably(&directory.join("node.key"), self.key.as_bytes())?;
         write_durably(&directory.join("node.crt"), self.certificate.as_bytes())?;
         write_durably(&directory.join("ca.crt"), self.ca_certificate.as_bytes())?;
-        let path = directory.join("identity.json");
+        let path = directory.join(RECORD);
         let text = serde_json::to_vec_pretty(self)
             .map_err(|cause| IdentityError::Damaged { path: path.clone(), cause })?;
         write_durably(&path, &text)
     }
 }
 
+/// Keeps the member list for a start without a store: whom to ask.
+pub fn remember(data: &Path, members: &[Member]) {
+    let text = serde_json::to_vec(members).unwrap_or_default();
+    if let Err(error) = write_durably(&data.join("member").join(MEMBERS), &text) {
+        tracing::warn!(%error, "the member list could not be kept beside the store");
+    }
+}
+
 /// Forgets a membership that did not come to be. `identity.json` goes first: without it the rest does not count.
 pub fn forget(data: &Path) {
     let member = data.join("member");
-    let _ = fs::remove_file(member.join("identity.json"));
+    let _ = fs::remove_file(member.join(RECORD));
     let _ = File::open(&member).and_then(|directory| directory.sync_all());
     let _ = fs::remove_dir_all(member);
     let _ = fs::remove_dir_all(data.join("store"));

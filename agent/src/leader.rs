@@ -23,7 +23,7 @@ use crate::mesh::wire::{Request, Response};
 use crate::objects::shown;
 use crate::recovery::bring_over;
 use crate::store::{Plan, Touched};
-use crate::{brake, consistency, images, timing, voters};
+use crate::{brake, consistency, images, timing, versions, voters};
 
 /// Taint of a dead node, as Kubernetes names it.
 pub const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
@@ -40,6 +40,7 @@ pub async fn run(cluster: Arc<Cluster>) {
                 () = bring_over::tell(&cluster) => {}
                 () = keep_copies(&cluster) => {}
                 () = consistency::keep(&cluster) => {}
+                () = versions::keep(&cluster, epoch) => {}
                 _ = leadership.wait_for(|now| now.epoch != Some(epoch)) => {}
             }
         }

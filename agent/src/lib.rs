@@ -31,6 +31,7 @@ pub mod objects;
 pub mod pki;
 mod priority;
 pub mod probe;
+pub mod rebuild;
 pub mod recovery;
 pub mod requests;
 pub mod reset;
@@ -39,8 +40,14 @@ pub mod run;
 pub mod server;
 pub mod store;
 pub mod timing;
+pub mod versions;
 pub mod voters;
 pub mod worker;
 
 pub use config::Config;
 pub use run::{RunError, run};
+
+/// The oldest and the newest cluster version that this binary supports.
+pub fn cluster_versions() -> (raft_store::Version, raft_store::Version) {
+    (raft_store::Supported::OURS.oldest, raft_store::Supported::OURS.newest)
+}

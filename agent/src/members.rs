@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use raft_store::{NodeId, View};
+use raft_store::{NodeId, Supported, Version, View};
 use serde::{Deserialize, Serialize};
 
 /// Prefix of member records in the store; the name follows.
@@ -33,6 +33,9 @@ pub struct Member {
     /// Hex of the public key that the keyring is sealed to for this member; empty until its agent has said it.
     #[serde(default)]
     pub seal_key: String,
+    /// The oldest and the newest cluster version that its binary supports; absent until its agent has said it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub versions: Option<(u32, u32)>,
 }
 
 /// A join token's record, stored at `t/HASH` in JSON.
@@ -49,6 +52,14 @@ impl Member {
         NodeId(self.id)
     }
 
+    /// What its binary supports.
+    pub fn supported(&self) -> Supported {
+        self.versions.map_or(Supported::UNSAID, |(oldest, newest)| Supported {
+            oldest: Version(oldest),
+            newest: Version(newest),
+        })
+    }
+
     /// First address of the member's block in the default network: its overlay address.
     pub fn overlay(&self) -> Ipv4Addr {
         Ipv4Addr::new(10, 42, self.block, 1)
@@ -58,6 +69,11 @@ impl Member {
     pub fn pod_cidr(&self) -> String {
         format!("10.42.{}.0/24", self.block)
     }
+}
+
+/// What this binary says of itself.
+pub fn own_versions() -> Option<(u32, u32)> {
+    Some((Supported::OURS.oldest.0, Supported::OURS.newest.0))
 }
 
 /// raft id of a member by the hash of its key. Never zero.

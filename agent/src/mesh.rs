@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use quinn::{Connection, Endpoint, RecvStream, SendStream};
-use raft_store::NodeId;
+use raft_store::{NodeId, Supported};
 use tokio::sync::mpsc;
 use tracing::{debug, info};
 
@@ -63,6 +63,8 @@ pub enum Incoming {
     /// A machine that is not a member yet; it has seen our certificate, we know nothing of it.
     Join {
         request: wire::JoinRequest,
+        /// The cluster versions that its binary supports.
+        supported: Supported,
         send: SendStream,
     },
 }
@@ -190,11 +192,21 @@ impl Mesh {
 
     /// One request, one answer.
     pub async fn request(&self, to: NodeId, request: Request) -> Result<Response, MeshError> {
+        self.request_for(to, request, timing::MESH_REQUEST).await
+    }
+
+    /// One request, one answer, for which there is so much time.
+    pub async fn request_for(
+        &self,
+        to: NodeId,
+        request: Request,
+        time: std::time::Duration,
+    ) -> Result<Response, MeshError> {
         let work = async {
             let (_send, mut receive) = self.open(to, Class::Control, &request).await?;
             wire::read_frame::<Response>(&mut receive).await.map_err(|why| self.broken(to, why.to_string()))
         };
-        match tokio::time::timeout(timing::MESH_REQUEST, work).await {
+        match tokio::time::timeout(time, work).await {
             Ok(answer) => answer,
             Err(_) => Err(self.broken(to, "no answer in time".into())),
         }
@@ -224,6 +236,12 @@ impl Mesh {
     pub fn close(&self) {
         self.0.endpoint.close(0u32.into(), b"closing");
         self.0.thread.end();
+    }
+
+    /// As [`Mesh::close`], and the others are told before it returns.
+    pub async fn shut(&self) {
+        self.close();
+        self.0.endpoint.wait_idle().await;
     }
 
     /// Closes the connections to members that are no longer listed.

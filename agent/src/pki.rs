@@ -155,6 +155,12 @@ pub fn signing_request(key: &str) -> Result<String, PkiError> {
     Ok(CertificateParams::default().serialize_request(&key)?.pem()?)
 }
 
+/// A certificate that only its own key vouches for: between members, who look at the key alone.
+pub fn own_certificate(key: &str) -> Result<String, PkiError> {
+    let key = KeyPair::from_pem(key)?;
+    Ok(CertificateParams::default().self_signed(&key)?.pem())
+}
+
 /// The first certificate of a PEM text.
 pub fn certificate_der(pem: &str) -> Result<CertificateDer<'static>, PkiError> {
     CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| PkiError::Read(error.to_string()))

@@ -18,6 +18,7 @@ use crate::keyring::signing;
 use crate::members::Member;
 use crate::mesh::wire::{self, Forwarded, Request, Response, Settled};
 use crate::mesh::{Class, Incoming};
+use crate::rebuild::admission::{self, Wish};
 use crate::server::pods;
 use crate::{consistency, doubles, keyring, members, membership, recovery};
 
@@ -38,10 +39,10 @@ pub async fn dispatch(
             Incoming::Request { from, request, send, receive } => {
                 spawn(answer(cluster.clone(), gossip.clone(), from, request, send, receive));
             }
-            Incoming::Join { request, mut send } => {
+            Incoming::Join { request, supported, mut send } => {
                 let cluster = cluster.clone();
                 spawn(async move {
-                    let answer = enrol::admit(&cluster, &request).await;
+                    let answer = enrol::admit(&cluster, &request, supported).await;
                     let _ = wire::write_frame(&mut send, &answer).await;
                     let _ = send.finish();
                     let _ = send.stopped().await;
@@ -84,6 +85,9 @@ async fn answer(
         Request::NewEpoch { epoch, members } => recovery::bring_over::told(&cluster, epoch, &members).await,
         Request::Life { number, place } => doubles::answer(&cluster, from, number, &place),
         Request::Marks => consistency::own(&cluster).await,
+        Request::Replace { signing_request, life, place, why } => {
+            admission::answer(&cluster, from, Wish { signing_request, life, place, why }).await
+        }
         Request::Logs { uid, container, options } => {
             return pods::serve_log(&cluster, &uid, &container, options, send).await;
         }
@@ -196,7 +200,7 @@ fn may_forward(sender: Option<&Member>, transaction: &Transaction) -> bool {
         let record = serde_json::from_slice::<Member>(&value.0).ok();
         let (Some(sender), Some(record)) = (sender, record) else { return false };
         *key.0 == *members::key(&sender.name).as_bytes()
-            && Member { seal_key: sender.seal_key.clone(), ..record } == *sender
+            && Member { seal_key: sender.seal_key.clone(), versions: sender.versions, ..record } == *sender
     })
 }
 
@@ -215,6 +219,7 @@ mod tests {
             block: 0,
             no_voter: false,
             seal_key: String::new(),
+            versions: None,
         }
     }
 
@@ -225,7 +230,7 @@ mod tests {
     #[test]
     fn a_member_says_its_own_sealing_key_and_changes_nothing_else_of_the_member_list() {
         let (a, b) = (member("a", 1), member("b", 2));
-        let said = Member { seal_key: "cd".into(), ..a.clone() };
+        let said = Member { seal_key: "cd".into(), versions: Some((1, 2)), ..a.clone() };
         assert!(may_forward(Some(&a), &put(&said, "a")));
         assert!(!may_forward(Some(&b), &put(&said, "a")));
         assert!(!may_forward(Some(&a), &put(&said, "b")));

@@ -41,7 +41,17 @@ pub async fn reset(config: &Config) -> Result<(), ResetError> {
     drop(runtime);
     Fabric::reset(FabricConfig::default()).await?;
     // What is below stays if it is not ours: only the directories that the agent makes go.
-    let directories = ["member", identity::JOINING, "store", "blobs", "layers", "staging", "pods", "uploads"];
+    let directories = [
+        "member",
+        "member.next",
+        identity::JOINING,
+        "store",
+        "blobs",
+        "layers",
+        "staging",
+        "pods",
+        "uploads",
+    ];
     for directory in directories {
         remove(&config.data.join(directory))?;
     }

@@ -52,7 +52,7 @@ pub fn restore(data: &Path, identity: &Identity, path: &Path) -> Result<Restored
     let store = data.join("store");
     identity::make_private_directory(&store)?;
     rescued.begin_anew(FileDisk::open(&store.join("log"))?, config, &changes)?;
-    identity::write_durably(&data.join("member").join("store-seen"), b"")?;
+    identity::write_durably(&data.join("member").join(identity::STORE_SEEN), b"")?;
     let objects = view.prefix(b"o/", None).count();
     Ok(Restored { cluster: from.to_string(), objects, ring: Ring::in_view(&view) })
 }

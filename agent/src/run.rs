@@ -30,7 +30,7 @@ use crate::images::Images;
 use crate::keyring::holders::Keys;
 use crate::keyring::seal::SealKey;
 use crate::keyring::{self, Ring, Secrets, signing};
-use crate::members::{Member, Roster, id_of_key, in_view};
+use crate::members::{self, Member, Roster, id_of_key, in_view};
 use crate::membership::Membership;
 use crate::mesh::wire::{JoinAnswer, JoinRequest};
 use crate::mesh::{Mesh, join};
@@ -43,7 +43,7 @@ use crate::server::own::Upload;
 use crate::store::{self, Birth, Plan, Store};
 use crate::worker::addresses::Addresses;
 use crate::{
-    backup, control, doubles, enrol, gossip, leader, names, node, requests, restore, server, worker,
+    backup, control, doubles, enrol, gossip, leader, names, node, rebuild, requests, restore, server, worker,
 };
 
 /// The agent cannot start.
@@ -77,6 +77,8 @@ pub enum RunError {
     Keyring(#[from] keyring::SealError),
     #[error("the backup's keyring: {0}")]
     Recovery(#[from] keyring::OpenError),
+    #[error("coming back under a new identity: {0}")]
+    Rebuild(#[from] rebuild::RebuildError),
     #[error("{0}")]
     Doubled(String),
     #[error("no leader within 10 s")]
@@ -120,6 +122,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let state = State::default();
     let (orders, mut told) = mpsc::channel::<Order>(1);
     listen::unix(&config.socket(), handler(config.clone(), state.clone(), orders))?;
+    rebuild::finish(&config.data)?;
     match Identity::load(&config.data)? {
         Some(mut identity) => {
             if let Some(why) = doubles::found_earlier(&config.data) {
@@ -128,7 +131,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
             carry_out::carry_out(&config.data, &mut identity);
             info!(name = %identity.member.name, cluster = %identity.cluster, "member");
             let birth = birth(&config, &identity);
-            state.set(start(&config, identity, birth).await?);
+            state.set(start_again(&config, identity, birth).await?);
         }
         None => {
             info!("not a member of any cluster: waiting for 'skein init' or 'skein join'");
@@ -139,11 +142,27 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     std::future::pending().await
 }
 
+/// Starts a member; one whose store cannot be trusted has itself taken back by the others first.
+async fn start_again(config: &Config, identity: Identity, birth: Birth) -> Result<Arc<Cluster>, RunError> {
+    let error = match start(config, identity.clone(), birth).await {
+        Ok(cluster) => return Ok(cluster),
+        Err(error) => error,
+    };
+    let Some(why) = rebuild::distrust(&error) else { return Err(error) };
+    match rebuild::rebuild(config, &identity, &why).await {
+        Ok(identity) => start(config, identity, Birth::Joining).await,
+        Err(rebuild_error) => {
+            error!(error = %rebuild_error, "this machine cannot come back by itself");
+            Err(error)
+        }
+    }
+}
+
 /// How the store of a machine with an identity comes to life: after its first start it must have its files.
 fn birth(config: &Config, identity: &Identity) -> Birth {
     let alone =
         identity.epoch == 0 && identity.known.len() == 1 && identity.known.first() == Some(&identity.member);
-    match (config.data.join("member").join("store-seen").exists(), alone) {
+    match (config.data.join("member").join(identity::STORE_SEEN).exists(), alone) {
         (true, _) => Birth::Again,
         (false, true) => Birth::First,
         (false, false) => Birth::Joining,
@@ -291,7 +310,7 @@ async fn join_cluster(
         signing_request,
     };
     look_first(config).await?;
-    let answer = join::ask(address, token, &request).await?;
+    let answer = join::ask(address, token, &request, raft_store::Supported::OURS).await?;
     let JoinAnswer::Welcome { cluster, epoch, certificate, ca_certificate, member, members, .. } = answer
     else {
         return Err(RunError::Answer("refused".into()));
@@ -342,7 +361,7 @@ async fn start(config: &Config, identity: Identity, birth: Birth) -> Result<Arc<
         }
     };
     spawn(keep_session(store.clone(), config.data.join("store").join("session")));
-    follow_members(store.clone(), roster.clone(), mesh.clone());
+    follow_members(store.clone(), roster.clone(), mesh.clone(), config.data.clone());
     let core = Membership::new(me.node_id(), boot, clock::random_u64());
     let (gossip, suspects) = gossip::start(core, mesh.clone(), roster.clone());
     let sources = Sources {
@@ -389,9 +408,14 @@ fn open_store(config: &Config, identity: &Identity, birth: Birth, mesh: &Mesh) -
     identity::make_private_directory(&directory)?;
     let me = identity.member.node_id();
     let replica = ReplicaConfig::new(me, identity.store_id(identity.epoch), clock::random_u64());
-    let running = store::start(&directory.join("log"), replica, birth, sends(mesh.clone()))?;
+    if let Some(why) = rebuild::condemned(&directory) {
+        return Err(store::StoreError::Untrusted(why).into());
+    }
+    let condemned = directory.clone();
+    let distrusted = Box::new(move |why: &str| rebuild::condemn(&condemned, why));
+    let running = store::start(&directory.join("log"), replica, birth, sends(mesh.clone()), distrusted)?;
     // Beside the identity, not beside the log: a member whose store is gone must not vote under its old name.
-    identity::write_durably(&config.data.join("member").join("store-seen"), b"")?;
+    identity::write_durably(&config.data.join("member").join(identity::STORE_SEEN), b"")?;
     let store = Store::new(me, running, mesh.clone());
     let sink = store.clone();
     mesh.give_raft_to(Box::new(move |from, bytes| sink.input(Input::Message { from, bytes })));
@@ -419,7 +443,7 @@ fn sends(mesh: Mesh) -> store::Sends {
 }
 
 /// Keeps the roster at the newest member list; who left it is cut off, on open connections too.
-fn follow_members(store: Store, roster: Roster, mesh: Mesh) {
+fn follow_members(store: Store, roster: Roster, mesh: Mesh, data: std::path::PathBuf) {
     let mut views = store.objects();
     spawn(async move {
         let mut last: Vec<Member> = Vec::new();
@@ -432,6 +456,7 @@ fn follow_members(store: Store, roster: Roster, mesh: Mesh) {
                         "this machine has been removed from the cluster: 'skein node reset' makes it a stranger that can join again"
                     );
                 }
+                identity::remember(&data, &members);
                 roster.replace(members.clone());
                 mesh.drop_strangers();
                 last = members;

@@ -334,5 +334,8 @@ impl Plan {
     }
 }
 
+/// Is told why the disk does not hold what this replica had promised, before the process ends.
+pub type Distrusted = Box<dyn Fn(&str) + Send>;
+
 /// Sends a raft message; called on the replica's thread, so that it must not wait.
 pub type Sends = Box<dyn Fn(Outgoing) + Send>;

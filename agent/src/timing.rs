@@ -62,6 +62,10 @@ pub const CERTIFICATE_LIFETIME: Duration = ms(7 * 86_400_000);
 pub const BOOKMARK: Duration = ms(60_000);
 /// An agent tells that it runs this often.
 pub const TELL_LIFE: Duration = ms(2_000);
+/// A leader listens for so long whether another machine runs as the member that wants another key: words that are late, and two more.
+pub const HEAR_OF_DOUBLES: Duration = ms(7_000);
+/// For so long a machine whose store cannot be trusted looks for a leader, without a word from one.
+pub const TAKEN_BACK: Duration = ms(30_000);
 /// A leader compares the replicas' states this often.
 pub const COMPARE_STATES: Duration = ms(60_000);
 /// How long a watch lasts unless the client says otherwise.

@@ -134,7 +134,12 @@ async fn ask(client: Client, command: Command) -> Result<ExitCode, CommandError>
         Command::Rollout(rollout) => rollout.run(&client).await?,
         Command::Image(image) => image.run(&client).await?,
         Command::Version => {
-            println!("skein {} (Kubernetes API {})", env!("CARGO_PKG_VERSION"), api::KUBERNETES_VERSION)
+            let (oldest, newest) = ::agent::cluster_versions();
+            println!(
+                "skein {} (Kubernetes API {}, cluster versions {oldest} to {newest})",
+                env!("CARGO_PKG_VERSION"),
+                api::KUBERNETES_VERSION
+            )
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -9,6 +9,7 @@
 )]
 
 use std::path::{Path, PathBuf};
+use std::process;
 use std::time::Instant;
 
 use raft_store::{
@@ -27,11 +28,12 @@ fn main() {
     }
     let _ = std::fs::remove_dir_all(&directory);
     fill(&directory, objects);
-    // In a process of its own, as an agent starts.
-    let own = std::env::current_exe().unwrap();
-    let again =
-        std::process::Command::new(own).arg(&directory).args([&objects.to_string(), "again"]).status();
-    assert!(again.unwrap().success());
+    // In processes of their own, as agents start.
+    for _ in 0..3 {
+        let own = std::env::current_exe().unwrap();
+        let again = process::Command::new(own).arg(&directory).args([&objects.to_string(), "again"]).status();
+        assert!(again.unwrap().success());
+    }
     std::fs::remove_dir_all(&directory).unwrap();
 }
 
@@ -107,7 +109,14 @@ fn reopen(directory: &Path, objects: u64) {
     assert_eq!(view.len() as u64, objects);
     println!("opened after {opened} ms, answering from all of it after {} ms", begun.elapsed().as_millis());
     let (now, most) = memory();
-    println!("resident after the start {now} MB, at most {most} MB");
+    println!("resident after the start {now} MB, at most {most} MB; {} ms of processor", processor_ms());
+}
+
+/// User and system time of this process, in clock ticks of 10 ms.
+fn processor_ms() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields = text.rsplit(')').next().unwrap().split_whitespace();
+    fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap() * 10).sum()
 }
 
 /// Resident now and at most, in MB.

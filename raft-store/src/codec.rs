@@ -1,6 +1,11 @@
 //! Decides how commands and state become bytes: `bincode` 2 behind this one module, versioned and always decoded
 //! with a size limit. Must not be bypassed: nothing else in the crate names bincode's functions.
 
+use std::sync::Arc;
+
+use bincode::de::Decoder;
+use bincode::de::read::Reader;
+use bincode::error::DecodeError;
 use bincode::{Decode, Encode};
 
 use crate::command::Command;
@@ -68,6 +73,18 @@ pub(crate) fn encode_into<T: Encode>(value: &T, bytes: &mut Vec<u8>) {
 pub(crate) fn read<T: Decode<()>>(source: &mut impl std::io::Read) -> Result<T, CodecError> {
     let config = bincode::config::standard().with_limit::<{ limits::COMMAND_CLAIM }>();
     bincode::decode_from_std_read(source, config).map_err(|error| CodecError::Malformed(error.to_string()))
+}
+
+/// Reads a length and so many bytes straight into where they stay: a state has millions of them.
+pub(crate) fn shared_bytes<D: Decoder>(decoder: &mut D) -> Result<Arc<[u8]>, DecodeError> {
+    let length = u64::decode(decoder)?;
+    let length = usize::try_from(length).map_err(|_| DecodeError::OutsideUsizeRange(length))?;
+    decoder.claim_container_read::<u8>(length)?;
+    let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, length).collect();
+    if let Some(bytes) = Arc::get_mut(&mut bytes) {
+        decoder.reader().read(bytes)?;
+    }
+    Ok(bytes)
 }
 
 /// Decodes the whole of `bytes`, claiming at most `LIMIT` bytes of memory for what it announces.

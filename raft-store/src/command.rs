@@ -4,19 +4,37 @@
 
 use std::sync::Arc;
 
+use bincode::de::Decoder;
+use bincode::error::DecodeError;
 use bincode::{Decode, Encode};
 
+use crate::codec;
 use crate::ids::{Epoch, NodeId, Revision, SessionId};
 use crate::limits;
 use crate::version::{self, Supported, Version};
 
 /// A key: bytes, ordered as bytes.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode)]
 pub struct Key(pub Arc<[u8]>);
 
 /// A value: bytes, shared and never copied once applied.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode)]
 pub struct Value(pub Arc<[u8]>);
+
+impl<C> Decode<C> for Key {
+    fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Key, DecodeError> {
+        codec::shared_bytes(decoder).map(Key)
+    }
+}
+
+impl<C> Decode<C> for Value {
+    fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Value, DecodeError> {
+        codec::shared_bytes(decoder).map(Value)
+    }
+}
+
+bincode::impl_borrow_decode!(Key);
+bincode::impl_borrow_decode!(Value);
 
 impl<T: AsRef<[u8]>> From<T> for Key {
     fn from(bytes: T) -> Key {

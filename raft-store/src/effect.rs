@@ -235,7 +235,8 @@ pub enum Fatal {
     /// The leader holds this replica's promise for entries that its disk does not have.
     #[error(
         "the leader knows that this machine had stored log entries up to {promised}, but its disk ends at {last}: the disk \
-         was rolled back or replaced. Run `skein node reset` on this machine and join again"
+         was rolled back or replaced. At its next start the agent asks the others to take it back under a new identity; if they do \
+         not, run `skein node reset` on this machine and join again"
     )]
     RolledBack {
         /// The last index here.

@@ -129,6 +129,10 @@ impl Rescued {
         config: Config,
         changes: &Transaction,
     ) -> Result<Replica<D>, RescueError> {
+        let (cluster, supported) = (self.state.version, config.supported);
+        if !supported.holds(cluster) {
+            return Err(OpenError::ClusterVersion { cluster, supported }.into());
+        }
         let state = &mut self.state;
         state.members = Arc::new(Members::only(config.id));
         state.sessions = imbl::OrdMap::new();

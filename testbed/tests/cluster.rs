@@ -19,6 +19,8 @@ mod members;
 mod node;
 #[path = "cluster/probes.rs"]
 mod probes;
+#[path = "cluster/rebuild.rs"]
+mod rebuild;
 #[path = "cluster/recovery.rs"]
 mod recovery;
 #[path = "cluster/stream.rs"]
@@ -29,6 +31,8 @@ mod takeover;
 mod traces;
 #[path = "cluster/voters.rs"]
 mod voters;
+#[path = "cluster/watch.rs"]
+mod watch;
 #[path = "cluster/world.rs"]
 mod world;
 

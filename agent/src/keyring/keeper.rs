@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use super::holders::{Holders, Keys, Look, Step, may_vote};
 use super::seal::{self, SealKey, SealPublic};
+use super::secrets::generation_of;
 use super::{FIRST, KEY, OpenError, Ring, SealError, Secrets, fresh, public_of_text};
 use crate::clock;
 use crate::cluster::Cluster;
@@ -108,7 +109,7 @@ impl Keeper {
         };
         let mut secrets = ring.open(&cluster.identity.cluster, cluster.me(), &cluster.seal_key)?;
         if new_data_key {
-            secrets.rotate(fresh());
+            secrets.rotate(fresh(), &in_use(view));
         }
         write(cluster, epoch, Some(view), &secrets, &to, ring.recovery()).await?;
         info!(holders = to.len(), new_data_key, generation = secrets.generation(), "keyring sealed anew");
@@ -179,7 +180,7 @@ fn clean_up(directory: &Path) {
     }
 }
 
-/// Says this machine's sealing key to the others, and removes what the store has taken over. Every member's part.
+/// Says this machine's sealing key, and what its binary supports, to the others, and removes what the store has taken over. Every member's part.
 pub async fn publish(cluster: Arc<Cluster>) {
     let mut views = cluster.store.views();
     let directory = cluster.config.data.join("member");
@@ -199,16 +200,18 @@ pub async fn publish(cluster: Arc<Cluster>) {
     }
 }
 
-/// Writes this machine's sealing key into its member record, if it has one without it.
+/// Writes what this machine says of itself into its member record, if that says something else.
 async fn say_key(cluster: &Cluster, view: &View) -> Result<(), TransactError> {
     let key = members::key(cluster.name());
     let Some(entry) = view.get(key.as_bytes()) else { return Ok(()) };
     let own = pki::hex(&cluster.seal_key.public());
     let Ok(mut member) = serde_json::from_slice::<Member>(&entry.value.0) else { return Ok(()) };
-    if member.node_id() != cluster.me() || member.seal_key == own {
+    let versions = members::own_versions();
+    if member.node_id() != cluster.me() || (&member.seal_key, member.versions) == (&own, versions) {
         return Ok(());
     }
     member.seal_key = own;
+    member.versions = versions;
     let record = serde_json::to_vec(&member).unwrap_or_default();
     let plan = Plan::new().expect_revision(&key, entry.mod_revision.0).put(&key, record);
     match cluster.store.transact(plan.build(), None).await {
@@ -226,13 +229,18 @@ pub async fn set_recovery(cluster: &Cluster, epoch: Epoch, public: SealPublic) -
     write(cluster, epoch, Some(&view), &secrets, &ring.held(), Some(public)).await
 }
 
+/// The data keys that something in the store is encrypted with.
+fn in_use(view: &View) -> BTreeSet<u64> {
+    view.prefix(b"", None).filter_map(|(_, entry)| generation_of(&entry.value.0)).collect()
+}
+
 /// Opens the keyring with the recovery key where no voter that is left can, and seals it to this leader; the others follow.
 pub async fn unlock(cluster: &Cluster, epoch: Epoch, key: &SealKey) -> Result<(), KeepError> {
     let view = cluster.store.linearizable().await.ok_or(TransactError::NoLeader)?;
     let ring = Ring::in_view(&view).ok_or(OpenError::Absent)?;
     let mut secrets = ring.open_by_recovery(&cluster.identity.cluster, key)?;
     // Whoever held a wrap is not among the voters any more.
-    secrets.rotate(fresh());
+    secrets.rotate(fresh(), &in_use(&view));
     let to = Keys::from([(cluster.me(), cluster.seal_key.public())]);
     write(cluster, epoch, Some(&view), &secrets, &to, ring.recovery()).await?;
     info!("keyring opened with the recovery key");

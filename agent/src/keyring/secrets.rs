@@ -2,7 +2,7 @@
 //!
 //! Decides how a Secret's bytes are encrypted. In memory only, wiped when dropped; it must never be written, logged or sent unsealed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use serde::{Deserialize, Serialize};
@@ -10,8 +10,16 @@ use zeroize::{Zeroize, Zeroizing};
 
 /// First bytes of an encrypted Secret; the version is in them.
 const MAGIC: &[u8; 4] = b"SKS1";
+/// Data keys that are kept whether anything is known to be encrypted with them or not: a write may be under way while the key changes.
+const KEPT: u64 = 2;
 /// Magic, generation, nonce.
 const HEAD: usize = 4 + 8 + NONCE_LEN;
+
+/// Which data key these bytes are encrypted with, if they are an encrypted Secret.
+pub fn generation_of(sealed: &[u8]) -> Option<u64> {
+    let number = sealed.get(..HEAD)?.strip_prefix(MAGIC)?.get(..8)?;
+    Some(u64::from_be_bytes(number.try_into().ok()?))
+}
 
 /// The secrets themselves.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,10 +66,16 @@ impl Secrets {
         self.data_keys.get(&generation)
     }
 
-    /// Writes with a new data key from now on; the older ones stay for what they encrypted.
-    pub fn rotate(&mut self, data_key: [u8; 32]) {
+    /// Writes with a new data key from now on. Of the older ones those stay that something is still encrypted with (`in_use`), and the one
+    /// before.
+    pub fn rotate(&mut self, data_key: [u8; 32], in_use: &BTreeSet<u64>) {
         self.generation += 1;
         self.data_keys.insert(self.generation, data_key);
+        let kept_from = self.generation.saturating_sub(KEPT - 1);
+        let stays = |generation: &u64| *generation >= kept_from || in_use.contains(generation);
+        for (_, mut key) in self.data_keys.extract_if(.., |generation, _| !stays(generation)) {
+            key.zeroize();
+        }
     }
 
     /// Takes over the data keys of another cluster's keyring, for what a backup of it holds, and goes on with a new one above them.
@@ -69,7 +83,8 @@ impl Secrets {
         self.data_keys = old.data_keys.clone();
         self.generation = old.generation;
         self.service_account_key.clone_from(&old.service_account_key);
-        self.rotate(data_key);
+        let all = self.data_keys.keys().copied().collect();
+        self.rotate(data_key, &all);
     }
 
     /// Encrypts a Secret's bytes. `nonce` must be random and new; `context` names the object and must be given again to open.
@@ -129,7 +144,7 @@ mod tests {
     fn a_secret_is_read_back_after_rotations_and_only_as_the_same_object() {
         let mut secrets = Secrets::new("key".into(), [1; 32]);
         let old = secrets.seal_secret([9; 12], b"a/b", b"password").unwrap();
-        secrets.rotate([2; 32]);
+        secrets.rotate([2; 32], &BTreeSet::new());
         let new = secrets.seal_secret([8; 12], b"a/b", b"password").unwrap();
         assert_eq!(secrets.open_secret(b"a/b", &old).unwrap().as_slice(), b"password");
         assert_eq!(secrets.open_secret(b"a/b", &new).unwrap().as_slice(), b"password");
@@ -138,6 +153,22 @@ mod tests {
         let first = Secrets::new("key".into(), [1; 32]);
         assert_eq!(first.open_secret(b"a/b", &new), Err(SecretError::Generation(2)));
         assert!(!old.windows(8).any(|window| window == b"password"));
+    }
+
+    #[test]
+    fn data_keys_that_nothing_uses_any_more_go_but_for_the_newest_two() {
+        let mut secrets = Secrets::new("key".into(), [1; 32]);
+        let first = secrets.seal_secret([9; 12], b"a/b", b"password").unwrap();
+        assert_eq!(generation_of(&first), Some(1));
+        assert_eq!(generation_of(&first[..20]), None);
+        let in_use = BTreeSet::from([1]);
+        (2..=5).for_each(|byte| secrets.rotate([byte; 32], &in_use));
+        let kept = |secrets: &Secrets| secrets.data_keys.keys().copied().collect::<Vec<u64>>();
+        assert_eq!(kept(&secrets), [1, 4, 5]);
+        assert!(secrets.open_secret(b"a/b", &first).is_ok());
+        secrets.rotate([6; 32], &BTreeSet::new());
+        assert_eq!(kept(&secrets), [5, 6]);
+        assert_eq!(secrets.open_secret(b"a/b", &first), Err(SecretError::Generation(1)));
     }
 
     #[test]

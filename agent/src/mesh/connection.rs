@@ -46,7 +46,8 @@ async fn accept(mesh: Mesh, handshake: Handshake, permit: OwnedSemaphorePermit) 
         Err(_) => return debug!("a handshake took too long"),
     };
     let class = match protocol(&connection).as_deref() {
-        Some(tls::JOIN) => return super::join::serve(mesh, connection, permit).await,
+        Some(tls::JOIN) => return super::join::serve(mesh, connection, permit, true).await,
+        Some(tls::OLD_JOIN) => return super::join::serve(mesh, connection, permit, false).await,
         Some(tls::CONTROL) => Class::Control,
         Some(tls::BULK) => Class::Bulk,
         _ => return connection.close(VarInt::from_u32(2), b"unknown protocol"),
@@ -221,7 +222,7 @@ async fn send_whole(mesh: &Mesh, to: NodeId, bytes: &[u8]) -> Result<(), String>
     tokio::time::timeout(timing::SNAPSHOT_TRANSFER, work).await.unwrap_or_else(|_| Err("too slow".into()))
 }
 
-fn protocol(connection: &Connection) -> Option<Vec<u8>> {
+pub(super) fn protocol(connection: &Connection) -> Option<Vec<u8>> {
     let data = connection.handshake_data()?.downcast::<quinn::crypto::rustls::HandshakeData>().ok()?;
     data.protocol
 }

@@ -5,10 +5,11 @@
 use std::net::SocketAddr;
 
 use quinn::{Connection, Endpoint};
+use raft_store::{Supported, Version};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::wire::{self, JoinAnswer, JoinRequest};
-use super::{Incoming, Mesh, tls};
+use super::wire::{self, JoinAnswer, JoinRequest, Supports};
+use super::{Incoming, Mesh, connection, tls};
 use crate::pki::{self, Token};
 use crate::timing;
 
@@ -26,7 +27,12 @@ pub enum JoinError {
 }
 
 /// Asks the member at `address` to let this machine in.
-pub async fn ask(address: SocketAddr, token: &Token, request: &JoinRequest) -> Result<JoinAnswer, JoinError> {
+pub async fn ask(
+    address: SocketAddr,
+    token: &Token,
+    request: &JoinRequest,
+    supported: Supported,
+) -> Result<JoinAnswer, JoinError> {
     let broken = |why: String| JoinError::Broken { address, why };
     let config = tls::joining(token.ca_hash).map_err(|error| broken(error.to_string()))?;
     let any = SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), 0);
@@ -34,18 +40,22 @@ pub async fn ask(address: SocketAddr, token: &Token, request: &JoinRequest) -> R
     let dialling = endpoint
         .connect_with(config, address, pki::SERVER_NAME)
         .map_err(|error| broken(error.to_string()))?;
-    let connection = match tokio::time::timeout(std::time::Duration::from_secs(5), dialling).await {
+    let opened = match tokio::time::timeout(std::time::Duration::from_secs(5), dialling).await {
         Err(_) | Ok(Err(quinn::ConnectionError::TimedOut)) => return Err(JoinError::Unreachable { address }),
         Ok(Err(error)) => return Err(JoinError::Untrusted { address, why: error.to_string() }),
-        Ok(Ok(connection)) => connection,
+        Ok(Ok(opened)) => opened,
     };
-    let (mut send, mut receive) = connection.open_bi().await.map_err(|error| broken(error.to_string()))?;
+    let (mut send, mut receive) = opened.open_bi().await.map_err(|error| broken(error.to_string()))?;
+    if connection::protocol(&opened).as_deref() == Some(tls::JOIN) {
+        let supports = Supports { oldest: supported.oldest.0, newest: supported.newest.0 };
+        wire::write_frame(&mut send, &supports).await.map_err(|error| broken(error.to_string()))?;
+    }
     wire::write_frame(&mut send, request).await.map_err(|error| broken(error.to_string()))?;
     let answer = match tokio::time::timeout(timing::JOIN_ANSWER, wire::read_frame(&mut receive)).await {
         Ok(answer) => answer.map_err(|error| broken(error.to_string()))?,
         Err(_) => return Err(broken("no answer in time".into())),
     };
-    connection.close(0u32.into(), b"done");
+    opened.close(0u32.into(), b"done");
     endpoint.wait_idle().await;
     match answer {
         JoinAnswer::Refused(why) => Err(JoinError::Refused(why)),
@@ -53,16 +63,26 @@ pub async fn ask(address: SocketAddr, token: &Token, request: &JoinRequest) -> R
     }
 }
 
+impl Supports {
+    fn supported(&self) -> Supported {
+        Supported { oldest: Version(self.oldest), newest: Version(self.newest) }
+    }
+}
+
 /// Takes the one question that a joining machine may ask, and soon: it is a stranger until it has shown its token.
-pub async fn serve(mesh: Mesh, connection: Connection, permit: OwnedSemaphorePermit) {
+pub async fn serve(mesh: Mesh, connection: Connection, permit: OwnedSemaphorePermit, says: bool) {
     let question = async {
         let (send, mut receive) = connection.accept_bi().await.ok()?;
-        Some((send, wire::read_frame::<JoinRequest>(&mut receive).await.ok()?))
+        let supported = match says {
+            true => wire::read_frame::<Supports>(&mut receive).await.ok()?.supported(),
+            false => Supported::UNSAID,
+        };
+        Some((send, wire::read_frame::<JoinRequest>(&mut receive).await.ok()?, supported))
     };
-    let Ok(Some((send, request))) = tokio::time::timeout(timing::STRANGER, question).await else {
+    let Ok(Some((send, request, supported))) = tokio::time::timeout(timing::STRANGER, question).await else {
         return connection.close(2u32.into(), b"no join request");
     };
-    let _ = mesh.0.incoming.send(Incoming::Join { request, send }).await;
+    let _ = mesh.0.incoming.send(Incoming::Join { request, supported, send }).await;
     // The answer is the dispatcher's; who does not take it is not waited for.
     let _ = tokio::time::timeout(timing::JOIN_ANSWER, connection.closed()).await;
     connection.close(0u32.into(), b"answered");

@@ -23,7 +23,9 @@ use crate::timing;
 /// ALPN of the control connection; the version of the protocol is in it.
 pub const CONTROL: &[u8] = b"skein-control/1";
 pub const BULK: &[u8] = b"skein-bulk/1";
-pub const JOIN: &[u8] = b"skein-join/1";
+/// Binaries that said nothing of cluster versions.
+pub const OLD_JOIN: &[u8] = b"skein-join/1";
+pub const JOIN: &[u8] = b"skein-join/2";
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
@@ -40,7 +42,7 @@ pub fn server(credential: &Credential, roster: Roster) -> Result<quinn::ServerCo
         .map_err(failed)?
         .with_client_cert_verifier(Arc::new(MemberVerifier { roster }))
         .with_cert_resolver(Arc::new(credential.clone()));
-    config.alpn_protocols = vec![CONTROL.to_vec(), BULK.to_vec(), JOIN.to_vec()];
+    config.alpn_protocols = vec![CONTROL.to_vec(), BULK.to_vec(), JOIN.to_vec(), OLD_JOIN.to_vec()];
     let quic = QuicServerConfig::try_from(config).map_err(failed)?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(quic));
     server.transport_config(transport());
@@ -71,7 +73,7 @@ pub fn joining(ca_hash: [u8; 32]) -> Result<quinn::ClientConfig, MeshError> {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(PinnedAuthority { ca_hash }))
         .with_no_client_auth();
-    config.alpn_protocols = vec![JOIN.to_vec()];
+    config.alpn_protocols = vec![JOIN.to_vec(), OLD_JOIN.to_vec()];
     finish(config)
 }
 

@@ -66,6 +66,8 @@ pub enum Request {
     Marks,
     /// This life of mine runs, and there (`crate::doubles`).
     Life { number: u64, place: String },
+    /// My store cannot be trusted: know me by another key (the leader does). `crate::rebuild`
+    Replace { signing_request: String, life: u64, place: String, why: String },
 }
 
 /// A command (encoded by raft-store) with the asker's number for it.
@@ -134,6 +136,15 @@ pub enum Response {
     Marks(Vec<u8>),
     /// Two run as you: where.
     Doubled(String),
+    /// Ask again in a moment.
+    NotYet,
+}
+
+/// Sent before a `JoinRequest` by a machine that speaks the second version of the protocol: the cluster versions its binary supports.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Supports {
+    pub oldest: u32,
+    pub newest: u32,
 }
 
 /// Sent by a machine that wants in, after it has checked our CA by its hash.

@@ -109,7 +109,7 @@ fn follow_order(data: &Path, identity: &mut Identity, order: &Order) -> Result<(
         Order::Follow { members, .. } => {
             identity.known = members.clone();
             // Its store is to be made anew: it waits to be sent one.
-            remove(&data.join("member").join("store-seen"))?;
+            remove(&data.join("member").join(identity::STORE_SEEN))?;
         }
     }
     identity.epoch = order.epoch();

@@ -51,6 +51,7 @@ fn found(config: &Config, name: Option<String>) -> Result<Founded, RunError> {
         block: 0,
         no_voter: false,
         seal_key: pki::hex(&seal_key.public()),
+        versions: members::own_versions(),
     };
     let identity = Identity {
         cluster: cluster_id,

@@ -88,7 +88,7 @@ async fn status(cluster: &Cluster) -> Reply {
                 () if member.no_voter => "non-voter",
                 () => "learner",
             };
-            json!({"name": member.name, "address": member.address.to_string(), "state": state, "diskFull": full, "role": role, "id": member.node_id().to_string(), "podCIDR": member.pod_cidr()})
+            json!({"name": member.name, "address": member.address.to_string(), "state": state, "diskFull": full, "role": role, "id": member.node_id().to_string(), "versions": member.versions, "podCIDR": member.pod_cidr()})
         })
         .collect();
     let (index, term) = view.applied();
@@ -102,6 +102,7 @@ async fn status(cluster: &Cluster) -> Reply {
             "cluster": cluster.identity.cluster, "node": cluster.name(),
             "leader": replica.leader.map(name_of), "voters": view.members().voters.iter().map(|id| name_of(*id)).collect::<Vec<_>>(),
             "members": members, "revision": view.revision().0, "appliedIndex": index, "term": term, "stateHash": crate::pki::hex(&view.hash()),
+            "version": crate::versions::shown(&view),
             "votersPinned": pinned, "votersWanted": raft_store::autopilot::wanted_voters(eligible, pinned),
             "advice": voters::advice(&view, &alive, replica.leader.is_some()),
             "keyring": keyring(&view, replica.leader, name_of),

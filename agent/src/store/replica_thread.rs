@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use raft_store::timing::TICK_MS;
 use raft_store::{
-    Change, Command, Config, Effect, Epoch, FileDisk, Input, Millis, NodeId, OpenError, Outcome, ProposalId,
-    ReadId, Replica, Revision, Role, View,
+    Change, Command, Config, Effect, Epoch, Fatal, FileDisk, Input, Millis, NodeId, OpenError, Outcome,
+    ProposalId, ReadId, Replica, Revision, Role, View,
 };
 use tokio::sync::{oneshot, watch};
 use tracing::{error, info};
 
-use super::{Ask, Sends};
+use super::{Ask, Distrusted, Sends};
 use crate::clock;
 use crate::priority::raise_priority;
 use crate::server::stream::protocol::KEYS as STREAM_KEYS;
@@ -56,6 +56,9 @@ pub enum StoreError {
     Disk(String),
     #[error("{0}")]
     Open(#[from] OpenError),
+    /// An earlier life of the agent found out that it does not hold what it had promised.
+    #[error("{0}")]
+    Untrusted(String),
     #[error("the store's thread cannot be started: {0}")]
     Thread(std::io::Error),
 }
@@ -85,7 +88,13 @@ pub struct Running {
 }
 
 /// Opens the store below `directory` and starts its thread.
-pub fn start(directory: &Path, config: Config, birth: Birth, sends: Sends) -> Result<Running, StoreError> {
+pub fn start(
+    directory: &Path,
+    config: Config,
+    birth: Birth,
+    sends: Sends,
+    distrusted: Distrusted,
+) -> Result<Running, StoreError> {
     let replica = bring_to_life(directory, config, birth)?;
     let looked_at = replica.view().revision();
     let (asks, receiver) = channel();
@@ -102,6 +111,7 @@ pub fn start(directory: &Path, config: Config, birth: Birth, sends: Sends) -> Re
         leadership: leader_sender,
         disk_full: full_sender,
         sends,
+        distrusted,
         proposals: HashMap::new(),
         reads: HashMap::new(),
         next: 1,
@@ -136,6 +146,7 @@ struct Thread {
     leadership: watch::Sender<Leadership>,
     disk_full: watch::Sender<bool>,
     sends: Sends,
+    distrusted: Distrusted,
     proposals: HashMap<u64, oneshot::Sender<Outcome>>,
     reads: HashMap<u64, oneshot::Sender<Result<(), String>>>,
     next: u64,
@@ -208,6 +219,9 @@ impl Thread {
             Ok(effects) => effects.into_iter().for_each(|effect| self.perform(effect)),
             Err(fatal) => {
                 error!(%fatal, "the store has failed; this agent ends so that nothing wrong is answered");
+                if let Fatal::RolledBack { .. } = fatal {
+                    (self.distrusted)(&fatal.to_string());
+                }
                 std::process::exit(70);
             }
         }

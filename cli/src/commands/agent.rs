@@ -38,6 +38,9 @@ pub struct Agent {
     /// How long, in seconds, certificates of members last that this machine signs while it leads.
     #[arg(long, hide = true, default_value_t = ::agent::timing::CERTIFICATE_LIFETIME.as_secs())]
     certificate_lifetime_s: u64,
+    /// How often, in seconds, the replicas' states are compared while this machine leads.
+    #[arg(long, hide = true, default_value_t = ::agent::timing::COMPARE_STATES.as_secs())]
+    compare_states_s: u64,
     /// What is logged: error, warn, info, debug, or a filter such as info,agent=debug.
     #[arg(long, env = "SKEIN_LOG", default_value = "info")]
     log: String,
@@ -62,6 +65,7 @@ impl Agent {
             name: self.name,
             upstream_dns: self.upstream_dns,
             certificate_lifetime: Duration::from_secs(self.certificate_lifetime_s),
+            compare_states: Duration::from_secs(self.compare_states_s),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         runtime.block_on(::agent::run(config))?;

@@ -210,6 +210,20 @@ async fn status(client: &Client, output: &super::Output) -> Result<(), CommandEr
     println!("Leader:    {}", text("leader"));
     println!("Voters:    {}", voters.join(", "));
     println!("Revision:  {}", status["revision"]);
+    let version = &status["version"];
+    println!(
+        "Version:   {} (this binary supports {} to {})",
+        version["cluster"], version["oldest"], version["newest"]
+    );
+    let waits: Vec<&str> =
+        version["waitsFor"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if !waits.is_empty() {
+        println!(
+            "Note:      the cluster is raised to version {} once these are upgraded: {}",
+            version["newest"],
+            waits.join(", ")
+        );
+    }
     if let Some(advice) = status["advice"].as_str() {
         println!("Note:      {advice}");
     }

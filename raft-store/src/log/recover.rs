@@ -84,8 +84,8 @@ pub enum OpenError {
     },
     /// Bytes that were durable are damaged or missing.
     #[error(
-        "{file} is damaged at byte {offset}: {what}. Nothing was changed. With other voters alive: `skein node reset` \
-         on this machine and join again. If this is the only voter: restore a backup with `skein cluster restore`, \
+        "{file} is damaged at byte {offset}: {what}. Nothing was changed. Where the others have a leader the agent has itself \
+         taken back by them under a new identity; by hand: `skein node reset` on this machine and join again. If this is the only voter: restore a backup with `skein cluster restore`, \
          or save what is left with `skein cluster recover`"
     )]
     Corrupt {

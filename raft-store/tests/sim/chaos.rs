@@ -15,7 +15,7 @@ const CORE_MS: u64 = 15_000;
 const HEAL_MS: u64 = 20_000;
 
 pub fn run(seed: u64, chaos_ms: u64) -> World {
-    let mut world = World::new(seed, SLOTS);
+    let mut world = World::of_binaries(seed, SLOTS, older_binaries(seed));
     world.run_until(2_000, |w| w.leader().is_some());
     world.grow(&[2, 3], &[4, 5]);
     world.at(world.now, Event::Client);
@@ -32,6 +32,12 @@ pub fn run(seed: u64, chaos_ms: u64) -> World {
     heal_a_core(&mut world);
     heal_all(&mut world);
     world
+}
+
+/// In every third run the first machine and some others begin with an older binary; each is upgraded at its second restart.
+fn older_binaries(seed: u64) -> BTreeMap<u64, Version> {
+    let is_old = |id: &u64| seed.is_multiple_of(3) && (id % 2 == 1 || seed.is_multiple_of(2));
+    (1..=SLOTS).filter(is_old).map(|id| (id, version::FIRST)).collect()
 }
 
 /// L1: the rest of the cluster is gone for good, as far as a majority of the voters can tell. A change of members that was under

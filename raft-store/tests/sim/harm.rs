@@ -296,6 +296,14 @@ pub fn pilot(world: &mut World) {
             dead: node.replica.is_none() || node.paused_until > world.now,
         })
         .collect();
+    let binaries: Vec<Supported> = candidates.iter().map(|member| world.supported(member.id.0)).collect();
+    let view = world.view(leader);
+    if let Some(version) = version::raise(view.version(), binaries) {
+        world.count("raise of the version proposed");
+        let id = world.clients.fresh_proposal();
+        let command = Command::SetVersion { version, epoch: view.epoch() };
+        world.input(leader, Input::Propose { id, command });
+    }
     let pilot = world.pilots.entry((leader, status.term)).or_default();
     match pilot.next(Millis(world.now), &candidates, None, &status) {
         Next::Nothing => {}

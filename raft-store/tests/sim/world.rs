@@ -82,6 +82,8 @@ pub struct World {
     /// The autopilots of leaders, by leader and term.
     pub pilots: BTreeMap<(u64, u64), raft_store::autopilot::Autopilot>,
     pub piloted: bool,
+    /// The newest cluster version that a node's binary supports, where it is not ours.
+    pub binaries: BTreeMap<u64, Version>,
     /// What was done to the cluster, by kind.
     pub done: BTreeMap<String, u64>,
     events: BTreeMap<(u64, u64), Event>,
@@ -92,6 +94,11 @@ pub struct World {
 impl World {
     /// Node 1 begins a cluster; 2 to `size` wait to be added.
     pub fn new(seed: u64, size: u64) -> World {
+        World::of_binaries(seed, size, BTreeMap::new())
+    }
+
+    /// The same, with other binaries on some nodes.
+    pub fn of_binaries(seed: u64, size: u64, binaries: BTreeMap<u64, Version>) -> World {
         let mut world = World {
             now: 0,
             rng: SmallRng::seed_from_u64(seed),
@@ -109,6 +116,7 @@ impl World {
             bulk_sent: 0,
             pilots: BTreeMap::new(),
             piloted: false,
+            binaries,
             done: BTreeMap::new(),
             events: BTreeMap::new(),
             order: 0,
@@ -149,7 +157,13 @@ impl World {
         config.snapshot_step_bytes = 16 << 10;
         config.trailing_bytes = 4 << 10;
         config.segment_bytes = 8 << 10;
+        config.supported = self.supported(id);
         config
+    }
+
+    pub fn supported(&self, id: u64) -> Supported {
+        let newest = self.binaries.get(&id).copied().unwrap_or(Supported::OURS.newest);
+        Supported { newest, ..Supported::OURS }
     }
 
     pub fn count(&mut self, what: &str) {
@@ -428,6 +442,9 @@ impl World {
     pub fn restart(&mut self, id: u64) {
         if self.nodes[&id].replica.is_some() || self.nodes[&id].broken {
             return;
+        }
+        if self.nodes[&id].boots >= 2 && self.binaries.remove(&id).is_some() {
+            self.count("upgrade");
         }
         let config = self.config(id, self.nodes[&id].boots);
         let node = self.nodes.get_mut(&id).unwrap();

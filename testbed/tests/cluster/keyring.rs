@@ -9,8 +9,8 @@ use agent::pki;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use nix::sys::signal::Signal;
-use raft_store::NodeId;
 use raft_store::rescue::Rescued;
+use raft_store::{ClusterId, Config, FileDisk, Key, NodeId, Op, Transaction};
 use serde_json::Value;
 use testbed::Kind;
 
@@ -311,4 +311,37 @@ fn a_restored_cluster_keeps_the_secrets_keys_with_the_recovery_key_and_not_witho
     assert_ne!(secrets.ca_key, before.ca_key, "the CA is the new cluster's own");
     assert_eq!(secrets.data_key(1), before.data_key(1));
     assert_eq!(secrets.generation(), 2);
+}
+
+#[test]
+fn the_ca_key_in_the_file_of_an_older_agent_is_taken_over_into_the_keyring_and_the_file_goes() {
+    let world = World::bare(2, "old-ca-key");
+    world.run(0, &["skein", "init"]);
+    let (bytes, ring, cluster) = backup(&world, 0);
+    let (key, id) = own_key(&world, 0);
+    let secrets = ring.open(&cluster, id, &key).unwrap();
+    world.host(0).stop_agent(Signal::SIGTERM).unwrap();
+    // The store as such an agent left it: no keyring, and the key in a file.
+    let log = world.host(0).data_path().join("store/log");
+    std::fs::remove_dir_all(&log).unwrap();
+    let (rescued, _) = Rescued::from_backup(&bytes).unwrap();
+    let id_of_cluster: Vec<u8> = pki::from_hex(&cluster).unwrap();
+    let config = Config::new(id, ClusterId(id_of_cluster.try_into().unwrap()), 1);
+    let ops = vec![Op::Delete { key: Key::from(agent::keyring::KEY) }];
+    let changes = Transaction { compares: Vec::new(), ops };
+    drop(rescued.begin_anew(FileDisk::open(&log).unwrap(), config, &changes).unwrap());
+    let file = world.host(0).data_path().join("member/ca.key");
+    std::fs::write(&file, &secrets.ca_key).unwrap();
+    world.host(0).start_agent().unwrap();
+    world.until("the keyring is held", || {
+        voters_and_holders(&world, 0)
+            .is_some_and(|(voters, holders)| voters == holders && !holders.is_empty())
+    });
+    world.until("the file is gone", || !file.exists());
+    let (_, ring, _) = backup(&world, 0);
+    assert_eq!(ring.open(&cluster, id, &key).unwrap().ca_key, secrets.ca_key);
+    world.join(0, 1);
+    world.until("the CA signs as before", || {
+        world.status(1).is_some_and(|status| status["leader"] == "host1")
+    });
 }

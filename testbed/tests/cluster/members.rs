@@ -1,5 +1,11 @@
 //! Machines that leave, and joins that break off half-way.
 
+use std::net::SocketAddr;
+
+use agent::mesh::join;
+use agent::mesh::wire::{JoinAnswer, JoinRequest};
+use agent::pki::{self, Token};
+use raft_store::{Supported, Version};
 use serde_json::json;
 use testbed::Kind;
 
@@ -106,4 +112,45 @@ fn a_join_that_broke_off_half_way_is_repeated_as_the_same_machine_or_removed() {
         output.success()
     });
     assert_eq!(names(&world), ["host1"]);
+}
+
+#[test]
+fn machines_with_a_binary_too_old_or_too_new_for_the_cluster_are_not_let_in_and_are_told_why() {
+    let world = World::bare(2, "skew");
+    world.run(0, &["skein", "init"]);
+    let words = world.join_words(0);
+    let address = SocketAddr::new(world.host(0).address().into(), 7443);
+    let request = JoinRequest {
+        secret: Token::parse(&words[4]).unwrap().secret,
+        name: "other".into(),
+        address: "10.77.0.99:7443".parse().unwrap(),
+        api_port: 6443,
+        signing_request: pki::signing_request(&pki::new_key().unwrap()).unwrap(),
+    };
+    let ask = |oldest, newest| {
+        let supported = Supported { oldest: Version(oldest), newest: Version(newest) };
+        let token = Token::parse(&words[4]).unwrap();
+        let asked = async { join::ask(address, &token, &request, supported).await };
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        world.bed.outside().within(|| runtime().block_on(asked)).unwrap()
+    };
+    let refused =
+        |oldest, newest| ask(oldest, newest).err().map(|error| error.to_string()).unwrap_or_default();
+    let newest = Supported::OURS.newest.0;
+    let text = refused(1, newest - 1);
+    assert!(text.contains("too old: upgrade skein on this machine"), "{text}");
+    let text = refused(newest + 1, newest + 1);
+    assert!(text.contains("too new: upgrade skein on all members first"), "{text}");
+    assert_eq!(names(&world), ["host1"]);
+    let status = world.run(0, &["skein", "cluster", "status"]);
+    assert!(
+        status.contains(&format!("Version:   {newest} (this binary supports 1 to {newest})")),
+        "{status}"
+    );
+    assert!(world.run(0, &["skein", "version"]).contains(&format!("cluster versions 1 to {newest}")));
+    assert!(matches!(ask(1, newest + 1), Ok(JoinAnswer::Welcome { .. })), "one that can do more is let in");
+    let status = world.status(0).unwrap();
+    let members = status["members"].as_array().unwrap();
+    let said = members.iter().find(|member| member["name"] == "host1").unwrap();
+    assert_eq!(said["versions"], json!([1, newest]));
 }

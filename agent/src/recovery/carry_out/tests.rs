@@ -14,6 +14,7 @@ fn member(name: &str, id: u64) -> Member {
         block: id as u8,
         no_voter: false,
         seal_key: String::new(),
+        versions: None,
     }
 }
 

@@ -8,6 +8,7 @@ mod lanes;
 mod replica_thread;
 mod rounds;
 mod touched;
+mod tries;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,7 @@ use lanes::Lanes;
 pub use replica_thread::{Birth, Leadership, Outgoing, Running, StoreError, start};
 use rounds::Rounds;
 pub use touched::Touched;
+use tries::{Tried, Tries};
 
 /// What the thread is asked.
 pub enum Ask {
@@ -204,15 +206,11 @@ impl Store {
 
     /// Proposes until something final is answered. The flag says whether an unanswered try may have taken effect.
     async fn repeat(&self, command: &Command, deadline: u64) -> (Option<Outcome>, bool) {
-        let mut uncertain = false;
+        let mut tries = Tries::default();
         loop {
-            match self.propose(command).await {
-                Tried::Answered(Outcome::NotLeader { .. }) | Tried::NotSent => {}
-                Tried::Answered(Outcome::Lost) | Tried::NoAnswer => uncertain = true,
-                Tried::Answered(outcome) => return (Some(outcome), uncertain),
-            }
-            if clock::millis() >= deadline {
-                return (None, uncertain);
+            let outcome = tries.settle(self.propose(command).await);
+            if outcome.is_some() || clock::millis() >= deadline {
+                return (outcome, tries.uncertain());
             }
             tokio::time::sleep(timing::RETRY_PAUSE).await;
         }
@@ -259,14 +257,6 @@ impl Store {
         let mut leadership = self.leadership();
         tokio::time::timeout(at_most, leadership.wait_for(|now| now.leader.is_some())).await.is_ok()
     }
-}
-
-enum Tried {
-    Answered(Outcome),
-    /// Nothing can have happened.
-    NotSent,
-    /// It may have happened.
-    NoAnswer,
 }
 
 /// Builds transactions without the ceremony.

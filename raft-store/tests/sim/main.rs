@@ -11,5 +11,6 @@ mod harm;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 mod scenarios;
+mod speed;
 mod watchers;
 mod world;

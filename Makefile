@@ -3,20 +3,23 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt bench bench-store release sim sim-planted chaos-store fuzz
+.PHONY: help demo test lint fmt bench bench-store release sim sim-long sim-planted sim-speed chaos-store fuzz
 
 # Handed to demo, bench and test: make demo ARGS=--once, make test ARGS='-E "package(api)"'
 ARGS ?=
 # Handed to sim. (SECONDS itself is bash's.)
 SEEDS ?= 100
 FROM ?= 1000
-SECONDS_EACH ?= 45
+SECONDS_EACH ?= 60
+# Handed to sim-long: real ones.
+HOURS ?= 1
 # Handed to chaos-store and fuzz.
 SECONDS ?= 60
 SEED ?=
 HOSTS ?= 3
 TARGET ?=
 ENV := . .cache/env
+SIM := cargo test --locked --release -p raft-store --test sim -- --ignored --nocapture
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do printf '  make %-12s %s\n' "$$target" "$$text"; done
@@ -48,9 +51,17 @@ bench-store: ## the store beside Debian's etcd, same disk, syncs and TLS (needs 
 	@scripts/build.sh --release --bins -p cli -p testbed
 	@$(ENV); exec $${CARGO_TARGET_DIR:-target}/release/testbed bench store $(ARGS)
 
-sim: ## whole clusters of replicas on one thread: SEEDS=100 FROM=1000 SECONDS_EACH=45 (virtual ones)
+sim: ## whole clusters of replicas on one thread, by seed: SEEDS=100 FROM=1000 SECONDS_EACH=60 (virtual ones)
 	@scripts/setup.sh test
-	@$(ENV); SKEIN_SIM_SEEDS=$(SEEDS) SKEIN_SIM_FROM=$(FROM) SKEIN_SIM_SECONDS=$(SECONDS_EACH) cargo test --locked --release -p raft-store --test sim -- --ignored --nocapture as_many_seeds
+	@$(ENV); SKEIN_SIM_SEEDS=$(SEEDS) SKEIN_SIM_FROM=$(FROM) SKEIN_SIM_SECONDS=$(SECONDS_EACH) $(SIM) as_many_seeds
+
+sim-long: ## fresh seeds for so many hours, or until one fails: HOURS=1
+	@scripts/setup.sh test
+	@$(ENV); SKEIN_SIM_HOURS=$(HOURS) $(SIM) for_hours
+
+sim-speed: ## how many times faster than real time the simulator is
+	@scripts/setup.sh test
+	@$(ENV); $(SIM) how_fast_it_is
 
 sim-planted: ## the simulator finds every bug that was planted for it
 	@scripts/setup.sh test

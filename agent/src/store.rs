@@ -8,13 +8,14 @@ mod lanes;
 mod replica_thread;
 mod rounds;
 mod touched;
+mod tries;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use raft_store::{
-    Command, Compare, Epoch, Expect, Input, Key, MemberChange, NodeId, Op, Outcome, Refusal, Revision,
-    SessionId, Status, Transaction, View,
+    Command, Compare, Epoch, Expect, Input, Key, MemberChange, NodeId, Op, Outcome, Revision, SessionId,
+    Status, Transaction, View,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -26,6 +27,7 @@ use lanes::Lanes;
 pub use replica_thread::{Birth, Leadership, Outgoing, Running, StoreError, start};
 use rounds::Rounds;
 pub use touched::Touched;
+use tries::{Tried, Tries};
 
 /// What the thread is asked.
 pub enum Ask {
@@ -185,8 +187,6 @@ impl Store {
                 Err(TransactError::CompareFailed { index, key, actual })
             }
             Outcome::StaleEpoch { current } => Err(TransactError::StaleEpoch(current)),
-            // An earlier try may be in the log that this leader has: "nothing is written" would not be known.
-            Outcome::Refused(_) if uncertain => Err(TransactError::Unknown),
             Outcome::Refused(why) => Err(TransactError::Refused(why.to_string())),
             _ => Err(lost()),
         }
@@ -214,17 +214,11 @@ impl Store {
 
     /// Proposes until something final is answered. The flag says whether an unanswered try may have taken effect.
     async fn repeat(&self, command: &Command, deadline: u64) -> (Option<Outcome>, bool) {
-        let mut uncertain = false;
+        let mut tries = Tries::default();
         loop {
-            match self.propose(command).await {
-                Tried::Answered(Outcome::NotLeader { .. }) | Tried::NotSent => {}
-                Tried::Answered(Outcome::Lost) | Tried::NoAnswer => uncertain = true,
-                // It passes: another leads soon, or the disks have caught up.
-                Tried::Answered(Outcome::Refused(why)) if passes(why) && clock::millis() < deadline => {}
-                Tried::Answered(outcome) => return (Some(outcome), uncertain),
-            }
-            if clock::millis() >= deadline {
-                return (None, uncertain);
+            let outcome = tries.settle(self.propose(command).await);
+            if outcome.is_some() || clock::millis() >= deadline {
+                return (outcome, tries.uncertain());
             }
             tokio::time::sleep(timing::RETRY_PAUSE).await;
         }
@@ -271,19 +265,6 @@ impl Store {
         let mut leadership = self.leadership();
         tokio::time::timeout(at_most, leadership.wait_for(|now| now.leader.is_some())).await.is_ok()
     }
-}
-
-/// Whether a refusal is of this moment only.
-fn passes(why: Refusal) -> bool {
-    matches!(why, Refusal::Busy | Refusal::HandingOver)
-}
-
-enum Tried {
-    Answered(Outcome),
-    /// Nothing can have happened.
-    NotSent,
-    /// It may have happened.
-    NoAnswer,
 }
 
 /// Builds transactions without the ceremony.

@@ -112,6 +112,7 @@ impl Gate<'_> {
         }
         let voters = self.node.raft.prs().conf().voters();
         match voters.contains(m.from) || voters.ids().is_empty() {
+            true if planted!(RollbackUnnoticed) => Verdict::Refuse("beyond our log"),
             true => Verdict::RolledBack { promised: m.commit },
             false => Verdict::Refuse("a heartbeat beyond our log from somebody who does not vote"),
         }

@@ -316,7 +316,10 @@ impl<D: Disk> Log<D> {
         let name = self.current().name();
         self.disk.write_at(&name, self.end, &bytes)?;
         if !planted!(BatchNotSynced) {
-            self.disk.sync(&name)?;
+            let synced = self.disk.sync(&name);
+            if !planted!(SyncErrorIgnored) {
+                synced?;
+            }
         }
         self.end += bytes.len() as u64;
         self.bytes_since_snapshot += bytes.len() as u64;

@@ -16,6 +16,8 @@ pub enum Bug {
     VoteNotWritten,
     /// A batch counts as durable without a sync.
     BatchNotSynced,
+    /// A batch counts as durable though its sync failed.
+    SyncErrorIgnored,
     /// A new segment's name is not made durable.
     SegmentNameNotSynced,
     /// A snapshot is renamed into place before its bytes are durable.
@@ -24,6 +26,8 @@ pub enum Bug {
     SegmentsDroppedEarly,
     /// A damaged batch is taken for a torn one, with all that follows it.
     DamageTakenForTear,
+    /// A leader's proof that this disk was rolled back is ignored.
+    RollbackUnnoticed,
     /// The commit mark is not written before members are applied.
     CommitForgotten,
     /// An empty membership entry is skipped like any empty entry.
@@ -76,15 +80,17 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 32] = [
+    pub const ALL: [Bug; 34] = [
         Bug::VoteBeforeSync,
         Bug::AppendAckBeforeSync,
         Bug::VoteNotWritten,
         Bug::BatchNotSynced,
+        Bug::SyncErrorIgnored,
         Bug::SegmentNameNotSynced,
         Bug::SnapshotNotSynced,
         Bug::SegmentsDroppedEarly,
         Bug::DamageTakenForTear,
+        Bug::RollbackUnnoticed,
         Bug::CommitForgotten,
         Bug::EmptyMembersSkipped,
         Bug::JointNeverLeft,

@@ -11,6 +11,7 @@ mod open;
 mod proposals;
 pub(crate) mod reads;
 mod status;
+mod telling;
 
 use raft::eraftpb::MessageType;
 use raft::{RawNode, Ready, SnapshotStatus, StateRole};
@@ -35,6 +36,7 @@ use housekeeping::Housekeeping;
 use membership::Membership;
 use proposals::Proposals;
 use reads::Reads;
+use telling::Telling;
 
 /// One replica of the store. See the crate's page for how a driver runs it.
 pub struct Replica<D: Disk> {
@@ -50,6 +52,7 @@ pub struct Replica<D: Disk> {
     housekeeping: Housekeeping,
     expiry: Expiry,
     burden: Burden,
+    telling: Telling,
     marks: Marks,
     now: Millis,
     effects: Vec<Effect>,
@@ -128,6 +131,11 @@ impl<D: Disk> Replica<D> {
         status::of(self)
     }
 
+    /// The term in which it leads and its own epoch has applied: `Status::established` without the rest.
+    pub fn leads_since(&self) -> Option<u64> {
+        self.is_established().then_some(self.node.raft.term)
+    }
+
     fn take(&mut self, input: Input) {
         match input {
             Input::Tick => self.tick(),
@@ -140,6 +148,7 @@ impl<D: Disk> Replica<D> {
             Input::TransferLeadership { to } => self.transfer_leadership(to),
             Input::Synced { took_ms } if self.wrote => self.burden.synced(took_ms),
             Input::Synced { .. } => {}
+            Input::Tell => self.tell_commit(),
         }
         self.set_election_timeout();
     }
@@ -162,6 +171,7 @@ impl<D: Disk> Replica<D> {
         }
         self.sample_history();
         self.expire();
+        self.tell_commit();
     }
 
     fn receive(&mut self, from: NodeId, bytes: &[u8]) {
@@ -259,6 +269,7 @@ impl<D: Disk> Replica<D> {
     fn ask_raft(&mut self) {
         self.step_down_if_removed();
         self.flush_proposals();
+        self.tell_commit_if_late();
         self.leave_joint_state();
         self.reads.begin_rounds(&mut self.node, self.now);
         self.set_election_timeout();

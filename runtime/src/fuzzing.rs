@@ -19,6 +19,7 @@ pub const TARGETS: &[Target] = &[
     ("image-manifest", crate::image::fuzzing::manifests, crate::image::fuzzing::check_manifest),
     ("image-config", crate::image::fuzzing::configs, crate::image::fuzzing::check_config),
     ("image-archive", crate::image::fuzzing::archives, crate::image::fuzzing::check_archive),
+    ("image-layer", crate::image::fuzzing::layers, crate::image::fuzzing::check_layer),
 ];
 
 /// Equal after writing and reading, by what is written: not all types compare.

@@ -9,7 +9,7 @@ use quinn::{RecvStream, SendStream};
 use raft_store::{Command, NodeId, Outcome};
 use tokio::sync::{mpsc, oneshot};
 
-use super::Tried;
+use super::tries::Tried;
 use crate::clock::spawn;
 use crate::mesh::wire::{self, Forwarded, Request, Settled};
 use crate::mesh::{Class, Mesh};

@@ -32,6 +32,8 @@ const DRIVERS_BEHIND: u64 = 10_000;
 const TICKS_AT_ONCE: u64 = raft_store::timing::HEARTBEAT_MS / TICK_MS;
 /// Without a message for this long each tick counts by itself: elections are near.
 const HEARD_MS: u64 = 200;
+/// Followers are told of a commit when nothing else comes for this long.
+const TELL_AFTER: Duration = Duration::from_micros(500);
 
 /// Who leads, as this machine knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -177,13 +179,16 @@ impl Thread {
             // While others are heard nothing hangs on a single tick: they are given out together.
             let quiet = now.saturating_sub(heard) > HEARD_MS;
             let together = TICK_MS * if quiet { 1 } else { TICKS_AT_ONCE };
-            let wait = together.saturating_sub(now.saturating_sub(self.last_tick));
-            match asks.recv_timeout(Duration::from_millis(wait)) {
+            let wait = Duration::from_millis(together.saturating_sub(now.saturating_sub(self.last_tick)));
+            let owes = self.replica.owes_commit();
+            let wait = if owes { wait.min(TELL_AFTER) } else { wait };
+            match asks.recv_timeout(wait) {
                 Ok(Ask::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(ask) => {
                     heard = clock::millis();
                     self.take(ask);
                 }
+                Err(RecvTimeoutError::Timeout) if owes => self.replica.handle(Millis(now), Input::Tell),
                 Err(RecvTimeoutError::Timeout) => {}
             }
             // What else waits goes into the same batch, as long as the reserve for a full disk could hold it.

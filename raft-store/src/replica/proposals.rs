@@ -122,6 +122,8 @@ impl<D: Disk> Replica<D> {
             };
             return ids.into_iter().for_each(|id| self.answer(id, Outcome::Refused(refusal)));
         }
+        // They carry it.
+        self.telling.told(self.node.raft.raft_log.committed);
         let (term, first) = (self.node.raft.term, self.node.raft.raft_log.last_index() + 1 - count);
         let named = ids.into_iter().zip(first..).filter_map(|(id, index)| id.map(|id| (index, (term, id))));
         self.proposals.pending.extend(named);

@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use raft_store::{Change, Entry, Key, Members, NodeId, Revision, Role, Status, View};
+use raft_store::{Effect, Entry, Key, Members, NodeId, Revision, Role, Status, View};
 
 /// A leader that votes in no set of its own members may say so only for this long.
 const LEADS_WITHOUT_VOTE_MS: u64 = 2_000;
+/// A status in which nothing seems to have changed is looked at this often.
+const LOOK_MS: u64 = 200;
 
 #[derive(Default)]
 pub struct Checks {
@@ -18,6 +20,7 @@ pub struct Checks {
     watched: BTreeMap<NodeId, Revision>,
     served: BTreeMap<NodeId, Revision>,
     voteless: BTreeMap<NodeId, u64>,
+    looked: BTreeMap<NodeId, u64>,
     epoch_written: u64,
     newest: u64,
     /// The members after the newest entry that anybody has applied.
@@ -37,6 +40,17 @@ impl Checks {
         *shown = term.max(*shown);
         let known = *self.votes.entry((node, term)).or_insert(candidate);
         assert_eq!(known, candidate, "C4: {node} voted twice in term {term}");
+    }
+
+    /// Whether a node's status may have changed: something was applied, a role taken, or some time has passed.
+    pub fn is_due(&mut self, node: NodeId, effects: &[Effect], now: u64) -> bool {
+        let looked = self.looked.entry(node).or_default();
+        let tells = |effect: &Effect| matches!(effect, Effect::Applied { .. } | Effect::RoleChanged { .. });
+        let due = effects.iter().any(tells) || now >= *looked + LOOK_MS;
+        if due {
+            *looked = now;
+        }
+        due
     }
 
     /// C4: a term that was shown never goes back. C6: who lost its vote does not go on leading.
@@ -79,19 +93,22 @@ impl Checks {
             // The history has moved on: whoever watches here lists anew.
             return assert!(view.floor() > last, "A4: {node} calls revision {last} compacted");
         };
-        let mut seen: BTreeMap<Revision, Vec<(Key, Option<Entry>)>> = BTreeMap::new();
-        for Change { revision, key, after, .. } in changes {
-            seen.entry(*revision).or_default().push((key.clone(), after.clone()));
-        }
+        let mut changes = changes.peekable();
         let mut expected = last.0 + 1;
-        for (revision, changes) in seen {
+        while let Some(revision) = changes.peek().map(|change| change.revision) {
             assert_eq!(revision.0, expected, "A4: {node}'s watch has a gap");
             expected += 1;
-            if !self.changes.contains_key(&revision) {
-                self.epochs_in(&changes);
+            let mut whole = std::iter::from_fn(|| changes.next_if(|change| change.revision == revision));
+            if let Some(known) = self.changes.get(&revision) {
+                let same = known.iter().all(|(key, after)| {
+                    whole.next().is_some_and(|change| change.key == *key && change.after == *after)
+                });
+                assert!(same && whole.next().is_none(), "A4: {node}'s watch differs at revision {revision}");
+                continue;
             }
-            let known = self.changes.entry(revision).or_insert_with(|| changes.clone());
-            assert_eq!(*known, changes, "A4: {node}'s watch differs at revision {revision}");
+            let new: Vec<_> = whole.map(|change| (change.key.clone(), change.after.clone())).collect();
+            self.epochs_in(&new);
+            self.changes.insert(revision, new);
         }
         assert_eq!(expected, view.revision().0 + 1, "A4: {node}'s watch ends early");
     }

@@ -77,6 +77,7 @@ impl Mix {
             world.nodes.get_mut(&id).unwrap().rate = rate;
         }
         let autopilot = world.rng.random_bool(0.5);
+        world.ticks_together = if world.rng.random_bool(0.5) { 3 } else { 1 };
         Mix { weights, faults, pause_ms, autopilot }
     }
 

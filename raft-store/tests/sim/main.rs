@@ -11,6 +11,7 @@ mod harm;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 mod scenarios;
+mod speed;
 mod upgrades;
 mod watchers;
 mod world;

@@ -333,6 +333,30 @@ fn many_proposals_share_one_sync() {
 }
 
 #[test]
+fn a_commit_is_told_with_the_next_entries_and_alone_when_none_come() {
+    let mut world = world(3, &[2, 3], &[]);
+    settle(&mut world);
+    let leader = world.leader().unwrap();
+    let before = world.appends;
+    for sequence in 1..=20 {
+        let id = world.clients.fresh_proposal();
+        world.input(leader, Input::Propose { id, command: put(sequence, "k", "v", None) });
+        while !world.answers.iter().any(|(_, answered, _)| *answered == id) {
+            world.run_for(1);
+        }
+    }
+    let each = world.appends - before;
+    // Ticks tell it too.
+    assert!(
+        (40..56).contains(&each),
+        "two followers, twenty writes, one message for each and not two: {each}"
+    );
+    let behind = |world: &World| (1..=3).any(|id| world.view(id).revision() < world.view(leader).revision());
+    world.run_for(8);
+    assert!(!behind(&world), "and is told before the next tick");
+}
+
+#[test]
 fn a_failed_sync_stops_the_replica_and_acknowledges_nothing() {
     let mut world = world(1, &[], &[]);
     world.nodes[&1].disk.fail_sync(Some(0));
@@ -343,7 +367,7 @@ fn a_failed_sync_stops_the_replica_and_acknowledges_nothing() {
 }
 
 #[test]
-fn a_rolled_back_disk_stops_its_replica() {
+pub fn a_rolled_back_disk_stops_its_replica() {
     let mut world = world(3, &[2, 3], &[]);
     let leader = world.leader().unwrap();
     let victim = (1..=3).find(|id| *id != leader).unwrap();

@@ -1,6 +1,8 @@
 //! Nodes, disks, network and time. Decides nothing about what should happen: the seed and the test do.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::fmt::Write as _;
 
 use prost::Message as _;
 use raft::eraftpb::{Message, MessageType};
@@ -16,17 +18,47 @@ use crate::watchers::Watchers;
 pub const CLUSTER: ClusterId = ClusterId([7; 16]);
 /// Version and cluster before the message (docs/formats/raft-store.md).
 pub const ENVELOPE: usize = 17;
+/// How long a driver waits for something else to do before it says `Input::Tell`.
+const TELL_MS: u64 = 3;
 
 #[derive(Debug)]
 pub enum Event {
     Tick(u64),
     Advance(u64),
+    Tell(u64),
     Deliver { from: u64, to: u64, bytes: Vec<u8>, bulk: bool },
     Reported { peer: u64, to: u64, ok: bool },
     Restart(u64),
     Client,
     Pilot,
 }
+
+/// An event and when it happens; those of one time in the order in which they were made.
+struct Due {
+    time: u64,
+    order: u64,
+    event: Event,
+}
+
+impl Ord for Due {
+    fn cmp(&self, other: &Due) -> Ordering {
+        (self.time, self.order).cmp(&(other.time, other.order))
+    }
+}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Due) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Due) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Due {}
 
 #[derive(Clone, Copy, Debug)]
 pub struct Faults {
@@ -72,6 +104,12 @@ pub struct World {
     pub checks: Checks,
     /// Replicas are meant to differ: nobody looks.
     pub apart: bool,
+    /// Nobody looks at anything: for measurements.
+    pub blind: bool,
+    /// Ticks that are given out at once: three while a driver hears from others (`agent/src/store/replica_thread.rs`).
+    pub ticks_together: u64,
+    /// Production's sizes of segments and snapshots, not ones that make many.
+    pub roomy: bool,
     pub clients: Clients,
     pub watchers: Watchers,
     pub trace: u64,
@@ -79,6 +117,8 @@ pub struct World {
     pub reads: Vec<(u64, ReadId, Result<Revision, ReadFailure>)>,
     pub epochs: Vec<(u64, Epoch)>,
     pub bulk_sent: u64,
+    /// Appends that left, with entries or to tell of a commit.
+    pub appends: u64,
     /// The autopilots of leaders, by leader and term.
     pub pilots: BTreeMap<(u64, u64), raft_store::autopilot::Autopilot>,
     pub piloted: bool,
@@ -86,9 +126,11 @@ pub struct World {
     pub binaries: BTreeMap<u64, Version>,
     /// What was done to the cluster, by kind.
     pub done: BTreeMap<String, u64>,
-    events: BTreeMap<(u64, u64), Event>,
+    events: BinaryHeap<Reverse<Due>>,
     order: u64,
     seed: u64,
+    /// Leaders that will say soon what is committed.
+    telling: BTreeSet<u64>,
 }
 
 impl World {
@@ -107,6 +149,9 @@ impl World {
             cut: BTreeSet::new(),
             checks: Checks::default(),
             apart: false,
+            blind: false,
+            ticks_together: 1,
+            roomy: false,
             clients: Clients::default(),
             watchers: Watchers::default(),
             trace: 0,
@@ -114,13 +159,15 @@ impl World {
             reads: Vec::new(),
             epochs: Vec::new(),
             bulk_sent: 0,
+            appends: 0,
             pilots: BTreeMap::new(),
             piloted: false,
             binaries,
             done: BTreeMap::new(),
-            events: BTreeMap::new(),
+            events: BinaryHeap::new(),
             order: 0,
             seed,
+            telling: BTreeSet::new(),
         };
         (1..=size).for_each(|id| world.add(id));
         world
@@ -152,11 +199,13 @@ impl World {
 
     pub fn config(&self, id: u64, boots: u64) -> Config {
         let mut config = Config::new(NodeId(id), CLUSTER, self.seed ^ (id << 32) ^ (boots << 48));
-        config.snapshot_every_bytes = 24 << 10;
-        // Some snapshots take several steps.
-        config.snapshot_step_bytes = 16 << 10;
-        config.trailing_bytes = 4 << 10;
-        config.segment_bytes = 8 << 10;
+        if !self.roomy {
+            config.snapshot_every_bytes = 24 << 10;
+            // Some snapshots take several steps.
+            config.snapshot_step_bytes = 16 << 10;
+            config.trailing_bytes = 4 << 10;
+            config.segment_bytes = 8 << 10;
+        }
         config.supported = self.supported(id);
         config
     }
@@ -172,18 +221,15 @@ impl World {
 
     pub fn at(&mut self, time: u64, event: Event) {
         self.order += 1;
-        self.events.insert((time, self.order), event);
+        self.events.push(Reverse(Due { time, order: self.order, event }));
     }
 
     pub fn run_for(&mut self, milliseconds: u64) {
         let end = self.now + milliseconds;
-        while let Some(entry) = self.events.first_entry() {
-            if entry.key().0 > end {
-                break;
-            }
-            let ((time, _), event) = entry.remove_entry();
-            self.now = time;
-            self.happen(event);
+        while self.events.peek().is_some_and(|Reverse(due)| due.time <= end) {
+            let Some(Reverse(due)) = self.events.pop() else { break };
+            self.now = due.time;
+            self.happen(due.event);
         }
         self.now = end;
     }
@@ -201,10 +247,15 @@ impl World {
         match event {
             Event::Tick(id) => {
                 let rate = self.nodes.get(&id).map_or(1_000, |node| node.rate);
-                self.at(self.now + timing::TICK_MS * 1_000 / rate, Event::Tick(id));
-                self.input(id, Input::Tick);
+                let together = self.ticks_together;
+                self.at(self.now + together * timing::TICK_MS * 1_000 / rate, Event::Tick(id));
+                (0..together).for_each(|_| self.input(id, Input::Tick));
             }
             Event::Advance(id) => self.advance(id),
+            Event::Tell(id) => {
+                self.telling.remove(&id);
+                self.input(id, Input::Tell);
+            }
             Event::Deliver { from, to, bytes, bulk } => {
                 let up = self.reaches(from, to) && self.is_awake(to);
                 if up {
@@ -311,13 +362,19 @@ impl World {
             effects.into_iter().for_each(|effect| self.effect(id, effect));
             return self.died_at_a_step(id);
         }
-        let status = self.nodes[&id].replica.as_ref().unwrap().status();
-        self.checks.status(NodeId(id), &status, self.now);
-        if status.caught_up {
-            let revision = self.nodes[&id].replica.as_ref().unwrap().view().revision();
-            self.checks.served(NodeId(id), revision);
+        if !self.blind && self.checks.is_due(NodeId(id), &effects, self.now) {
+            let replica = self.nodes[&id].replica.as_ref().unwrap();
+            let (status, view) = (replica.status(), replica.view());
+            self.checks.status(NodeId(id), &status, self.now);
+            if status.caught_up {
+                self.checks.served(NodeId(id), view.revision());
+            }
         }
         effects.into_iter().for_each(|effect| self.effect(id, effect));
+        let owes = self.nodes[&id].replica.as_ref().is_some_and(Replica::owes_commit);
+        if owes && self.telling.insert(id) {
+            self.at(self.now + TELL_MS, Event::Tell(id));
+        }
     }
 
     /// The disk failed where `fail_step` said: the process ends, the machine with it.
@@ -340,7 +397,9 @@ impl World {
     }
 
     fn effect(&mut self, id: u64, effect: Effect) {
-        self.fold(id, &effect);
+        if !self.blind {
+            self.fold(id, &effect);
+        }
         match effect {
             Effect::Send { to, bytes, bulk } => self.send(id, to.0, bytes, bulk),
             Effect::Answer { id: proposal, outcome } => {
@@ -363,7 +422,7 @@ impl World {
                 self.clients.epoch_began(epoch);
                 self.epochs.push((id, epoch));
             }
-            Effect::Applied { .. } if self.apart => {}
+            Effect::Applied { .. } if self.apart || self.blind => {}
             Effect::Applied { view } => self.checks.applied(NodeId(id), &view),
         }
     }
@@ -397,10 +456,11 @@ impl World {
 
     /// C4, C5: a vote that leaves a node is the only one of its term.
     fn look_at_promises(&mut self, from: u64, to: u64, bytes: &[u8]) {
-        if bytes.len() > 200 {
+        if self.blind || bytes.len() > 200 {
             return;
         }
         let Ok(message) = Message::decode(&bytes[ENVELOPE..]) else { return };
+        self.appends += u64::from(message.msg_type == MessageType::MsgAppend as i32);
         if message.msg_type == MessageType::MsgRequestVoteResponse as i32 && !message.reject {
             self.checks.voted(NodeId(from), message.term, NodeId(to));
         }
@@ -489,8 +549,9 @@ impl World {
 
     /// The established leader of the newest term.
     pub fn leader(&self) -> Option<u64> {
-        let leading = |id: &u64| self.status(*id).filter(|status| status.established).map(|s| (s.term, *id));
-        self.nodes.keys().filter_map(leading).max().map(|(_, id)| id)
+        let leading =
+            |(id, node): (&u64, &Node)| node.replica.as_ref()?.leads_since().map(|term| (term, *id));
+        self.nodes.iter().filter_map(leading).max().map(|(_, id)| id)
     }
 
     /// The members after the newest entry that anybody has applied.
@@ -539,12 +600,26 @@ impl World {
         let mark = match effect {
             Effect::Send { to, bytes, .. } => to.0 ^ hash(bytes),
             Effect::Applied { view } => view.applied().0 ^ hash(&view.hash()),
-            other => hash(format!("{other:?}").as_bytes()),
+            other => {
+                let mut written = Written(0);
+                let _ = write!(written, "{other:?}");
+                written.0
+            }
         };
         let numbers = [self.trace, self.now, id, mark];
         self.trace = numbers.iter().fold(0xcbf2_9ce4_8422_2325, |sum, number| {
             (sum ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
         });
+    }
+}
+
+/// A hash of what is written into it.
+struct Written(u64);
+
+impl std::fmt::Write for Written {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0 = self.0.rotate_left(5).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ hash(text.as_bytes());
+        Ok(())
     }
 }
 

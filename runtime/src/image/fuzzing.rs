@@ -1,10 +1,12 @@
 //! The image documents' doors for the fuzzer (`crate::fuzzing`).
 //!
-//! Decides what their decoders owe. An archive is judged by a store on a small directory of its own.
+//! Decides what their decoders owe. An archive is judged by a store on a small directory of its own, a layer is unpacked into
+//! one.
 
 use serde_json::json;
 
 use super::archive::ArchiveError;
+use super::layer::{decompress, unpack_at_most};
 use super::manifest::{Index, Manifest, OCI_MANIFEST, go_architecture};
 use super::{ImageConfig, ImageStore};
 use crate::fuzzing::digest;
@@ -89,4 +91,50 @@ pub(crate) fn check_archive(bytes: &[u8]) -> Result<bool, String> {
         Err(ArchiveError::MissingBlob(_)) | Ok(_) => Ok(true),
         Err(_) => Ok(false),
     }
+}
+
+/// A layer with an entry of each kind, once as it is and once compressed.
+pub(crate) fn layers() -> Vec<Vec<u8>> {
+    let mut archive = tar::Builder::new(Vec::new());
+    let long = format!("d/{}", "n".repeat(150));
+    let kinds = [
+        (tar::EntryType::Directory, "d", "", ""),
+        (tar::EntryType::Regular, "d/file", "text", ""),
+        (tar::EntryType::Regular, &long, "text", ""),
+        (tar::EntryType::Symlink, "d/symbolic", "", "file"),
+        (tar::EntryType::Link, "d/hard", "", "d/file"),
+        (tar::EntryType::Fifo, "d/fifo", "", ""),
+        (tar::EntryType::Char, "d/device", "", ""),
+        (tar::EntryType::Regular, "d/.wh.file", "", ""),
+        (tar::EntryType::Regular, "d/.wh..wh..opq", "", ""),
+    ];
+    for (kind, path, text, target) in kinds {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(text.len() as u64);
+        header.set_mode(0o755);
+        if !target.is_empty() {
+            let _ = header.set_link_name(target);
+        }
+        let _ = archive.append_pax_extensions([("SCHILY.xattr.user.a", b"b".as_slice())]);
+        let _ = archive.append_data(&mut header, path, text.as_bytes());
+    }
+    let plain = archive.into_inner().unwrap_or_default();
+    let compressed = zstd::encode_all(plain.as_slice(), 1).unwrap_or_default();
+    vec![plain, compressed]
+}
+
+/// Bytes that a layer may write here: a sparse file makes many of few.
+const LAYER_BYTES: u64 = 1 << 20;
+
+pub(crate) fn check_layer(bytes: &[u8]) -> Result<bool, String> {
+    let thread = format!("{:?}", std::thread::current().id()).replace(['(', ')'], "-");
+    let place = std::env::temp_dir().join(format!("skein-fuzz-layer-{}-{thread}", std::process::id()));
+    let root = place.join("root");
+    let failed = |error: std::io::Error| error.to_string();
+    std::fs::create_dir_all(&root).map_err(failed)?;
+    let taken = decompress(bytes).is_ok_and(|tar| unpack_at_most(tar, &root, LAYER_BYTES).is_ok());
+    let beside = std::fs::read_dir(&place).map_err(failed)?.count();
+    std::fs::remove_dir_all(&place).map_err(failed)?;
+    if beside == 1 { Ok(taken) } else { Err(format!("{} entries outside of the layer", beside - 1)) }
 }

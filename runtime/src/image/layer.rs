@@ -3,8 +3,10 @@
 //! Decides how entries become files: whiteouts become overlay's, device nodes are left out (a root file
 //! system is mounted nodev and /dev comes from the runtime), directories get their modes last. Must not
 //! write outside the directory whatever the entries say: parents are resolved in the root, last
-//! components never followed. A file system that fills or an entry that lies ends the layer.
+//! components never followed. A file system that fills or an entry that lies ends the layer. Must not take into memory what
+//! an entry's long name or attributes claim to be: they are bounded.
 
+use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, BufRead, Read};
@@ -27,6 +29,8 @@ const ENTRIES_MAX: u64 = 2_000_000;
 const BYTES_MAX: u64 = 64 << 30;
 const PATH_MAX: usize = 4096;
 const DEPTH_MAX: usize = 256;
+/// What stands before an entry's data: its header, long names, pax attributes. They are read into memory whole.
+const BEFORE_DATA_MAX: u64 = 1 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
@@ -38,6 +42,10 @@ pub enum LayerError {
     Write { path: PathBuf, source: io::Error },
     #[error("the layer is larger than {BYTES_MAX} bytes or has more than {ENTRIES_MAX} entries")]
     TooLarge,
+    #[error(
+        "entry {entry} of the layer (the one after {after:?}) has a name or attributes of more than {BEFORE_DATA_MAX} bytes"
+    )]
+    LongName { entry: u64, after: PathBuf },
 }
 
 /// gzip and zstd are recognised by their first bytes; everything else passes as it is.
@@ -50,19 +58,55 @@ pub(super) fn decompress<'a>(mut reader: impl BufRead + 'a) -> io::Result<Box<dy
     })
 }
 
+/// A stream that may be told to end after some more bytes.
+struct Bounded<'a, R> {
+    inner: R,
+    /// What may still be read; `None` for all of it.
+    left: &'a Cell<Option<u64>>,
+}
+
+impl<R: Read> Read for Bounded<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = self.left.get().map_or(usize::MAX, |left| usize::try_from(left).unwrap_or(usize::MAX));
+        if most == 0 && !buffer.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "more than may be read"));
+        }
+        let most = most.min(buffer.len());
+        let read = self.inner.read(&mut buffer[..most])?;
+        self.left.set(self.left.get().map(|left| left - read as u64));
+        Ok(read)
+    }
+}
+
 pub(super) fn unpack(tar: impl Read, root: &Path) -> Result<(), LayerError> {
+    unpack_at_most(tar, root, BYTES_MAX)
+}
+
+pub(super) fn unpack_at_most(tar: impl Read, root: &Path, bytes_max: u64) -> Result<(), LayerError> {
     let here = |source| LayerError::Write { path: PathBuf::from("/"), source };
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let root = openat(AT_FDCWD, root, flags, Mode::empty()).map_err(|error| here(error.into()))?;
-    let mut unpack = Unpack { root, parent: None, directories: Vec::new(), bytes: 0 };
-    let mut archive = tar::Archive::new(tar);
-    let mut count = 0;
-    for entry in archive.entries().map_err(LayerError::Damaged)? {
-        count += 1;
+    let mut unpack = Unpack { root, parent: None, directories: Vec::new(), left: bytes_max };
+    let left = Cell::new(None);
+    let mut archive = tar::Archive::new(Bounded { inner: tar, left: &left });
+    let mut entries = archive.entries().map_err(LayerError::Damaged)?;
+    let mut after = PathBuf::new();
+    for count in 1.. {
+        // The last entry's data is behind us: until the next entry's data come its header, names and attributes.
+        left.set(Some(BEFORE_DATA_MAX));
+        let Some(entry) = entries.next() else { break };
+        let too_long = left.get() == Some(0);
+        let mut entry = entry.map_err(|error| match too_long {
+            true => LayerError::LongName { entry: count, after: after.clone() },
+            false => LayerError::Damaged(error),
+        })?;
+        left.set(None);
         if count > ENTRIES_MAX {
             return Err(LayerError::TooLarge);
         }
-        unpack.entry(entry.map_err(LayerError::Damaged)?)?;
+        after = Path::new(OsStr::from_bytes(&entry.path_bytes())).to_owned();
+        unpack.entry(&mut entry)?;
+        io::copy(&mut entry.take(unpack.left), &mut io::sink()).map_err(LayerError::Damaged)?;
     }
     unpack.finish()
 }
@@ -72,7 +116,8 @@ struct Unpack {
     /// The last parent directory: entries come in order, so it is nearly always the next one's too.
     parent: Option<(PathBuf, OwnedFd)>,
     directories: Vec<(PathBuf, Meta)>,
-    bytes: u64,
+    /// Bytes that may still be written.
+    left: u64,
 }
 
 struct Meta {
@@ -83,20 +128,20 @@ struct Meta {
 }
 
 impl Unpack {
-    fn entry(&mut self, mut entry: tar::Entry<impl Read>) -> Result<(), LayerError> {
+    fn entry(&mut self, entry: &mut tar::Entry<impl Read>) -> Result<(), LayerError> {
         let path = Path::new(OsStr::from_bytes(&entry.path_bytes())).to_owned();
         let kind = entry.header().entry_type();
         if matches!(kind, EntryType::XGlobalHeader) {
             return Ok(());
         }
         let inside = normalise(&path)?;
-        let meta = read_meta(&mut entry)?;
+        let meta = read_meta(entry)?;
         let Some(name) = inside.file_name().map(OsStr::to_owned) else {
             return self.root_entry(kind, meta);
         };
         let parent_path = inside.parent().unwrap_or(Path::new("")).to_owned();
         let at = |source: io::Error| LayerError::Write { path: path.clone(), source };
-        let left = BYTES_MAX - self.bytes;
+        let left = self.left;
         let parent = self.parent(&parent_path).map_err(at)?;
         if let Some(hidden) = name.as_bytes().strip_prefix(b".wh.") {
             return whiteout(parent, hidden).map_err(at);
@@ -108,16 +153,16 @@ impl Unpack {
                 Ok(())
             }
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                let written = write_file(parent, &name, &meta, &mut entry, left).map_err(at)?;
-                self.bytes += written;
-                if self.bytes >= BYTES_MAX { Err(LayerError::TooLarge) } else { Ok(()) }
+                let written = write_file(parent, &name, &meta, entry, left).map_err(at)?;
+                self.left -= written;
+                if self.left == 0 { Err(LayerError::TooLarge) } else { Ok(()) }
             }
             EntryType::Symlink => {
-                let target = link_target(&entry, &path)?;
+                let target = link_target(entry, &path)?;
                 make_symlink(parent, &name, &target, &meta).map_err(at)
             }
             EntryType::Link => {
-                let target = normalise(Path::new(&link_target(&entry, &path)?))?;
+                let target = normalise(Path::new(&link_target(entry, &path)?))?;
                 self.hard_link(&parent_path, &name, &target).map_err(at)
             }
             EntryType::Fifo => make_fifo(parent, &name, &meta).map_err(at),
@@ -286,7 +331,7 @@ fn write_file(
     make_room(parent, name)?;
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let mut file = File::from(openat(parent, name, flags, Mode::from_bits_truncate(0o600))?);
-    let written = io::copy(&mut entry.take(left), &mut file)?;
+    let written = io::copy(&mut entry.by_ref().take(left), &mut file)?;
     meta.apply(&OwnedFd::from(file))?;
     Ok(written)
 }
@@ -316,4 +361,50 @@ fn make_room(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
 fn is_replaced(error: &io::Error) -> bool {
     let code = error.raw_os_error().map(Errno::from_raw);
     matches!(code, Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(archive: &mut tar::Builder<Vec<u8>>, path: &str) {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(4);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, path, b"text".as_slice()).unwrap();
+    }
+
+    #[test]
+    fn a_long_name_is_refused_with_its_place_and_the_limit() {
+        for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
+            let mut archive = tar::Builder::new(Vec::new());
+            file(&mut archive, "etc/first");
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_size(2 << 20);
+            header.set_cksum();
+            archive.append(&header, io::repeat(b'a').take(2 << 20)).unwrap();
+            file(&mut archive, "etc/second");
+            let root = tempfile::tempdir().unwrap();
+            let refused = unpack(archive.into_inner().unwrap().as_slice(), root.path()).unwrap_err();
+            let text = "entry 2 of the layer (the one after \"etc/first\") has a name or attributes of more than 1048576 bytes";
+            assert_eq!(refused.to_string(), text, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn data_before_an_entry_is_not_part_of_its_name() {
+        let mut archive = tar::Builder::new(Vec::new());
+        // A directory has no data; this one says that it has.
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(EntryType::Directory);
+        header.set_size(3 << 20);
+        header.set_mode(0o755);
+        archive.append_data(&mut header, "etc", io::repeat(0).take(3 << 20)).unwrap();
+        let long = format!("etc/{}/{}", "a".repeat(200), "b".repeat(200));
+        file(&mut archive, &long);
+        let root = tempfile::tempdir().unwrap();
+        unpack(archive.into_inner().unwrap().as_slice(), root.path()).unwrap();
+        assert_eq!(std::fs::read(root.path().join(long)).unwrap(), b"text");
+    }
 }

@@ -286,7 +286,7 @@ pub enum Node {
     },
     /// Say that the machines that are written down as dead are dead: replacing of pods goes on at once.
     ConfirmDead,
-    /// Remove every trace of skein from this machine; its agent must be stopped.
+    /// Remove every trace of skein from this machine, except its backups; its agent must be stopped.
     Reset {
         /// Where the agent kept everything.
         #[arg(long, default_value = "/var/lib/skein")]

@@ -223,10 +223,14 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Does the next part, so many bytes of it, of the snapshot that is being written. Once it is there, the segments that it covers go, and its index is
-    /// answered.
+    /// Does the next part, so many bytes of it, of the snapshot that is being written. Once it is there its index is answered, and the segments that it covers go
+    /// in the calls after that.
     pub(crate) fn go_on(&mut self, bytes: usize) -> Result<Option<u64>, LogError> {
-        let Some(mut writing) = self.writing.take() else { return Ok(None) };
+        let Some(mut writing) = self.writing.take() else {
+            // One at a time: each costs a sync.
+            self.drop_oldest_covered()?;
+            return Ok(None);
+        };
         match writing.step(&mut self.disk, bytes) {
             Ok(None) => {
                 self.writing = Some(writing);
@@ -236,7 +240,6 @@ impl<D: Disk> Log<D> {
                 self.replace_snapshot(writing.index, length)?;
                 self.bytes_since_snapshot -= writing.log_bytes.min(self.bytes_since_snapshot);
                 self.snapshot_after = 0;
-                self.drop_covered()?;
                 Ok(Some(writing.index))
             }
             Err(error) => self.give_up_snapshot(error).map(|()| None),
@@ -294,16 +297,23 @@ impl<D: Disk> Log<D> {
     /// Segments before one whose base the snapshot covers hold nothing that is needed. Removed oldest first, with
     /// the directory synced each time, so that what remains is always without a gap.
     fn drop_covered(&mut self) -> Result<(), LogError> {
+        while self.drop_oldest_covered()? {}
+        Ok(())
+    }
+
+    /// Drops one of these; false if there is none.
+    fn drop_oldest_covered(&mut self) -> Result<bool, LogError> {
+        if self.segments.get(1).is_none_or(|next| next.base.0 > self.snapshot_index) {
+            return Ok(false);
+        }
         if self.next_sequence == self.current().first_sequence {
             // Term and vote stand in batches only: one must stay.
             self.append(Batch { hard_state: self.hard_state.clone(), entries: Vec::new() })?;
         }
-        while self.segments.get(1).is_some_and(|next| next.base.0 <= self.snapshot_index) {
-            let covered = self.segments.remove(0);
-            self.disk.remove(&covered.name())?;
-            self.disk.sync_dir()?;
-        }
-        Ok(())
+        let covered = self.segments.remove(0);
+        self.disk.remove(&covered.name())?;
+        self.disk.sync_dir()?;
+        Ok(true)
     }
 
     fn append(&mut self, batch: Batch) -> Result<Vec<Entry>, LogError> {

@@ -72,11 +72,15 @@ pub enum Bug {
     LostAnsweredAsDone,
     /// Proposals are taken from anybody who sends a message.
     ForeignProposals,
+    /// A feeder feeds what it holds, committed or not.
+    StaleFeedUncommitted,
+    /// A fed batch is put behind what is here, though it does not follow on it.
+    StaleFeedWithGap,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 32] = [
+    pub const ALL: [Bug; 34] = [
         Bug::VoteBeforeSync,
         Bug::AppendAckBeforeSync,
         Bug::VoteNotWritten,
@@ -109,6 +113,8 @@ impl Bug {
         Bug::AnswerByIndex,
         Bug::LostAnsweredAsDone,
         Bug::ForeignProposals,
+        Bug::StaleFeedUncommitted,
+        Bug::StaleFeedWithGap,
     ];
 }
 

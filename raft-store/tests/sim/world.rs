@@ -16,6 +16,10 @@ use crate::watchers::Watchers;
 pub const CLUSTER: ClusterId = ClusterId([7; 16]);
 /// Version and cluster before the message (docs/formats/raft-store.md).
 pub const ENVELOPE: usize = 17;
+/// The version of a feed's envelope, and its messages by number.
+const FEED: u8 = 2;
+const FEED_KINDS: [&str; 8] =
+    ["subscribe", "batch", "snapshot", "ack", "refused", "leave", "ask index", "index"];
 
 #[derive(Debug)]
 pub enum Event {
@@ -56,6 +60,8 @@ pub struct Node {
     pub broken: bool,
     /// Its clock, in thousandths of the true one's rate.
     pub rate: u64,
+    /// Which list of reachable machines it was told.
+    pub told: u64,
 }
 
 pub struct World {
@@ -64,6 +70,8 @@ pub struct World {
     pub nodes: BTreeMap<u64, Node>,
     pub faults: Faults,
     pub cut: BTreeSet<(u64, u64)>,
+    /// Whose feeds are lost on their way, though all else arrives.
+    pub muted: BTreeSet<u64>,
     pub checks: Checks,
     /// Replicas are meant to differ: nobody looks.
     pub apart: bool,
@@ -74,6 +82,8 @@ pub struct World {
     pub reads: Vec<(u64, ReadId, Result<Revision, ReadFailure>)>,
     pub epochs: Vec<(u64, Epoch)>,
     pub bulk_sent: u64,
+    /// Messages of feeds, by kind.
+    pub fed: BTreeMap<&'static str, u64>,
     /// The autopilots of leaders, by leader and term.
     pub pilots: BTreeMap<(u64, u64), raft_store::autopilot::Autopilot>,
     pub piloted: bool,
@@ -82,6 +92,8 @@ pub struct World {
     events: BTreeMap<(u64, u64), Event>,
     order: u64,
     seed: u64,
+    /// Counts the changes of who runs.
+    comings: u64,
 }
 
 impl World {
@@ -93,6 +105,7 @@ impl World {
             nodes: BTreeMap::new(),
             faults: CALM,
             cut: BTreeSet::new(),
+            muted: BTreeSet::new(),
             checks: Checks::default(),
             apart: false,
             clients: Clients::default(),
@@ -102,12 +115,14 @@ impl World {
             reads: Vec::new(),
             epochs: Vec::new(),
             bulk_sent: 0,
+            fed: BTreeMap::new(),
             pilots: BTreeMap::new(),
             piloted: false,
             done: BTreeMap::new(),
             events: BTreeMap::new(),
             order: 0,
             seed,
+            comings: 0,
         };
         (1..=size).for_each(|id| world.add(id));
         world
@@ -121,8 +136,17 @@ impl World {
             _ => Replica::create_joining(disk.clone(), config),
         };
         let replica = Some(replica.unwrap());
-        let node =
-            Node { disk, replica, boots: 1, advance_due: false, paused_until: 0, broken: false, rate: 1_000 };
+        let node = Node {
+            disk,
+            replica,
+            boots: 1,
+            advance_due: false,
+            paused_until: 0,
+            broken: false,
+            rate: 1_000,
+            told: 0,
+        };
+        self.comings += 1;
         self.nodes.insert(id, node);
         let first = self.now + 1 + id % 7;
         self.at(first, Event::Tick(id));
@@ -173,6 +197,7 @@ impl World {
             Event::Tick(id) => {
                 let rate = self.nodes.get(&id).map_or(1_000, |node| node.rate);
                 self.at(self.now + timing::TICK_MS * 1_000 / rate, Event::Tick(id));
+                self.tell_reachable(id);
                 self.input(id, Input::Tick);
             }
             Event::Advance(id) => self.advance(id),
@@ -201,6 +226,19 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Machines know who runs: here at once, elsewhere by gossip.
+    fn tell_reachable(&mut self, id: u64) {
+        let Some(node) = self.nodes.get(&id) else { return };
+        if node.told == self.comings || !self.is_awake(id) {
+            return;
+        }
+        let runs =
+            |(other, node): (&u64, &Node)| (*other != id && node.replica.is_some()).then_some(NodeId(*other));
+        let peers = self.nodes.iter().filter_map(runs).collect();
+        self.nodes.get_mut(&id).unwrap().told = self.comings;
+        self.input(id, Input::Reachable { peers });
     }
 
     pub fn is_awake(&self, id: u64) -> bool {
@@ -339,7 +377,13 @@ impl World {
     fn send(&mut self, from: u64, to: u64, bytes: Vec<u8>, bulk: bool) {
         self.bulk_sent += u64::from(bulk);
         self.look_at_promises(from, to, &bytes);
-        let lost = !self.nodes.contains_key(&to)
+        let is_feed = bytes[0] == FEED;
+        if is_feed {
+            let kind = FEED_KINDS.get(bytes[ENVELOPE + 8] as usize).unwrap_or(&"?");
+            *self.fed.entry(kind).or_default() += 1;
+        }
+        let lost = (is_feed && self.muted.contains(&from))
+            || !self.nodes.contains_key(&to)
             || !self.reaches(from, to)
             || (!bulk && self.rng.random_bool(self.faults.loss));
         if lost {
@@ -365,7 +409,7 @@ impl World {
 
     /// C4, C5: a vote that leaves a node is the only one of its term.
     fn look_at_promises(&mut self, from: u64, to: u64, bytes: &[u8]) {
-        if bytes.len() > 200 {
+        if bytes.len() > 200 || bytes[0] == FEED {
             return;
         }
         let Ok(message) = Message::decode(&bytes[ENVELOPE..]) else { return };
@@ -404,6 +448,7 @@ impl World {
         let node = self.nodes.get_mut(&id).unwrap();
         node.replica = None;
         node.disk.crash(seed);
+        self.comings += 1;
         self.clients.node_died(id);
     }
 
@@ -415,6 +460,9 @@ impl World {
         let node = self.nodes.get_mut(&id).unwrap();
         node.boots += 1;
         node.paused_until = 0;
+        // A new process has been told nothing.
+        node.told = 0;
+        self.comings += 1;
         match Replica::open(node.disk.clone(), config) {
             Ok(replica) => node.replica = Some(replica),
             Err(_) if node.disk.failed_at().is_some() => return self.died_at_a_step(id),
@@ -428,6 +476,7 @@ impl World {
 
     pub fn heal(&mut self) {
         self.cut.clear();
+        self.muted.clear();
         self.faults = CALM;
         let ids: Vec<u64> = self.nodes.keys().copied().collect();
         for id in ids {

@@ -81,10 +81,10 @@ async fn status(cluster: &Cluster) -> Reply {
             let role = match () {
                 () if replica.leader == Some(member.node_id()) => "leader",
                 () if view.members().is_voter(member.node_id()) => "voter",
-                () if member.no_voter => "non-voter",
-                () => "learner",
+                () if view.members().learners.contains(&member.node_id()) => "learner",
+                () => "observer",
             };
-            json!({"name": member.name, "address": member.address.to_string(), "state": state, "role": role, "id": member.node_id().to_string(), "podCIDR": member.pod_cidr()})
+            json!({"name": member.name, "address": member.address.to_string(), "state": state, "role": role, "id": member.node_id().to_string(), "podCIDR": member.pod_cidr(), "noVoter": member.no_voter})
         })
         .collect();
     let (index, term) = view.applied();
@@ -96,14 +96,22 @@ async fn status(cluster: &Cluster) -> Reply {
         200,
         &json!({
             "cluster": cluster.identity.cluster, "node": cluster.name(),
-            "leader": replica.leader.map(name_of), "voters": view.members().voters.iter().map(|id| name_of(*id)).collect::<Vec<_>>(),
-            "members": members, "revision": view.revision().0, "appliedIndex": index, "term": term, "stateHash": crate::pki::hex(&view.hash()),
+            "leader": replica.leader.map(&name_of), "voters": view.members().voters.iter().map(|id| name_of(*id)).collect::<Vec<_>>(),
+            "feed": replica.fed_by.map(|fed| feed(&fed, index, &name_of)), "members": members, "revision": view.revision().0, "appliedIndex": index, "term": term, "stateHash": crate::pki::hex(&view.hash()),
             "votersPinned": pinned, "votersWanted": raft_store::autopilot::wanted_voters(eligible, pinned),
             "advice": voters::advice(&view, &alive, replica.leader.is_some()),
             "keyring": keyring(&view, replica.leader, name_of),
             "brake": crate::brake::is_on(&view), "epoch": cluster.identity.epoch, "recoveries": recoveries(&view),
         }),
     ))
+}
+
+/// Who feeds this machine, where it does not vote, and how old its state is.
+fn feed(fed: &raft_store::FedBy, applied: u64, name: impl Fn(raft_store::NodeId) -> String) -> Value {
+    json!({
+        "from": name(fed.feeder), "hops": fed.hops, "entriesBehind": fed.commit.saturating_sub(applied),
+        "heardMsAgo": fed.silent_ms,
+    })
 }
 
 /// Who holds the keyring, and what is wrong with that.

@@ -1,4 +1,4 @@
-//! Whom the store may ask for a feed: the members that this machine does not suspect.
+//! Whom the store may ask for a feed: the members, and which of them this machine suspects. Suspicion can be wrong, so they are named too.
 //!
 //! Decides nothing: `raft_store` chooses among them, and learns by itself who does not answer.
 
@@ -25,13 +25,12 @@ pub async fn tell(store: Store, roster: Roster, me: NodeId, mut suspects: watch:
                 members = listed.iter().map(Member::node_id).collect();
             }
         }
-        let peers: Vec<NodeId> = {
-            let suspects = suspects.borrow_and_update();
-            members.iter().copied().filter(|id| *id != me && !suspects.contains(id)).collect()
-        };
-        if told.as_ref() != Some(&peers) {
-            store.input(Input::Reachable { peers: peers.clone() });
-            told = Some(peers);
+        let now = suspects.borrow_and_update().clone();
+        let others = members.iter().copied().filter(|id| *id != me);
+        let (suspected, answering): (Vec<_>, Vec<_>) = others.partition(|id| now.contains(id));
+        if told.as_ref() != Some(&(answering.clone(), suspected.clone())) {
+            store.input(Input::Peers { answering: answering.clone(), suspected: suspected.clone() });
+            told = Some((answering, suspected));
         }
         let changed = tokio::select! {
             changed = suspects.changed() => changed,

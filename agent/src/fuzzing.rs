@@ -67,6 +67,7 @@ fn requests() -> Vec<Vec<u8>> {
 fn responses() -> Vec<Vec<u8>> {
     let all = [
         Response::Done,
+        Response::InEpoch(3),
         Response::Outcome(vec![0; 9]),
         Response::Exchanged(vec![3; 20]),
         Response::Reached(true),

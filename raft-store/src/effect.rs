@@ -53,10 +53,12 @@ pub enum Input {
         /// The voter.
         to: NodeId,
     },
-    /// Members that answer now, as far as the driver knows: whom an observer may ask for a feed. Each names all of them.
-    Reachable {
-        /// The members.
-        peers: Vec<NodeId>,
+    /// The other members, as far as the driver knows them: whom an observer may ask for a feed. Each names all of them.
+    Peers {
+        /// Those that answer.
+        answering: Vec<NodeId>,
+        /// Those that seem not to. They are asked last: the driver may be wrong.
+        suspected: Vec<NodeId>,
     },
     /// How long the last `advance` took, if it wrote: a leader whose disk is slow hands over.
     Synced {

@@ -147,7 +147,7 @@ impl<D: Disk> Replica<D> {
             Input::Unreachable { peer } => self.node.report_unreachable(peer.0),
             Input::SnapshotSent { peer, ok } => self.report_snapshot(peer, ok),
             Input::TransferLeadership { to } => self.transfer_leadership(to),
-            Input::Reachable { peers } => self.follower.reachable(peers),
+            Input::Peers { answering, suspected } => self.follower.peers(&answering, &suspected),
             Input::Synced { took_ms } => self.burden.synced(took_ms),
         }
         self.set_election_timeout();

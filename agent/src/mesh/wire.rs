@@ -134,6 +134,8 @@ pub enum Response {
     Marks(Vec<u8>),
     /// Two run as you: where.
     Doubled(String),
+    /// The cluster epoch that this machine is in.
+    InEpoch(u64),
 }
 
 /// Sent by a machine that wants in, after it has checked our CA by its hash.

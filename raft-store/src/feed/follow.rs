@@ -44,7 +44,8 @@ pub(crate) struct Follower {
     me: NodeId,
     seed: u64,
     streams: u64,
-    reachable: Vec<NodeId>,
+    /// Who can be asked, and whether it is suspected not to answer.
+    peers: BTreeMap<NodeId, bool>,
     /// Voters, as one that refused us named them: for who has no state yet.
     hinted: BTreeSet<NodeId>,
     not_before: BTreeMap<NodeId, Millis>,
@@ -76,7 +77,7 @@ impl Follower {
             me,
             seed,
             streams: first_stream,
-            reachable: Vec::new(),
+            peers: BTreeMap::new(),
             hinted: BTreeSet::new(),
             not_before: BTreeMap::new(),
             source: None,
@@ -87,9 +88,10 @@ impl Follower {
     }
 
     /// Who can be asked now.
-    pub(crate) fn reachable(&mut self, mut peers: Vec<NodeId>) {
-        peers.retain(|peer| *peer != self.me);
-        self.reachable = peers;
+    pub(crate) fn peers(&mut self, answering: &[NodeId], suspected: &[NodeId]) {
+        let all =
+            suspected.iter().map(|peer| (*peer, true)).chain(answering.iter().map(|peer| (*peer, false)));
+        self.peers = all.filter(|(peer, _)| *peer != self.me).collect();
     }
 
     /// Who feeds this replica, once it has said something.
@@ -148,8 +150,9 @@ impl Follower {
         let Some(source) = &self.source else { return false };
         let second_best = Some(source.feeder) == leader || source.news.is_some_and(|news| news.hops > 0);
         let settled = now.since(source.began) >= timing::FEED_SETTLED_MS && now >= self.better_from;
-        let free = |peer: &&NodeId| Some(**peer) != leader && !self.not_before.contains_key(*peer);
-        second_best && settled && self.reachable.iter().filter(free).any(|peer| voters.contains(peer))
+        let answering = self.peers.iter().filter(|(_, suspected)| !**suspected).map(|(peer, _)| peer);
+        let mut free = answering.filter(|peer| Some(**peer) != leader && !self.not_before.contains_key(peer));
+        second_best && settled && free.any(|peer| voters.contains(peer))
     }
 
     fn leave(&mut self, now: Millis, rest_ms: u64) -> Option<(NodeId, u64)> {
@@ -159,17 +162,19 @@ impl Follower {
         Some((source.feeder, source.stream))
     }
 
-    /// The best of those that may be asked: voters, then other observers, then the leader; among equals by chance.
+    /// The best of those that may be asked: voters, then other observers, then the leader, then the suspected; among equals by
+    /// chance.
     fn ask(&mut self, now: Millis, voters: &[NodeId], leader: Option<NodeId>) -> Option<(NodeId, u64)> {
         self.not_before.retain(|_, at| *at > now);
         let votes = |peer: &NodeId| voters.contains(peer) || self.hinted.contains(peer);
         let rank = |peer: &NodeId| match () {
+            () if self.peers.get(peer) == Some(&true) => 3,
             () if leader == Some(*peer) => 2,
             () if votes(peer) => 0,
             () => 1,
         };
         let chance = |peer: &NodeId| crate::replica::mix(self.seed ^ peer.0.rotate_left(17) ^ self.streams);
-        let free = self.reachable.iter().filter(|peer| !self.not_before.contains_key(peer));
+        let free = self.peers.keys().filter(|peer| !self.not_before.contains_key(peer));
         let feeder = *free.min_by_key(|peer| (rank(peer), chance(peer), **peer))?;
         self.streams += 1;
         let source =

@@ -94,7 +94,7 @@ const ALONE: Standing = Standing { leads: false, member: false, silent_ms: 0, le
 
 fn follower() -> Follower {
     let mut follower = Follower::new(NodeId(9), 7, 1 << 32);
-    follower.reachable([1, 2, 3, 8, 9].map(NodeId).to_vec());
+    follower.peers(&[1, 2, 3, 8, 9].map(NodeId), &[]);
     follower
 }
 
@@ -109,6 +109,11 @@ fn voters_that_do_not_lead_are_asked_first_then_observers_then_the_leader() {
     }
     asked[..2].sort_unstable();
     assert_eq!(asked, [2, 3, 8, 1]);
+    follower.peers(&[NodeId(1)], &[2, 3].map(NodeId));
+    let (first, _) = follower.look(Millis(9_000), ALONE, &voters).asked.unwrap();
+    follower.refused(Millis(9_000), Reason::Full, vec![]);
+    let (second, _) = follower.look(Millis(9_000), ALONE, &voters).asked.unwrap();
+    assert!(first == NodeId(1) && second != first, "who is suspected is asked last, and asked all the same");
 }
 
 #[test]

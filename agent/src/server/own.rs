@@ -96,8 +96,8 @@ async fn status(cluster: &Cluster) -> Reply {
         200,
         &json!({
             "cluster": cluster.identity.cluster, "node": cluster.name(),
-            "leader": replica.leader.map(&name_of), "voters": view.members().voters.iter().map(|id| name_of(*id)).collect::<Vec<_>>(),
-            "feed": replica.fed_by.map(|fed| feed(&fed, index, &name_of)), "members": members, "revision": view.revision().0, "appliedIndex": index, "term": term, "stateHash": crate::pki::hex(&view.hash()),
+            "leader": replica.leader.map(name_of), "voters": view.members().voters.iter().map(|id| name_of(*id)).collect::<Vec<_>>(),
+            "feed": replica.fed_by.map(|fed| feed(&fed, index, name_of)), "members": members, "revision": view.revision().0, "appliedIndex": index, "term": term, "stateHash": crate::pki::hex(&view.hash()),
             "votersPinned": pinned, "votersWanted": raft_store::autopilot::wanted_voters(eligible, pinned),
             "advice": voters::advice(&view, &alive, replica.leader.is_some()),
             "keyring": keyring(&view, replica.leader, name_of),

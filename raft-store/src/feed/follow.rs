@@ -61,7 +61,7 @@ pub(crate) struct Follower {
 #[derive(Debug)]
 pub(crate) enum Fit {
     /// Give this to raft.
-    Step(Message),
+    Step(Box<Message>),
     /// It does not follow on what is here.
     Gap,
     /// It contradicts what is committed here, at this index.
@@ -273,13 +273,17 @@ pub(crate) fn fit(batch: Batch, me: u64, term: u64, log: &RaftLog<Memory>) -> Fi
         return match (index > log.committed, ours) {
             (true, _) => Fit::Gap,
             // Covered by a snapshot: older than anything that can still differ.
-            (false, 0) => Fit::Step(append(me, term, (index, anchor_term), commit, Vec::new())),
+            (false, 0) => step(append(me, term, (index, anchor_term), commit, Vec::new())),
             (false, _) => Fit::Diverged(index),
         };
     }
     let rest = batch.entries.into_iter().skip(known).zip(index + 1..);
     let entries = rest.map(|(entry, index)| entry.into_entry(index)).collect();
-    Fit::Step(append(me, term, (index, anchor_term), commit, entries))
+    step(append(me, term, (index, anchor_term), commit, entries))
+}
+
+fn step(message: Message) -> Fit {
+    Fit::Step(Box::new(message))
 }
 
 /// The append that a fed batch is for raft.

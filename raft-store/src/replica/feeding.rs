@@ -195,7 +195,7 @@ impl<D: Disk> Replica<D> {
                 if let Some((end, hash)) = expected.filter(|(end, _)| *end > self.state.applied_index) {
                     self.follower.expect(end, hash);
                 }
-                self.step_fed(message, news);
+                self.step_fed(*message, news);
             }
             Fit::Gap => self.say(from, stream, &Feed::Ack { index, fits: false }),
             Fit::Diverged(index) => self.differs(index),

@@ -197,7 +197,7 @@ impl World {
             Event::Tick(id) => {
                 let rate = self.nodes.get(&id).map_or(1_000, |node| node.rate);
                 self.at(self.now + timing::TICK_MS * 1_000 / rate, Event::Tick(id));
-                self.tell_reachable(id);
+                self.tell_peers(id);
                 self.input(id, Input::Tick);
             }
             Event::Advance(id) => self.advance(id),
@@ -229,16 +229,17 @@ impl World {
     }
 
     /// Machines know who runs: here at once, elsewhere by gossip.
-    fn tell_reachable(&mut self, id: u64) {
+    fn tell_peers(&mut self, id: u64) {
         let Some(node) = self.nodes.get(&id) else { return };
         if node.told == self.comings || !self.is_awake(id) {
             return;
         }
-        let runs =
-            |(other, node): (&u64, &Node)| (*other != id && node.replica.is_some()).then_some(NodeId(*other));
-        let peers = self.nodes.iter().filter_map(runs).collect();
+        let others = self.nodes.iter().filter(|(other, _)| **other != id);
+        let (answering, suspected): (Vec<_>, Vec<_>) = others.partition(|(_, node)| node.replica.is_some());
+        let ids = |nodes: Vec<(&u64, &Node)>| nodes.into_iter().map(|(id, _)| NodeId(*id)).collect();
+        let peers = Input::Peers { answering: ids(answering), suspected: ids(suspected) };
         self.nodes.get_mut(&id).unwrap().told = self.comings;
-        self.input(id, Input::Reachable { peers });
+        self.input(id, peers);
     }
 
     pub fn is_awake(&self, id: u64) -> bool {

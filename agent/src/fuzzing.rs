@@ -67,7 +67,6 @@ fn requests() -> Vec<Vec<u8>> {
 fn responses() -> Vec<Vec<u8>> {
     let all = [
         Response::Done,
-        Response::InEpoch(3),
         Response::Outcome(vec![0; 9]),
         Response::Exchanged(vec![3; 20]),
         Response::Reached(true),
@@ -79,6 +78,7 @@ fn responses() -> Vec<Vec<u8>> {
         Response::Survey(b"{}".to_vec()),
         Response::Marks(vec![0; 34]),
         Response::Doubled("a and b".into()),
+        Response::InEpoch(3),
     ];
     all.iter().map(wire::encode).collect()
 }

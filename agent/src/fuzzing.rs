@@ -78,6 +78,7 @@ fn responses() -> Vec<Vec<u8>> {
         Response::Survey(b"{}".to_vec()),
         Response::Marks(vec![0; 34]),
         Response::Doubled("a and b".into()),
+        Response::InEpoch(3),
     ];
     all.iter().map(wire::encode).collect()
 }

@@ -14,6 +14,7 @@ pub mod doubles;
 pub mod enrol;
 pub mod events;
 pub mod fabric;
+pub mod feeders;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod gossip;

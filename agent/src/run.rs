@@ -43,7 +43,8 @@ use crate::server::own::Upload;
 use crate::store::{self, Birth, Plan, Store};
 use crate::worker::addresses::Addresses;
 use crate::{
-    backup, control, doubles, enrol, gossip, leader, names, node, rebuild, requests, restore, server, worker,
+    backup, control, doubles, enrol, feeders, gossip, leader, names, node, rebuild, requests, restore,
+    server, worker,
 };
 
 /// The agent cannot start.
@@ -389,6 +390,12 @@ async fn start(config: &Config, identity: Identity, birth: Birth) -> Result<Arc<
         lives: Default::default(),
         leaves: Default::default(),
     });
+    spawn(feeders::tell(
+        cluster.store.clone(),
+        cluster.roster.clone(),
+        cluster.me(),
+        cluster.suspects.clone(),
+    ));
     spawn(requests::dispatch(cluster.clone(), gossip, incoming));
     serve_api(&cluster, api)?;
     spawn(node::run(cluster.clone()));

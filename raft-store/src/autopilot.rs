@@ -1,7 +1,8 @@
 //! Which members should vote: one, three or five by how many may, spread over failure zones, the dead replaced.
 //!
 //! Decides the next single change of members, or to whom leadership goes first, from what the leader sees now. A change is
-//! asked for only if a majority of the old and of the new voters acknowledges now. Must not decide who is alive nor who belongs to
+//! asked for only if a majority of the old and of the new voters acknowledges now. Who is to vote learns first (raft's short step
+//! between observing and voting), and is given up for another if it does not catch up. Must not decide who is alive nor who belongs to
 //! the cluster (both are handed in), and must not let deaths take three voters down to fewer: a majority of one is no majority.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,10 +48,13 @@ pub fn wanted_voters(members: usize, pinned: Option<usize>) -> usize {
     pinned.map_or(by_rule, |pinned| pinned.min(members.max(1)))
 }
 
-/// The autopilot's memory: since when who is dead, and what the log held a moment ago. Begins anew with each leadership.
+/// The autopilot's memory: since when who is dead or learns, and what the log held a moment ago. Begins anew with each leadership.
 #[derive(Clone, Debug, Default)]
 pub struct Autopilot {
     dead_since: BTreeMap<NodeId, Millis>,
+    learns_since: BTreeMap<NodeId, Millis>,
+    /// Who learned and did not catch up, and until when it is left in peace.
+    rests_until: BTreeMap<NodeId, Millis>,
     /// The log's end at a look at least `timing::CAUGHT_UP_MS` ago, and the look that will follow it.
     held: Option<(Millis, u64)>,
     next_held: Option<(Millis, u64)>,
@@ -62,6 +66,8 @@ struct Look<'a> {
     listed: BTreeMap<NodeId, &'a Candidate>,
     /// Confirmed dead for long enough to be replaced.
     lost: BTreeSet<NodeId>,
+    /// Learned in vain a while ago.
+    resting: &'a BTreeMap<NodeId, Millis>,
     held: Option<u64>,
 }
 
@@ -83,6 +89,7 @@ impl Autopilot {
         if !status.established || status.joint || members.is_empty() {
             return Next::Nothing;
         }
+        self.rest(now, status);
         let long_dead = |id: &NodeId| {
             self.dead_since.get(id).is_some_and(|since| now.since(*since) >= timing::REPLACE_VOTER_MS)
         };
@@ -90,9 +97,29 @@ impl Autopilot {
             status,
             listed: members.iter().map(|member| (member.id, member)).collect(),
             lost: members.iter().map(|member| member.id).filter(long_dead).collect(),
+            resting: &self.rests_until,
             held: self.held.map(|(_, index)| index),
         };
-        look.voters(pinned).or_else(|| look.learners()).unwrap_or(Next::Nothing)
+        let wanted = look.choose(pinned);
+        look.voters(&wanted).or_else(|| look.learners(&wanted)).unwrap_or(Next::Nothing)
+    }
+
+    /// A learner is to catch up within a time. One that does not goes back to observing, and another is taken.
+    fn rest(&mut self, now: Millis, status: &Status) {
+        self.rests_until.retain(|_, until| *until > now);
+        self.learns_since.retain(|id, _| status.learners.contains(id));
+        for id in &status.learners {
+            let since = *self.learns_since.entry(*id).or_insert(now);
+            let peer = status.peers.iter().find(|peer| peer.id == *id);
+            let limit_ms = match peer {
+                Some(peer) if peer.in_snapshot => timing::PROMOTION_BY_SNAPSHOT_MS,
+                _ => timing::PROMOTION_MS,
+            };
+            let holds = peer.is_some_and(|peer| holds(peer, self.held.map(|(_, index)| index)));
+            if now.since(since) >= limit_ms && !holds {
+                self.rests_until.insert(*id, Millis(now.0 + timing::PROMOTION_REST_MS));
+            }
+        }
     }
 
     fn remember(&mut self, now: Millis, members: &[Candidate], status: &Status) {
@@ -113,54 +140,48 @@ impl Autopilot {
 
 impl Look<'_> {
     /// The step that brings the voters in line, if they are not.
-    fn voters(&self, pinned: Option<usize>) -> Option<Next> {
-        let wanted = self.choose(pinned);
+    fn voters(&self, wanted: &BTreeSet<NodeId>) -> Option<Next> {
         let now: BTreeSet<NodeId> = self.status.voters.iter().copied().collect();
-        if wanted == now || wanted.is_empty() {
+        if *wanted == now || wanted.is_empty() {
             return None;
         }
-        if !wanted.contains(&self.status.id) {
-            return self.leave_the_lead(&wanted, &now);
+        if wanted.contains(&self.status.id) {
+            return self.change(&now, wanted);
         }
-        self.change(&now, &wanted)
-    }
-
-    /// A leader that is not to vote hands over to one that is; if none is a voter yet, they become voters first.
-    fn leave_the_lead(&self, wanted: &BTreeSet<NodeId>, now: &BTreeSet<NodeId>) -> Option<Next> {
-        let heirs = wanted.intersection(now).filter(|id| self.acknowledges(**id) && !self.lost.contains(id));
+        // A leader that is not to vote hands over to one that is; if none is a voter yet, they become voters first.
+        let heirs = wanted.intersection(&now).filter(|id| self.acknowledges(**id) && !self.lost.contains(id));
         let held = |id: &&NodeId| self.peer(**id).map_or(0, |peer| peer.matched);
         match heirs.max_by_key(held) {
             Some(heir) => Some(Next::HandOver(*heir)),
-            None => self.change(now, &now.union(wanted).copied().collect()),
+            None => self.change(&now, &now.union(wanted).copied().collect()),
         }
     }
 
-    /// From one set of voters to another, if both have a majority that acknowledges now.
+    /// From one set of voters to another, if both have a majority that acknowledges now. Whoever comes in learns before, one after
+    /// the other; who goes observes again.
     fn change(&self, now: &BTreeSet<NodeId>, wanted: &BTreeSet<NodeId>) -> Option<Next> {
         let answers =
             |set: &BTreeSet<NodeId>| set.iter().filter(|id| self.acknowledges(**id)).count() * 2 > set.len();
-        if !answers(now) || !answers(wanted) {
+        if !answers(now) {
             return None;
         }
-        let leave = now.difference(wanted).map(|id| match self.listed.contains_key(id) {
-            true => MemberChange::AddLearner(*id),
-            false => MemberChange::Remove(*id),
-        });
-        let join = wanted.difference(now).map(|id| MemberChange::AddVoter(*id));
+        let coming: Vec<NodeId> = wanted.difference(now).copied().collect();
+        if let Some(first) = coming.iter().find(|id| !self.status.learners.contains(id)) {
+            return Some(Next::Change(vec![MemberChange::AddLearner(*first)]));
+        }
+        if coming.iter().any(|id| !self.could_vote(*id)) || !answers(wanted) {
+            return None;
+        }
+        let leave = now.difference(wanted).map(|id| MemberChange::Remove(*id));
+        let join = coming.into_iter().map(MemberChange::AddVoter);
         let changes: Vec<MemberChange> = leave.chain(join).collect();
         (!changes.is_empty()).then_some(Next::Change(changes))
     }
 
-    /// Newcomers learn, one after the other; who left the list leaves raft.
-    fn learners(&self) -> Option<Next> {
-        let status = self.status;
-        let known: BTreeSet<NodeId> = status.voters.iter().chain(&status.learners).copied().collect();
-        let new = self.listed.keys().find(|id| !known.contains(id)).map(|id| MemberChange::AddLearner(*id));
-        let gone = || {
-            let gone = status.learners.iter().find(|id| !self.listed.contains_key(id));
-            gone.map(|id| MemberChange::Remove(*id))
-        };
-        new.or_else(gone).map(|change| Next::Change(vec![change]))
+    /// Only who is about to vote learns; all others observe.
+    fn learners(&self, wanted: &BTreeSet<NodeId>) -> Option<Next> {
+        let idle = self.status.learners.iter().find(|id| !wanted.contains(id))?;
+        Some(Next::Change(vec![MemberChange::Remove(*idle)]))
     }
 
     /// The voters that there should be. Who votes and lives goes on doing so wherever that makes no zone carry more.
@@ -172,7 +193,7 @@ impl Look<'_> {
             .listed
             .keys()
             .copied()
-            .filter(|id| may(id) && if votes(id) { !self.lost.contains(id) } else { self.could_vote(*id) })
+            .filter(|id| may(id) && if votes(id) { !self.lost.contains(id) } else { self.may_come(*id) })
             .collect();
         let dead_voters = self.status.voters.iter().copied().filter(|id| may(id) && self.lost.contains(id));
         let size = self.size(wanted_voters(eligible, pinned), usable.len());
@@ -199,7 +220,8 @@ impl Look<'_> {
         while chosen.len() < size {
             let rank = |id: &NodeId| {
                 let carries = carried.get(self.zone(*id)).copied().unwrap_or(0);
-                (*id != self.status.id, carries, !self.status.voters.contains(id), *id)
+                let votes = self.status.voters.contains(id);
+                (*id != self.status.id, carries, !votes, !self.could_vote(*id), !self.learns(*id), *id)
             };
             let Some(at) = (0..usable.len()).min_by_key(|at| rank(&usable[*at])) else { break };
             let id = usable.swap_remove(at);
@@ -221,13 +243,25 @@ impl Look<'_> {
         id == self.status.id || self.peer(id).is_some_and(|peer| peer.recent_active)
     }
 
+    fn learns(&self, id: NodeId) -> bool {
+        self.status.learners.contains(&id)
+    }
+
+    /// A member that does not vote and could: it is ready, or it may try.
+    fn may_come(&self, id: NodeId) -> bool {
+        let dead = self.listed.get(&id).is_none_or(|candidate| candidate.dead);
+        self.could_vote(id) || (!dead && !self.resting.contains_key(&id))
+    }
+
     /// A learner that lives and holds what the log held a moment ago. (raft counts a newcomer as active before it has said
     /// anything: only what it holds shows that it is there.)
     fn could_vote(&self, id: NodeId) -> bool {
         let dead = self.listed.get(&id).is_none_or(|candidate| candidate.dead);
-        let holds = |peer: &crate::effect::PeerStatus| {
-            peer.matched > 0 && self.held.is_some_and(|held| peer.matched >= held) && !peer.in_snapshot
-        };
-        !dead && self.acknowledges(id) && self.peer(id).is_some_and(holds)
+        let ready = self.peer(id).is_some_and(|peer| holds(peer, self.held));
+        !dead && self.learns(id) && self.acknowledges(id) && ready
     }
+}
+
+fn holds(peer: &crate::effect::PeerStatus, held: Option<u64>) -> bool {
+    peer.matched > 0 && held.is_some_and(|held| peer.matched >= held) && !peer.in_snapshot
 }

@@ -54,6 +54,13 @@ pub enum Input {
         /// The voter.
         to: NodeId,
     },
+    /// The other members, as far as the driver knows them: whom an observer may ask for a feed. Each names all of them.
+    Peers {
+        /// Those that answer.
+        answering: Vec<NodeId>,
+        /// Those that seem not to. They are asked last: the driver may be wrong.
+        suspected: Vec<NodeId>,
+    },
     /// How long the last `advance` took: a leader whose disk is slow hands over. Counts only if that wrote.
     Synced {
         /// Milliseconds.
@@ -194,6 +201,25 @@ pub struct Status {
     pub refused_messages: u64,
     /// The peers' progress, while leading.
     pub peers: Vec<PeerStatus>,
+    /// Who feeds this replica, if it is fed.
+    pub fed_by: Option<FedBy>,
+    /// How many it feeds.
+    pub feeds: usize,
+    /// Who last fed something else than what this replica holds, and at which index they differ.
+    pub diverged: Option<(NodeId, u64)>,
+}
+
+/// The feed of a replica that does not vote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FedBy {
+    /// The feeder.
+    pub feeder: NodeId,
+    /// How many feeds lie between this replica and a voter.
+    pub hops: u32,
+    /// The feeder's commit index: what is missing from it here is how old this replica's state is.
+    pub commit: u64,
+    /// Milliseconds since it said something.
+    pub silent_ms: u64,
 }
 
 /// A peer as the leader sees it.

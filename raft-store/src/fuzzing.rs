@@ -9,6 +9,8 @@ use raft::eraftpb::{Entry as LogEntry, EntryType, HardState, Message, MessageTyp
 use crate::codec;
 use crate::command::{Command, Compare, Expect, Op, Transaction};
 use crate::disk::Disk;
+use crate::feed::follow::{self, Fit};
+use crate::feed::{self, Batch as FedBatch, FedEntry, Feed, News, Picture, Place, Reason, Scope};
 use crate::ids::{ClusterId, Epoch, NodeId, Revision, SessionId};
 use crate::log::batch::{self, Batch, Chain};
 use crate::log::identity::Identity;
@@ -19,8 +21,9 @@ use crate::rescue::{self, Rescued};
 use crate::sim_disk::MemDisk;
 use crate::snapshot;
 use crate::state::State;
+use crate::storage::Memory;
 use crate::view::View;
-use crate::wire;
+use crate::wire::{self, Said};
 
 /// A name, bytes to begin with, and the check: whether the bytes were taken, or what is wrong.
 pub type Target = (&'static str, fn() -> Vec<Vec<u8>>, fn(&[u8]) -> Result<bool, String>);
@@ -33,6 +36,7 @@ pub const TARGETS: &[Target] = &[
     ("snapshot", snapshots, check_snapshot),
     ("backup", backups, check_backup),
     ("raft-message", messages, check_message),
+    ("feed-message", feeds, check_feed),
 ];
 
 const OWNER: Identity = Identity { cluster: ClusterId([7; 16]), node: NodeId(3) };
@@ -235,10 +239,45 @@ fn messages() -> Vec<Vec<u8>> {
 }
 
 fn check_message(bytes: &[u8]) -> Result<bool, String> {
-    let Ok(message) = wire::decode(&OWNER.cluster, bytes) else { return Ok(false) };
+    let Ok(Said::Raft(message)) = wire::decode(&OWNER.cluster, bytes) else { return Ok(false) };
     let again = wire::decode(&OWNER.cluster, &wire::envelope(&OWNER.cluster, &message));
     let bounded = message.encoded_len() <= 2 * bytes.len() + 64;
-    same(again.as_ref() == Ok(&message) && bounded, "a message")
+    same(again.as_ref() == Ok(&Said::Raft(message)) && bounded, "a message")
+}
+
+fn feeds() -> Vec<Vec<u8>> {
+    let news = News { term: 9, leader: 3, commit: 900, hops: 1 };
+    let place = Place { index: 7, term: 2, hash: [5; 32] };
+    let entries: Vec<FedEntry> = log_entries().iter().map(FedEntry::of).collect();
+    let all = [
+        Feed::Subscribe { scope: Scope::Full, from: place },
+        Feed::Subscribe { scope: Scope::Node, from: Place::default() },
+        Feed::Batch(FedBatch { news, after: (1, 1), entries, hash: Some([9; 32]) }),
+        Feed::Batch(FedBatch { news, after: (0, 0), entries: vec![], hash: None }),
+        Feed::Snapshot(Picture { news, data: snapshot::encode(&State::first(NodeId(3))) }),
+        Feed::Ack { index: 300, fits: true },
+        Feed::Refused { reason: Reason::Full, others: vec![NodeId(4), NodeId(u64::MAX / 3)] },
+        Feed::Leave,
+        Feed::AskIndex { boot: 2, counter: 70_000 },
+        Feed::Index { boot: 2, counter: 70_000, index: 12 },
+    ];
+    all.iter().map(|feed| wire::feed_envelope(&OWNER.cluster, 77, &feed::encode(feed))).collect()
+}
+
+fn check_feed(bytes: &[u8]) -> Result<bool, String> {
+    let Ok(Said::Feed(stream, feed)) = wire::decode(&OWNER.cluster, bytes) else { return Ok(false) };
+    if let Feed::Batch(batch) = &feed {
+        let first = State::first(OWNER.node);
+        let memory = Memory::new((1, 1), Default::default(), HardState::default(), first);
+        let log = raft::RaftLog::new(memory, crate::raft_log_drain::logger());
+        if let Fit::Step(message) = follow::fit(batch.clone(), OWNER.node.0, 1, &log) {
+            let follows = message.index == 1 && message.log_term == 1 && message.term > 0;
+            same(follows && batch.is_sound(), "an append")?;
+        }
+    }
+    let again = wire::feed_envelope(&OWNER.cluster, stream, &feed::encode(&feed));
+    let read = wire::decode(&OWNER.cluster, &again);
+    same(read == Ok(Said::Feed(stream, feed)) && again.len() <= bytes.len(), "a feed's message")
 }
 
 #[cfg(test)]

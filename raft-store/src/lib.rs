@@ -32,6 +32,7 @@ mod config;
 pub mod consistency;
 mod disk;
 mod effect;
+mod feed;
 mod file_disk;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -58,7 +59,7 @@ pub use codec::CodecError;
 pub use command::{Command, Compare, Expect, Key, Op, Outcome, Refusal, Transaction, Value};
 pub use config::Config;
 pub use disk::{Disk, DiskError};
-pub use effect::{Effect, Fatal, Input, MemberChange, PeerStatus, ReadFailure, Role, Status};
+pub use effect::{Effect, Fatal, FedBy, Input, MemberChange, PeerStatus, ReadFailure, Role, Status};
 pub use file_disk::{FileDisk, FileDiskError};
 pub use ids::{ClusterId, Epoch, Millis, NodeId, ProposalId, ReadId, Revision, SessionId};
 pub use log::LogError;

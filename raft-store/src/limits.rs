@@ -34,3 +34,18 @@ pub const SNAPSHOT_BYTES: usize = 2 << 30;
 pub const EXPIRED_AT_ONCE: usize = 256;
 /// Read rounds of peers that a leader holds at once.
 pub const PENDING_READS: usize = 4_096;
+
+/// Members that one feeds at most …
+pub const FEEDS: usize = 64;
+/// … and the leader.
+pub const LEADER_FEEDS: usize = 16;
+/// An observer with so many feeds between itself and a voter looks for a nearer feeder, and feeds nobody.
+pub const FEED_HOPS: u32 = 4;
+/// Bytes on their way to one that is fed.
+pub const FEED_CREDIT_BYTES: u64 = 4 << 20;
+/// Bytes of entries in one batch of a feed.
+pub const FEED_BATCH_BYTES: u64 = 1 << 20;
+/// Whole states on their way to those that are fed, at once.
+pub const FEED_PICTURES: usize = 2;
+/// Names that are believed of who refuses a feed.
+pub const FEED_HINTS: usize = 16;

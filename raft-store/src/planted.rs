@@ -76,6 +76,10 @@ pub enum Bug {
     LostAnsweredAsDone,
     /// Proposals are taken from anybody who sends a message.
     ForeignProposals,
+    /// A feeder feeds what it holds, committed or not.
+    StaleFeedUncommitted,
+    /// A fed batch is put behind what is here, though it does not follow on it.
+    StaleFeedWithGap,
 }
 
 impl Bug {
@@ -115,6 +119,8 @@ impl Bug {
         Bug::AnswerByIndex,
         Bug::LostAnsweredAsDone,
         Bug::ForeignProposals,
+        Bug::StaleFeedUncommitted,
+        Bug::StaleFeedWithGap,
     ];
 }
 

@@ -5,6 +5,7 @@
 mod apply;
 mod burden;
 mod expiry;
+mod feeding;
 mod housekeeping;
 mod membership;
 mod open;
@@ -20,6 +21,10 @@ use crate::config::Config;
 use crate::consistency::Marks;
 use crate::disk::Disk;
 use crate::effect::{Effect, Fatal, Input, Role, Status};
+use crate::feed::FEED;
+use crate::feed::follow::Follower;
+use crate::feed::recent::Recent;
+use crate::feed::serve::Feeder;
 use crate::gate::{self, Verdict};
 use crate::ids::{Millis, NodeId, Revision};
 use crate::log::Log;
@@ -32,6 +37,7 @@ use crate::{snapshot, timing, wire};
 
 use burden::Burden;
 use expiry::Expiry;
+use feeding::Installing;
 use housekeeping::Housekeeping;
 use membership::Membership;
 use proposals::Proposals;
@@ -54,6 +60,14 @@ pub struct Replica<D: Disk> {
     burden: Burden,
     telling: Telling,
     marks: Marks,
+    recent: Recent,
+    follower: Follower,
+    feeder: Feeder,
+    installing: Option<Installing>,
+    /// When raft last heard of a leader.
+    heard: Option<Millis>,
+    /// The first tick.
+    begun: Option<Millis>,
     now: Millis,
     effects: Vec<Effect>,
     /// A round that `outbox` began and `advance` ends; raft must not be touched in between.
@@ -146,6 +160,7 @@ impl<D: Disk> Replica<D> {
             Input::Unreachable { peer } => self.node.report_unreachable(peer.0),
             Input::SnapshotSent { peer, ok } => self.report_snapshot(peer, ok),
             Input::TransferLeadership { to } => self.transfer_leadership(to),
+            Input::Peers { answering, suspected } => self.follower.peers(&answering, &suspected),
             Input::Synced { took_ms } if self.wrote => self.burden.synced(took_ms),
             Input::Synced { .. } => {}
             Input::Tell => self.tell_commit(),
@@ -172,11 +187,14 @@ impl<D: Disk> Replica<D> {
         self.sample_history();
         self.expire();
         self.tell_commit();
+        self.begun.get_or_insert(self.now);
+        self.look_for_a_feed();
     }
 
     fn receive(&mut self, from: NodeId, bytes: &[u8]) {
         let message = match wire::decode(&self.config.cluster, bytes) {
-            Ok(message) => message,
+            Ok(wire::Said::Raft(message)) => message,
+            Ok(wire::Said::Feed(stream, message)) => return self.take_feed(from, stream, message),
             Err(error) => return self.refuse(from, &error.to_string()),
         };
         // What a full disk cannot take comes again: the leader counts it as lost on the way.
@@ -198,8 +216,10 @@ impl<D: Disk> Replica<D> {
                 return;
             }
         }
-        if let Err(error) = self.node.step(message) {
-            self.refuse(from, &error.to_string());
+        let term = message.term;
+        match self.node.step(message) {
+            Ok(()) => self.heard_leader(kind, term),
+            Err(error) => self.refuse(from, &error.to_string()),
         }
     }
 
@@ -213,6 +233,7 @@ impl<D: Disk> Replica<D> {
             return;
         }
         self.housekeeping.snapshot_reported(peer);
+        self.feeder.reported(self.now, peer, ok);
         let status = if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
         self.node.report_snapshot(peer.0, status);
     }
@@ -235,12 +256,15 @@ impl<D: Disk> Replica<D> {
             self.take(input);
         }
         self.rounds_while_ready()?;
+        self.install_fed()?;
+        self.rounds_while_ready()?;
         if !self.started {
             self.started = true;
             self.lead_at_once_if_alone()?;
             self.rounds_while_ready()?;
         }
         self.keep_house()?;
+        self.feed();
         self.report();
         Ok(())
     }
@@ -271,7 +295,10 @@ impl<D: Disk> Replica<D> {
         self.flush_proposals();
         self.tell_commit_if_late();
         self.leave_joint_state();
-        self.reads.begin_rounds(&mut self.node, self.now);
+        let by_raft = self.leads() || self.is_member();
+        if let Some(context) = self.reads.begin_rounds(&mut self.node, self.now, by_raft) {
+            self.ask_for_index(context);
+        }
         self.set_election_timeout();
     }
 
@@ -279,7 +306,9 @@ impl<D: Disk> Replica<D> {
     fn round(&mut self, mut ready: Ready) -> Result<(), Fatal> {
         let early = outbound::early(&mut ready, self.log.hard_state());
         self.send(early);
-        self.reads.answered(ready.take_read_states());
+        for (context, index) in self.reads.answered(ready.take_read_states()) {
+            self.tell_index(context, index);
+        }
         let install = self.snapshot_of(&ready)?;
         let unsynced = Unsynced::take(&mut ready, self.node.raft.hard_state(), install);
         let mut durable = self.log.persist(unsynced)?.open();
@@ -289,6 +318,7 @@ impl<D: Disk> Replica<D> {
             self.state = state;
             self.marks = Marks::default();
             self.marks.applied(self.state.applied_index, self.state.hash);
+            self.compare_with_feeder();
             if planted!(SnapshotKeepsMembers) {
                 self.state.members = members;
             }
@@ -325,6 +355,10 @@ impl<D: Disk> Replica<D> {
 
     fn send(&mut self, messages: Vec<Cleared>) {
         for message in messages {
+            if message.as_message().to == FEED {
+                self.acknowledge_feed(message.as_message());
+                continue;
+            }
             let effect = wire::send(&self.config.cluster, message);
             if let Effect::Send { to, bulk: true, .. } = &effect {
                 self.housekeeping.snapshot_sent(*to, self.now);
@@ -385,7 +419,7 @@ impl<D: Disk> Replica<D> {
 }
 
 /// A number's bits, well mixed (the finalizer of splitmix64).
-fn mix(number: u64) -> u64 {
+pub(crate) fn mix(number: u64) -> u64 {
     let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -76,6 +76,27 @@ impl Memory {
         }
     }
 
+    /// The term of an entry that it still knows.
+    pub(crate) fn term_of(&self, index: u64) -> Option<u64> {
+        self.term(index).ok()
+    }
+
+    /// The entries from `low` up to `high`, as many as fit, or `None` if they are forgotten.
+    pub(crate) fn some(&self, low: u64, high: u64, bytes: u64) -> Option<Vec<Entry>> {
+        let high = high.min(self.last());
+        self.entries(low, high + 1, Some(bytes), GetEntriesContext::empty(false)).ok()
+    }
+
+    /// The newest applied state as bytes.
+    pub(crate) fn picture(&self) -> Vec<u8> {
+        self.data()
+    }
+
+    /// The last index that is durable here, committed or not.
+    pub(crate) fn last_index_held(&self) -> u64 {
+        self.last()
+    }
+
     fn last(&self) -> u64 {
         self.base.0 + self.entries.len() as u64
     }

@@ -38,6 +38,39 @@ pub const STALLED_SYNC_MS: u64 = 1_000;
 /// A leader that handed over because of its disk, and was elected again, bears it this long.
 pub const HAND_OVER_REST_MS: u64 = 30_000;
 
+/// A feeder with nothing to feed says so this often.
+pub const FEED_BEAT_MS: u64 = 150;
+/// A feeder that says nothing for so long is left for another, as is raft's leader by one that has never voted.
+pub const FEED_SILENCE_MS: u64 = 600;
+/// A feeder that hears of no leader for so long is left.
+pub const FEED_LEADERLESS_MS: u64 = 2_000;
+/// Who votes or learns asks for a feed after its leader was silent for so long.
+pub const FEED_PATIENCE_MS: u64 = 2_000;
+/// Who was not ahead is asked again after this,
+pub const FEED_RETRY_MS: u64 = 250;
+/// who was full or silent after this,
+pub const FEED_REST_MS: u64 = 1_000;
+/// who has another state, or cannot serve, after this.
+pub const FEED_SHUN_MS: u64 = 60_000;
+/// Whoever is fed by the leader or by another observer asks a voter instead after this, then not again for as long as one is shunned.
+pub const FEED_SETTLED_MS: u64 = 5_000;
+/// Who is fed and says nothing for so long is forgotten.
+pub const FEED_LOST_MS: u64 = 3_000;
+/// A feeder that hears of no leader for so long ends its feeds.
+pub const FEED_STALE_MS: u64 = 1_000;
+/// What did not fit is sent again after this, then after twice as long, …
+pub const FEED_AGAIN_MS: u64 = 100;
+/// … but at least this often.
+pub const FEED_AGAIN_MOST_MS: u64 = 3_200;
+/// A state that was delivered is installed within this, or comes again.
+pub const FEED_INSTALL_MS: u64 = 5_000;
+/// A learner that has not caught up after this is not to vote after all …
+pub const PROMOTION_MS: u64 = 5_000;
+/// … (if it is being sent a state, after this) …
+pub const PROMOTION_BY_SNAPSHOT_MS: u64 = 30_000;
+/// … and is not tried again for so long.
+pub const PROMOTION_REST_MS: u64 = 60_000;
+
 /// The table in ticks, stretched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {

@@ -62,31 +62,39 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Starts the hosts and forms the cluster, without an image.
+    /// Starts three hosts and forms the cluster, without an image.
     pub fn form(name: &str, directory: &std::path::Path) -> Result<Cluster, BenchError> {
-        let mut settings = BedConfig::new(name, 3, directory);
+        Cluster::form_with(name, directory, 3)
+    }
+
+    /// The same among so many hosts; those after the third have no agent yet.
+    pub fn form_with(name: &str, directory: &std::path::Path, hosts: usize) -> Result<Cluster, BenchError> {
+        let mut settings = BedConfig::new(name, hosts, directory);
         // For the traces: a line for each round of planning and each step of a pod.
         settings.env.push(("SKEIN_LOG".into(), "info,agent::control=debug,agent::worker=debug".into()));
         let bed = Bed::create(settings)?;
         let cluster = Cluster { bed, image: String::new(), directory: directory.to_owned() };
-        for host in cluster.bed.hosts() {
+        for host in cluster.bed.hosts().iter().take(3) {
             host.start_agent()?;
         }
         let first = cluster.host(0);
         cluster.wait("the first agent answers", || Ok(first.run(["skein", "version"])?.success()))?;
         cluster.wait("init", || Ok(first.run(["skein", "init"])?.success()))?;
-        for host in cluster.bed.hosts().iter().skip(1) {
-            let text = first.ok(["skein", "token", "create"])?;
-            let words: Vec<&str> = text
-                .lines()
-                .filter(|line| line.trim().starts_with("skein join"))
-                .flat_map(str::split_whitespace)
-                .collect();
-            host.ok(words)?;
+        for host in cluster.bed.hosts().iter().take(3).skip(1) {
+            cluster.join(host, &[])?;
         }
         cluster
             .wait("three voters", || Ok(cluster.status(0)?["voters"].as_array().map_or(0, Vec::len) == 3))?;
         Ok(cluster)
+    }
+
+    /// Lets a host join, by a token of its own.
+    fn join(&self, host: &Host, options: &[&str]) -> Result<(), BenchError> {
+        let words = ["skein", "token", "create"].iter().chain(options).copied();
+        let text = self.host(0).ok(words)?;
+        let line = text.lines().find(|line| line.trim().starts_with("skein join")).unwrap_or_default();
+        host.ok(line.split_whitespace())?;
+        Ok(())
     }
 
     /// Loads the archive on the first host and runs a pod everywhere once, so that the image is present on each.

@@ -17,6 +17,8 @@ mod keyring;
 mod members;
 #[path = "cluster/node.rs"]
 mod node;
+#[path = "cluster/observers.rs"]
+mod observers;
 #[path = "cluster/probes.rs"]
 mod probes;
 #[path = "cluster/rebuild.rs"]

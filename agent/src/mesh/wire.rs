@@ -138,6 +138,8 @@ pub enum Response {
     Doubled(String),
     /// Ask again in a moment.
     NotYet,
+    /// The cluster epoch that this machine is in.
+    InEpoch(u64),
 }
 
 /// Sent before a `JoinRequest` by a machine that speaks the second version of the protocol: the cluster versions its binary supports.

@@ -1,11 +1,13 @@
 //! Brings members of an older cluster epoch into the new one.
 //!
-//! Decides who is told (members that hold nothing of the new epoch) and who obeys: only a machine that hears no leader of its own
+//! Decides who is told (members that have not said that they are in the new epoch) and who obeys: only a machine that hears no leader of its own
 //! epoch, for a majority that works must not be talked out of its state. Must not delete anything: the old store is kept.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use raft_store::NodeId;
 use tracing::{info, warn};
 
 use super::carry_out::{self, Order};
@@ -22,16 +24,19 @@ pub async fn tell(cluster: &Arc<Cluster>) {
     if cluster.identity.epoch == 0 {
         return std::future::pending().await;
     }
+    let epoch = cluster.identity.epoch;
+    let mut over = BTreeSet::from([cluster.me()]);
     loop {
-        if let Some(status) = cluster.store.status().await {
-            let members = in_view(&cluster.store.view());
-            let holds = |id| status.peers.iter().any(|peer| peer.id == id && peer.matched > 0);
-            let text = serde_json::to_string(&members).unwrap_or_default();
-            for member in members.iter().filter(|member| member.node_id() != cluster.me()) {
-                if !holds(member.node_id()) {
-                    let told = Request::NewEpoch { epoch: cluster.identity.epoch, members: text.clone() };
-                    let _ = cluster.mesh.request(member.node_id(), told).await;
-                }
+        let members = in_view(&cluster.store.view());
+        let text = serde_json::to_string(&members).unwrap_or_default();
+        let waiting: Vec<NodeId> =
+            members.iter().map(Member::node_id).filter(|id| !over.contains(id)).collect();
+        for id in waiting {
+            let told = Request::NewEpoch { epoch, members: text.clone() };
+            if let Ok(Response::InEpoch(theirs)) = cluster.mesh.request(id, told).await
+                && theirs >= epoch
+            {
+                over.insert(id);
             }
         }
         tokio::time::sleep(EVERY).await;
@@ -49,7 +54,7 @@ pub async fn told(cluster: &Arc<Cluster>, epoch: u64, members: &str) -> Response
         return Response::Refused("this machine follows another recovery with the same number".into());
     }
     if epoch <= own {
-        return Response::Done;
+        return Response::InEpoch(own);
     }
     let Ok(members) = serde_json::from_str::<Vec<Member>>(members) else {
         return Response::Refused("the member list cannot be read".into());

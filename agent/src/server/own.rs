@@ -85,10 +85,10 @@ async fn status(cluster: &Cluster) -> Reply {
             let role = match () {
                 () if replica.leader == Some(member.node_id()) => "leader",
                 () if view.members().is_voter(member.node_id()) => "voter",
-                () if member.no_voter => "non-voter",
-                () => "learner",
+                () if view.members().learners.contains(&member.node_id()) => "learner",
+                () => "observer",
             };
-            json!({"name": member.name, "address": member.address.to_string(), "state": state, "diskFull": full, "role": role, "id": member.node_id().to_string(), "versions": member.versions, "podCIDR": member.pod_cidr()})
+            json!({"name": member.name, "address": member.address.to_string(), "state": state, "diskFull": full, "role": role, "id": member.node_id().to_string(), "versions": member.versions, "podCIDR": member.pod_cidr(), "noVoter": member.no_voter})
         })
         .collect();
     let (index, term) = view.applied();
@@ -101,7 +101,7 @@ async fn status(cluster: &Cluster) -> Reply {
         &json!({
             "cluster": cluster.identity.cluster, "node": cluster.name(),
             "leader": replica.leader.map(name_of), "voters": view.members().voters.iter().map(|id| name_of(*id)).collect::<Vec<_>>(),
-            "members": members, "revision": view.revision().0, "appliedIndex": index, "term": term, "stateHash": crate::pki::hex(&view.hash()),
+            "feed": replica.fed_by.map(|fed| feed(&fed, index, name_of)), "members": members, "revision": view.revision().0, "appliedIndex": index, "term": term, "stateHash": crate::pki::hex(&view.hash()),
             "version": crate::versions::shown(&view),
             "votersPinned": pinned, "votersWanted": raft_store::autopilot::wanted_voters(eligible, pinned),
             "advice": voters::advice(&view, &alive, replica.leader.is_some()),
@@ -119,6 +119,14 @@ fn has_full_disk(view: &raft_store::View, name: &str) -> bool {
     node.is_some_and(|node| {
         let says = |condition: &Value| condition["type"] == DISK_PRESSURE && condition["status"] == "True";
         node.list("/status/conditions").iter().any(says)
+    })
+}
+
+/// Who feeds this machine, where it does not vote, and how old its state is.
+fn feed(fed: &raft_store::FedBy, applied: u64, name: impl Fn(raft_store::NodeId) -> String) -> Value {
+    json!({
+        "from": name(fed.feeder), "hops": fed.hops, "entriesBehind": fed.commit.saturating_sub(applied),
+        "heardMsAgo": fed.silent_ms,
     })
 }
 

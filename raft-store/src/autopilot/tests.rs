@@ -3,8 +3,9 @@
 use super::*;
 use crate::effect::{PeerStatus, Role};
 
-/// Machines 1 to n; voters first, the rest learn; everything acknowledged and held.
+/// Machines 1 to n; voters first, the rest observe; everything acknowledged and held. Who learns catches up at once, but for the slow.
 struct Bed {
+    slow: Vec<u64>,
     members: Vec<Candidate>,
     status: Status,
     autopilot: Autopilot,
@@ -29,17 +30,20 @@ impl Bed {
             last_index: 100,
             last_term: 1,
             voters: ids(1..=voters),
-            learners: ids(voters + 1..=machines),
+            learners: Vec::new(),
             joint: false,
             caught_up: true,
             established: true,
             marks: Default::default(),
             disk_full: false,
             refused_messages: 0,
-            peers: (2..=machines).map(peer).collect(),
+            peers: (2..=voters).map(peer).collect(),
+            fed_by: None,
+            feeds: 0,
+            diverged: None,
         };
         let members = (1..=machines).map(candidate).collect();
-        Bed { members, status, autopilot: Autopilot::new(), now: 1_000, pinned: None }
+        Bed { slow: Vec::new(), members, status, autopilot: Autopilot::new(), now: 1_000, pinned: None }
     }
 
     fn member(&mut self, id: u64) -> &mut Candidate {
@@ -48,7 +52,17 @@ impl Bed {
 
     fn dies(&mut self, id: u64) {
         self.member(id).dead = true;
-        self.peer(id).recent_active = false;
+        self.status
+            .peers
+            .iter_mut()
+            .filter(|peer| peer.id.0 == id)
+            .for_each(|peer| peer.recent_active = false);
+    }
+
+    /// These learn already.
+    fn learn(mut self, ids: &[u64]) -> Bed {
+        ids.iter().for_each(|id| self.take(&[learn(*id)]));
+        self
     }
 
     fn peer(&mut self, id: u64) -> &mut PeerStatus {
@@ -95,11 +109,20 @@ impl Bed {
         for change in changes {
             let id = change.node();
             self.status.voters.retain(|voter| *voter != id);
+            let learned = self.status.learners.contains(&id);
             self.status.learners.retain(|learner| *learner != id);
             match change {
-                MemberChange::AddVoter(_) => self.status.voters.push(id),
-                MemberChange::AddLearner(_) => self.status.learners.push(id),
-                MemberChange::Remove(_) => {}
+                MemberChange::AddVoter(_) => {
+                    assert!(learned, "{id} votes without having learned");
+                    self.status.voters.push(id);
+                }
+                MemberChange::AddLearner(_) => {
+                    self.status.learners.push(id);
+                    let matched = if self.slow.contains(&id.0) { 0 } else { 100 };
+                    let peer = PeerStatus { id, matched, recent_active: true, in_snapshot: false };
+                    self.status.peers.push(peer);
+                }
+                MemberChange::Remove(_) => self.status.peers.retain(|peer| peer.id != id),
             }
         }
         self.status.voters.sort_unstable();
@@ -112,8 +135,12 @@ fn add(id: u64) -> MemberChange {
     MemberChange::AddVoter(NodeId(id))
 }
 
-fn demote(id: u64) -> MemberChange {
+fn learn(id: u64) -> MemberChange {
     MemberChange::AddLearner(NodeId(id))
+}
+
+fn remove(id: u64) -> MemberChange {
+    MemberChange::Remove(NodeId(id))
 }
 
 #[test]
@@ -126,10 +153,8 @@ fn one_three_or_five_vote_by_how_many_may() {
 #[test]
 fn newcomers_learn_first_and_become_voters_together() {
     let mut bed = Bed::of(3, 1);
-    bed.status.learners.clear();
-    bed.status.peers.clear();
-    assert_eq!(bed.look(), Next::Change(vec![demote(2)]));
-    let mut bed = Bed::of(3, 1);
+    assert_eq!(bed.look(), Next::Change(vec![learn(2)]));
+    let mut bed = Bed::of(3, 1).learn(&[2, 3]);
     bed.peer(3).matched = 0;
     assert_eq!(
         bed.within(2_000),
@@ -142,7 +167,7 @@ fn newcomers_learn_first_and_become_voters_together() {
 
 #[test]
 fn who_lags_does_not_vote_however_fast_the_log_grows() {
-    let mut bed = Bed::of(3, 1);
+    let mut bed = Bed::of(3, 1).learn(&[2, 3]);
     bed.status.last_index = 100_000;
     for _ in 0..20 {
         bed.status.last_index += 5_000;
@@ -163,7 +188,46 @@ fn a_dead_voter_is_replaced_in_one_change_after_three_seconds() {
     let mut bed = Bed::of(4, 3);
     bed.dies(2);
     assert_eq!(bed.within(2_900), Next::Nothing);
-    assert_eq!(bed.within(500), Next::Change(vec![demote(2), add(4)]));
+    assert_eq!(bed.within(500), Next::Change(vec![learn(4)]));
+    bed.take(&[learn(4)]);
+    assert_eq!(bed.within(500), Next::Change(vec![remove(2), add(4)]));
+}
+
+#[test]
+fn who_does_not_catch_up_in_five_seconds_observes_again_and_another_is_taken() {
+    let mut bed = Bed::of(5, 3);
+    bed.pinned = Some(3);
+    bed.slow.push(4);
+    bed.dies(2);
+    assert_eq!(bed.within(4_000), Next::Change(vec![learn(4)]));
+    bed.take(&[learn(4)]);
+    assert_eq!(bed.within(4_500), Next::Nothing, "it has its time");
+    assert_eq!(bed.within(1_000), Next::Change(vec![learn(5)]));
+    bed.take(&[learn(5)]);
+    assert_eq!(bed.settle(), [1, 3, 5]);
+    assert_eq!(bed.status.learners, []);
+    assert_eq!(bed.within(30_000), Next::Nothing, "nobody learns for nothing");
+}
+
+#[test]
+fn a_learner_that_is_sent_a_state_has_more_time() {
+    let mut bed = Bed::of(4, 3);
+    bed.slow.push(4);
+    bed.dies(2);
+    assert_eq!(bed.within(4_000), Next::Change(vec![learn(4)]));
+    bed.take(&[learn(4)]);
+    bed.peer(4).in_snapshot = true;
+    assert_eq!(bed.within(25_000), Next::Nothing);
+    bed.peer(4).in_snapshot = false;
+    bed.peer(4).matched = 100;
+    assert_eq!(bed.within(500), Next::Change(vec![remove(2), add(4)]));
+}
+
+#[test]
+fn learners_of_an_older_version_observe_from_now_on() {
+    let mut bed = Bed::of(7, 5).learn(&[6, 7]);
+    assert_eq!(bed.settle(), [1, 2, 3, 4, 5]);
+    assert_eq!(bed.status.learners, []);
 }
 
 #[test]
@@ -244,7 +308,7 @@ fn who_may_not_vote_does_not_and_a_leader_hands_over_first() {
     bed.member(1).may_vote = false;
     assert_eq!(bed.within(1_000), Next::HandOver(NodeId(3)));
     assert_eq!(bed.settle(), [2, 3, 4]);
-    let mut bed = Bed::of(2, 1);
+    let mut bed = Bed::of(2, 1).learn(&[2]);
     bed.member(1).may_vote = false;
     assert_eq!(bed.within(1_000), Next::Change(vec![add(2)]), "the heir becomes a voter first");
     assert_eq!(bed.settle(), [2]);

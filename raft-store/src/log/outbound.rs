@@ -13,6 +13,10 @@ use crate::state::State;
 pub(crate) struct Cleared(Message);
 
 impl Cleared {
+    pub(crate) fn as_message(&self) -> &Message {
+        &self.0
+    }
+
     pub(crate) fn into_message(self) -> Message {
         self.0
     }
@@ -78,6 +82,12 @@ impl Unsynced {
         let mut messages = ready.take_messages();
         messages.extend(ready.take_persisted_messages());
         Unsynced { hard_state, promises: Promises { entries: ready.take_entries(), install, messages } }
+    }
+
+    /// A whole state that came by a feed, with the hard state that it leads to.
+    pub(crate) fn installing(hard_state: HardState, state: State) -> Unsynced {
+        let promises = Promises { entries: Vec::new(), install: Some(state), messages: Vec::new() };
+        Unsynced { hard_state, promises }
     }
 
     /// For `Log::persist` alone.

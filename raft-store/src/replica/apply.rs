@@ -29,6 +29,7 @@ impl<D: Disk> Replica<D> {
             }
             self.apply_one(entry)?;
             self.marks.applied(self.state.applied_index, self.state.hash);
+            self.compare_with_feeder();
         }
         let state = self.state.clone();
         self.node.mut_store().set_state(state);

@@ -12,6 +12,9 @@ use crate::config::Config;
 use crate::consistency::Marks;
 use crate::disk::Disk;
 use crate::effect::Role;
+use crate::feed::follow::Follower;
+use crate::feed::recent::Recent;
+use crate::feed::serve::Feeder;
 use crate::ids::Millis;
 use crate::limits;
 use crate::log::Log;
@@ -91,6 +94,12 @@ impl<D: Disk> Replica<D> {
             expiry: Default::default(),
             burden: Default::default(),
             telling: Default::default(),
+            recent: Recent::default(),
+            follower: Follower::new(config.id, config.seed, log.boot() << 32),
+            feeder: Feeder::default(),
+            installing: None,
+            heard: None,
+            begun: None,
             marks: Marks { newest: (state.applied_index, state.hash), every: Vec::new() },
             now: Millis(0),
             effects: Vec::new(),
@@ -123,7 +132,7 @@ fn identity(config: &Config) -> Result<Identity, OpenError> {
     }
 }
 
-fn settings(config: &Config, timing: &Timing, applied: u64) -> raft::Config {
+pub(super) fn settings(config: &Config, timing: &Timing, applied: u64) -> raft::Config {
     raft::Config {
         id: config.id.0,
         election_tick: timing.election_min_ticks,

@@ -60,26 +60,44 @@ impl Reads {
         self.waiting.push((id, now));
     }
 
-    /// Begins a round for all that wait, if there is somebody to ask.
-    pub(super) fn begin_rounds(&mut self, node: &mut RawNode<Memory>, now: Millis) {
+    /// Begins a round for all that wait, if there is somebody to ask. Whom raft would not answer asks the leader by the context
+    /// that is returned.
+    pub(super) fn begin_rounds(
+        &mut self,
+        node: &mut RawNode<Memory>,
+        now: Millis,
+        by_raft: bool,
+    ) -> Option<ReadContext> {
         if self.waiting.is_empty() || self.rounds.len() >= ROUNDS || node.raft.leader_id == INVALID_ID {
-            return;
+            return None;
         }
         let context = self.next;
         self.next.counter += u64::from(!planted!(ReadContextReused));
         let by_lease = planted!(ReadByLease) && node.raft.state == StateRole::Leader;
         let index = by_lease.then_some(node.raft.raft_log.committed);
-        node.read_index(context.encode());
+        if by_raft {
+            node.read_index(context.encode());
+        }
         let reads = std::mem::take(&mut self.waiting);
         self.rounds.push(Round { context, reads, begun: now, index });
+        (!by_raft).then_some(context)
     }
 
-    pub(super) fn answered(&mut self, states: Vec<ReadState>) {
-        for state in states {
-            let context = ReadContext::decode(&state.request_ctx);
-            if let Some(round) = self.rounds.iter_mut().find(|round| Some(round.context) == context) {
-                round.index = Some(state.index);
-            }
+    /// Takes raft's answers, and gives out those that others asked for.
+    pub(super) fn answered(&mut self, states: Vec<ReadState>) -> Vec<(ReadContext, u64)> {
+        let contexts = states.iter().map(|state| (ReadContext::decode(&state.request_ctx), state.index));
+        let answers: Vec<(ReadContext, u64)> =
+            contexts.filter_map(|(context, index)| Some((context?, index))).collect();
+        let (own, others): (Vec<_>, Vec<_>) =
+            answers.into_iter().partition(|(context, _)| context.asker == self.next.asker);
+        own.into_iter().for_each(|(context, index)| self.confirmed(context, index));
+        others
+    }
+
+    /// The index that confirms the round of this context.
+    pub(super) fn confirmed(&mut self, context: ReadContext, index: u64) {
+        if let Some(round) = self.rounds.iter_mut().find(|round| round.context == context) {
+            round.index.get_or_insert(index);
         }
     }
 

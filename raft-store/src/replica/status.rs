@@ -4,7 +4,7 @@ use raft::ProgressState;
 
 use super::Replica;
 use crate::disk::Disk;
-use crate::effect::{PeerStatus, Status};
+use crate::effect::{FedBy, PeerStatus, Status};
 use crate::ids::NodeId;
 
 pub(super) fn of<D: Disk>(replica: &Replica<D>) -> Status {
@@ -28,6 +28,14 @@ pub(super) fn of<D: Disk>(replica: &Replica<D>) -> Status {
         disk_full: replica.log.is_pressed(),
         refused_messages: replica.refused,
         peers: if replica.leads() { peers(replica) } else { Vec::new() },
+        fed_by: replica.follower.fed().map(|(feeder, news, heard)| FedBy {
+            feeder,
+            hops: news.hops.saturating_add(1),
+            commit: news.commit,
+            silent_ms: replica.now.since(heard),
+        }),
+        feeds: replica.feeder.feeds(),
+        diverged: replica.follower.diverged,
     }
 }
 

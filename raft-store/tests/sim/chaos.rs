@@ -21,7 +21,8 @@ const HEAL_MS: u64 = 20_000;
 pub fn run(seed: u64, chaos_ms: u64) -> World {
     let mut world = World::of_binaries(seed, SLOTS, older_binaries(seed));
     world.run_until(2_000, |w| w.leader().is_some());
-    world.grow(&[2, 3], &[4, 5]);
+    // The others observe.
+    world.grow(&[2, 3], &[]);
     world.at(world.now, Event::Client);
     let mix = Mix::draw(&mut world);
     world.faults = mix.faults;
@@ -61,29 +62,43 @@ fn heal_a_core(world: &mut World) {
 fn try_a_core(world: &mut World) -> (Vec<u64>, bool) {
     let members = world.members();
     let usable = |id: &&NodeId| world.nodes.get(&id.0).is_some_and(|node| !node.broken);
-    let mut core: Vec<u64> =
-        members.voters.iter().chain(&members.voters_outgoing).filter(usable).map(|id| id.0).collect();
-    core.sort_unstable();
-    core.dedup();
-    // As few as make a majority of both sets: take away while it stays one.
-    let is_quorum = |set: &[NodeId], core: &[u64]| {
-        set.is_empty() || set.iter().filter(|id| core.contains(&id.0)).count() * 2 > set.len()
+    let among = |sets: &[Vec<NodeId>]| {
+        let mut ids: Vec<u64> = sets.iter().flatten().filter(usable).map(|id| id.0).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
     };
-    assert!(
-        is_quorum(&members.voters, &core) && is_quorum(&members.voters_outgoing, &core),
-        "too much is broken"
-    );
+    // As few as make a majority of all sets: take away while it stays one.
+    let is_quorum = |sets: &[Vec<NodeId>], core: &[u64]| {
+        let wins = |set: &Vec<NodeId>| set.iter().filter(|id| core.contains(&id.0)).count() * 2 > set.len();
+        sets.iter().all(|set| set.is_empty() || wins(set))
+    };
+    let mut sets = vec![members.voters.clone(), members.voters_outgoing.clone()];
+    // Who has not heard yet that a joint state ended still asks both sets.
+    for id in among(&sets) {
+        let status = world.nodes[&id].replica.as_ref().map(Replica::view);
+        let Some(held) = status.map(|view| view.members().clone()).filter(Members::is_joint) else {
+            continue;
+        };
+        let more = [sets.clone(), vec![held.voters, held.voters_outgoing]].concat();
+        if is_quorum(&more, &among(&more)) {
+            sets = more;
+        }
+    }
+    let mut core = among(&sets);
+    assert!(is_quorum(&sets, &core), "too much is broken");
     loop {
         let at = world.rng.random_range(0..core.len());
         let mut smaller = core.clone();
         smaller.remove(at);
-        if !is_quorum(&members.voters, &smaller) || !is_quorum(&members.voters_outgoing, &smaller) {
+        if !is_quorum(&sets, &smaller) {
             break;
         }
         core = smaller;
     }
     world.faults = crate::world::CALM;
     world.cut.clear();
+    world.muted.clear();
     let others: Vec<u64> = world.nodes.keys().copied().filter(|id| !core.contains(id)).collect();
     for id in others {
         world.isolate(id);
@@ -129,11 +144,9 @@ fn converged(world: &World) -> bool {
     let Some(leader) = world.leader() else { return false };
     let first = world.view(leader);
     let members = first.members();
-    let equal = members.voters.iter().chain(&members.learners).all(|id| {
-        let replica = world.nodes.get(&id.0).and_then(|node| node.replica.as_ref());
-        replica
-            .map(Replica::view)
-            .is_some_and(|view| view.applied() == first.applied() && view.hash() == first.hash())
+    let equal = world.nodes.values().filter(|node| !node.broken).all(|node| {
+        let view = node.replica.as_ref().map(Replica::view);
+        view.is_some_and(|view| view.applied() == first.applied() && view.hash() == first.hash())
     });
     let machines = world.nodes.values().filter(|node| !node.broken).count();
     let settled = !world.piloted || members.voters.len() == autopilot::wanted_voters(machines, None);
@@ -143,9 +156,8 @@ fn converged(world: &World) -> bool {
 /// C7: not only the hashes of what was applied, also what came of it, whether by log or by snapshot.
 fn contents_are_equal(world: &World, leader: u64) {
     let first = world.view(leader);
-    let members = first.members();
-    for id in members.voters.iter().chain(&members.learners) {
-        let view = world.view(id.0);
+    for id in world.nodes.iter().filter(|(_, node)| !node.broken).map(|(id, _)| id) {
+        let view = world.view(*id);
         assert!(first.prefix(b"", None).eq(view.prefix(b"", None)), "C7: {id} holds other objects");
         let history =
             |view: &View| view.changes(view.floor()).map(|changes| changes.cloned().collect::<Vec<_>>());
@@ -174,6 +186,7 @@ struct Report {
     snapshots: u64,
     watches: u64,
     done: BTreeMap<String, u64>,
+    fed: BTreeMap<&'static str, u64>,
 }
 
 impl Report {
@@ -186,6 +199,9 @@ impl Report {
         self.leaders += world.checks.leaders();
         self.snapshots += world.bulk_sent;
         self.watches += world.watchers.resumed;
+        for (what, times) in &world.fed {
+            *self.fed.entry(what).or_default() += times;
+        }
         for (what, times) in &world.done {
             *self.done.entry(what.clone()).or_default() += times;
         }
@@ -202,6 +218,7 @@ impl Report {
             "{} writes, {} swaps, {} reads, {} watches resumed, {} leaders, {} snapshots sent",
             self.writes, self.swaps, self.reads, self.watches, self.leaders, self.snapshots
         );
+        println!("feeds: {:?}", self.fed);
         let (points, faults): (Vec<_>, Vec<_>) =
             self.done.iter().partition(|(what, _)| what.starts_with("death before"));
         println!("what was done to them, by kind:");

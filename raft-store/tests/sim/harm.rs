@@ -8,8 +8,8 @@ use rand::Rng;
 
 use crate::world::{Event, Faults, World};
 
-/// Members that a run keeps, and how many of them vote at most.
-pub const SLOTS: u64 = 5;
+/// Machines of a run. Those that do not vote observe.
+pub const SLOTS: u64 = 7;
 
 /// The mix of a run: how often each kind of harm comes, and how bad the network is.
 pub struct Mix {
@@ -37,6 +37,7 @@ enum Harm {
     Wipe,
     Fill,
     SlowDisk,
+    Mute,
     Nothing,
 }
 
@@ -60,6 +61,7 @@ impl Mix {
             weight(Harm::Wipe, 1),
             weight(Harm::Fill, 1),
             weight(Harm::SlowDisk, 1),
+            weight(Harm::Mute, 2),
             (2, Harm::Nothing),
         ];
         let faults = Faults {
@@ -127,6 +129,7 @@ impl Mix {
             }
             Harm::Mend => {
                 world.cut.clear();
+                world.muted.clear();
                 world.nodes.values().for_each(|node| node.disk.set_capacity(None));
             }
             Harm::Fill => {
@@ -135,6 +138,7 @@ impl Mix {
                 let room = world.rng.random_range(0..16 << 10);
                 world.nodes[&id].disk.set_capacity(Some(used + room));
             }
+            Harm::Mute => drop(world.muted.insert(id)),
             Harm::SlowDisk => {
                 let until = world.now + 5_000;
                 world.nodes.get_mut(&id).unwrap().slow_until = until;
@@ -258,25 +262,28 @@ pub fn change_members(world: &mut World) {
     let holds =
         |id: &NodeId| status.peers.iter().any(|peer| peer.id == *id && peer.matched + 20 > status.last_index);
     let learner = members.learners.iter().copied().find(|id| holds(id) && !is_broken(id));
-    let changes = match (broken.first(), fresh.first(), learner) {
-        (_, Some(fresh), _) => vec![MemberChange::AddLearner(*fresh)],
-        (Some(broken), None, Some(learner)) if members.is_voter(*broken) => {
+    let rng = &mut world.rng;
+    let fresh = (!fresh.is_empty()).then(|| fresh[rng.random_range(0..fresh.len())]);
+    let voter = members.voters[rng.random_range(0..members.voters.len())];
+    let many = members.voters.len() > 3;
+    let changes = match (broken.first(), learner, fresh) {
+        (Some(broken), Some(learner), _) if members.is_voter(*broken) => {
             vec![MemberChange::Remove(*broken), MemberChange::AddVoter(learner)]
         }
-        (Some(broken), None, _) => vec![MemberChange::Remove(*broken)],
-        (None, None, learner) => {
-            let voter = members.voters[world.rng.random_range(0..members.voters.len())];
-            let many = members.voters.len() > 3;
-            match (learner, world.rng.random_range(0..4)) {
-                (Some(learner), 0 | 1) => {
-                    vec![MemberChange::AddLearner(voter), MemberChange::AddVoter(learner)]
-                }
-                (Some(learner), _) => vec![MemberChange::AddVoter(learner)],
-                (None, 0) => vec![MemberChange::Remove(NodeId(leader))],
-                (None, _) if many => vec![MemberChange::AddLearner(voter)],
-                (None, _) => return,
-            }
+        (Some(broken), None, Some(fresh)) if members.is_voter(*broken) && rng.random_bool(0.7) => {
+            vec![MemberChange::AddLearner(fresh)]
         }
+        (Some(broken), ..) => vec![MemberChange::Remove(*broken)],
+        (None, Some(learner), _) => match rng.random_range(0..6) {
+            0 | 1 => vec![MemberChange::AddLearner(voter), MemberChange::AddVoter(learner)],
+            2 => vec![MemberChange::Remove(voter), MemberChange::AddVoter(learner)],
+            3 => vec![MemberChange::Remove(learner)],
+            _ => vec![MemberChange::AddVoter(learner)],
+        },
+        (None, None, Some(fresh)) if rng.random_bool(0.6) => vec![MemberChange::AddLearner(fresh)],
+        (None, None, _) if many && rng.random_bool(0.5) => vec![MemberChange::AddLearner(voter)],
+        (None, None, _) if many => vec![MemberChange::Remove(voter)],
+        (None, None, _) => vec![MemberChange::Remove(NodeId(leader))],
     };
     let id = world.clients.fresh_proposal();
     world.input(leader, Input::ChangeMembers { id, changes });

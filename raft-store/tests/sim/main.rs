@@ -7,6 +7,7 @@
 mod chaos;
 mod checks;
 mod clients;
+mod feeds;
 mod harm;
 #[cfg(feature = "planted-bugs")]
 mod planted;

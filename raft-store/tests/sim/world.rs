@@ -20,6 +20,10 @@ pub const CLUSTER: ClusterId = ClusterId([7; 16]);
 pub const ENVELOPE: usize = 17;
 /// How long a driver waits for something else to do before it says `Input::Tell`.
 const TELL_MS: u64 = 3;
+/// The version of a feed's envelope, and its messages by number.
+const FEED: u8 = 2;
+const FEED_KINDS: [&str; 8] =
+    ["subscribe", "batch", "snapshot", "ack", "refused", "leave", "ask index", "index"];
 
 #[derive(Debug)]
 pub enum Event {
@@ -93,6 +97,8 @@ pub struct Node {
     pub broken: bool,
     /// Its clock, in thousandths of the true one's rate.
     pub rate: u64,
+    /// Which list of reachable machines it was told.
+    pub told: u64,
 }
 
 pub struct World {
@@ -101,6 +107,8 @@ pub struct World {
     pub nodes: BTreeMap<u64, Node>,
     pub faults: Faults,
     pub cut: BTreeSet<(u64, u64)>,
+    /// Whose feeds are lost on their way, though all else arrives.
+    pub muted: BTreeSet<u64>,
     pub checks: Checks,
     /// Replicas are meant to differ: nobody looks.
     pub apart: bool,
@@ -119,6 +127,8 @@ pub struct World {
     pub bulk_sent: u64,
     /// Appends that left, with entries or to tell of a commit.
     pub appends: u64,
+    /// Messages of feeds, by kind.
+    pub fed: BTreeMap<&'static str, u64>,
     /// The autopilots of leaders, by leader and term.
     pub pilots: BTreeMap<(u64, u64), raft_store::autopilot::Autopilot>,
     pub piloted: bool,
@@ -131,6 +141,8 @@ pub struct World {
     seed: u64,
     /// Leaders that will say soon what is committed.
     telling: BTreeSet<u64>,
+    /// Counts the changes of who runs.
+    comings: u64,
 }
 
 impl World {
@@ -147,6 +159,7 @@ impl World {
             nodes: BTreeMap::new(),
             faults: CALM,
             cut: BTreeSet::new(),
+            muted: BTreeSet::new(),
             checks: Checks::default(),
             apart: false,
             blind: false,
@@ -160,6 +173,7 @@ impl World {
             epochs: Vec::new(),
             bulk_sent: 0,
             appends: 0,
+            fed: BTreeMap::new(),
             pilots: BTreeMap::new(),
             piloted: false,
             binaries,
@@ -168,6 +182,7 @@ impl World {
             order: 0,
             seed,
             telling: BTreeSet::new(),
+            comings: 0,
         };
         (1..=size).for_each(|id| world.add(id));
         world
@@ -190,7 +205,9 @@ impl World {
             slow_until: 0,
             broken: false,
             rate: 1_000,
+            told: 0,
         };
+        self.comings += 1;
         self.nodes.insert(id, node);
         let first = self.now + 1 + id % 7;
         self.at(first, Event::Tick(id));
@@ -249,6 +266,7 @@ impl World {
                 let rate = self.nodes.get(&id).map_or(1_000, |node| node.rate);
                 let together = self.ticks_together;
                 self.at(self.now + together * timing::TICK_MS * 1_000 / rate, Event::Tick(id));
+                self.tell_peers(id);
                 (0..together).for_each(|_| self.input(id, Input::Tick));
             }
             Event::Advance(id) => self.advance(id),
@@ -281,6 +299,20 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Machines know who runs: here at once, elsewhere by gossip.
+    fn tell_peers(&mut self, id: u64) {
+        let Some(node) = self.nodes.get(&id) else { return };
+        if node.told == self.comings || !self.is_awake(id) {
+            return;
+        }
+        let others = self.nodes.iter().filter(|(other, _)| **other != id);
+        let (answering, suspected): (Vec<_>, Vec<_>) = others.partition(|(_, node)| node.replica.is_some());
+        let ids = |nodes: Vec<(&u64, &Node)>| nodes.into_iter().map(|(id, _)| NodeId(*id)).collect();
+        let peers = Input::Peers { answering: ids(answering), suspected: ids(suspected) };
+        self.nodes.get_mut(&id).unwrap().told = self.comings;
+        self.input(id, peers);
     }
 
     pub fn is_awake(&self, id: u64) -> bool {
@@ -430,7 +462,13 @@ impl World {
     fn send(&mut self, from: u64, to: u64, bytes: Vec<u8>, bulk: bool) {
         self.bulk_sent += u64::from(bulk);
         self.look_at_promises(from, to, &bytes);
-        let lost = !self.nodes.contains_key(&to)
+        let is_feed = bytes[0] == FEED;
+        if is_feed {
+            let kind = FEED_KINDS.get(bytes[ENVELOPE + 8] as usize).unwrap_or(&"?");
+            *self.fed.entry(kind).or_default() += 1;
+        }
+        let lost = (is_feed && self.muted.contains(&from))
+            || !self.nodes.contains_key(&to)
             || !self.reaches(from, to)
             || (!bulk && self.rng.random_bool(self.faults.loss));
         if lost {
@@ -456,7 +494,7 @@ impl World {
 
     /// C4, C5: a vote that leaves a node is the only one of its term.
     fn look_at_promises(&mut self, from: u64, to: u64, bytes: &[u8]) {
-        if self.blind || bytes.len() > 200 {
+        if self.blind || bytes.len() > 200 || bytes[0] == FEED {
             return;
         }
         let Ok(message) = Message::decode(&bytes[ENVELOPE..]) else { return };
@@ -496,6 +534,7 @@ impl World {
         let node = self.nodes.get_mut(&id).unwrap();
         node.replica = None;
         node.disk.crash(seed);
+        self.comings += 1;
         self.clients.node_died(id);
     }
 
@@ -510,6 +549,9 @@ impl World {
         let node = self.nodes.get_mut(&id).unwrap();
         node.boots += 1;
         node.paused_until = 0;
+        // A new process has been told nothing.
+        node.told = 0;
+        self.comings += 1;
         match Replica::open(node.disk.clone(), config) {
             Ok(replica) => node.replica = Some(replica),
             Err(_) if node.disk.failed_at().is_some() => return self.died_at_a_step(id),
@@ -523,6 +565,7 @@ impl World {
 
     pub fn heal(&mut self) {
         self.cut.clear();
+        self.muted.clear();
         self.faults = CALM;
         let ids: Vec<u64> = self.nodes.keys().copied().collect();
         for id in ids {

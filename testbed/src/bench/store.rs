@@ -7,6 +7,7 @@ mod etcd;
 mod grpc;
 mod kills;
 mod load;
+mod observers;
 pub mod ours;
 mod restart;
 pub mod stream;
@@ -60,9 +61,9 @@ pub(super) trait System {
     }
 }
 
-/// Runs the named parts: writes, reads, local, memory, kills, restart; all but restart where none is named. `ours` leaves etcd out.
+/// Runs the named parts: writes, reads, local, memory, kills, restart, observers; all but the last two where none is named. `ours` leaves etcd out.
 pub fn run(directory: &Path, only: &[String]) -> Result<(), BenchError> {
-    let known = ["writes", "reads", "local", "memory", "kills", "restart", "ours"];
+    let known = ["writes", "reads", "local", "memory", "kills", "restart", "observers", "ours"];
     if let Some(unknown) = only.iter().find(|name| !known.contains(&name.as_str())) {
         return Err(BenchError::Unknown(format!("store {unknown}")));
     }
@@ -71,6 +72,9 @@ pub fn run(directory: &Path, only: &[String]) -> Result<(), BenchError> {
     let wanted = |name: &str| all || named(name);
     if named("restart") {
         return restart::run(directory);
+    }
+    if named("observers") {
+        return observers::run(directory);
     }
     let ours = ours::Ours::start(&directory.join("ours"))?;
     let etcd = if named("ours") { None } else { Some(etcd::Etcd::start(&directory.join("etcd"))?) };

@@ -22,7 +22,7 @@ const API_PORT: u16 = 6443;
 
 pub struct Ours {
     pub cluster: Cluster,
-    access: Access,
+    pub access: Access,
 }
 
 impl Ours {

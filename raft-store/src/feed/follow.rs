@@ -1,0 +1,315 @@
+//! The observer's end of a feed. Decides whether a feed is needed, whom to ask for it, when a feeder is left for another, and whether
+//! what it sends follows on this replica's log. Must not step raft, and must not believe one feeder that says others are wrong.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use raft::RaftLog;
+use raft::eraftpb::{Message, MessageType};
+
+use super::{Batch, FEED, News, Place, Reason};
+use crate::ids::{Millis, NodeId};
+use crate::storage::Memory;
+use crate::{limits, timing};
+
+/// Hashes that wait until their entry has applied.
+const EXPECTED: usize = 256;
+
+/// What the replica is, for the question whether it needs a feed.
+#[derive(Clone, Copy)]
+pub(crate) struct Standing {
+    pub(crate) leads: bool,
+    /// By its own log it votes or learns, and will go on doing so.
+    pub(crate) member: bool,
+    /// Milliseconds since raft heard of a leader.
+    pub(crate) silent_ms: u64,
+    /// Who leads, as far as is known.
+    pub(crate) leader: Option<NodeId>,
+}
+
+/// The feed that this replica has, or has asked for.
+#[derive(Clone, Copy, Debug)]
+struct Source {
+    feeder: NodeId,
+    stream: u64,
+    heard: Millis,
+    /// What it said last; nothing before its first word.
+    news: Option<News>,
+    leaderless: Option<Millis>,
+    /// Since when it feeds.
+    began: Millis,
+}
+
+/// What an observer remembers of its feeds.
+pub(crate) struct Follower {
+    me: NodeId,
+    seed: u64,
+    streams: u64,
+    /// Who can be asked, and whether it is suspected not to answer.
+    peers: BTreeMap<NodeId, bool>,
+    /// Voters, as one that refused us named them: for who has no state yet.
+    hinted: BTreeSet<NodeId>,
+    not_before: BTreeMap<NodeId, Millis>,
+    source: Option<Source>,
+    expected: VecDeque<(u64, [u8; 32])>,
+    /// When a better feeder is looked for again.
+    better_from: Millis,
+    /// Who fed something else than what this replica has, and where.
+    pub(crate) diverged: Option<(NodeId, u64)>,
+}
+
+/// What becomes of a batch.
+#[derive(Debug)]
+pub(crate) enum Fit {
+    /// Give this to raft.
+    Step(Box<Message>),
+    /// It does not follow on what is here.
+    Gap,
+    /// It contradicts what is committed here, at this index.
+    Diverged(u64),
+    /// Its numbers make no sense.
+    Nonsense,
+}
+
+impl Follower {
+    /// `first_stream` never repeats on one disk.
+    pub(crate) fn new(me: NodeId, seed: u64, first_stream: u64) -> Follower {
+        Follower {
+            me,
+            seed,
+            streams: first_stream,
+            peers: BTreeMap::new(),
+            hinted: BTreeSet::new(),
+            not_before: BTreeMap::new(),
+            source: None,
+            expected: VecDeque::new(),
+            better_from: Millis(0),
+            diverged: None,
+        }
+    }
+
+    /// Who can be asked now.
+    pub(crate) fn peers(&mut self, answering: &[NodeId], suspected: &[NodeId]) {
+        let all =
+            suspected.iter().map(|peer| (*peer, true)).chain(answering.iter().map(|peer| (*peer, false)));
+        self.peers = all.filter(|(peer, _)| *peer != self.me).collect();
+    }
+
+    /// Who feeds this replica, once it has said something.
+    pub(crate) fn fed(&self) -> Option<(NodeId, News, Millis)> {
+        let source = self.source.as_ref()?;
+        source.news.map(|news| (source.feeder, news, source.heard))
+    }
+
+    /// Who feeds this replica or was asked to, and under which stream.
+    pub(crate) fn stream(&self) -> Option<(NodeId, u64)> {
+        self.source.map(|source| (source.feeder, source.stream))
+    }
+
+    /// Whether this feeder may feed on under this stream.
+    pub(crate) fn is_from(&self, feeder: NodeId, stream: u64) -> bool {
+        self.stream() == Some((feeder, stream))
+    }
+
+    /// Whether it feeds this replica: it must not be fed by it.
+    pub(crate) fn feeds_us(&self, peer: NodeId) -> bool {
+        self.source.is_some_and(|source| source.feeder == peer)
+    }
+
+    /// Leaves a feeder that says nothing or is not needed: whom to tell. Asks another if one is needed: whom, under which stream.
+    pub(crate) fn look(&mut self, now: Millis, standing: Standing, voters: &[NodeId]) -> Look {
+        let leader = standing.leader;
+        let moves = self.could_do_better(now, leader, voters);
+        if moves {
+            self.better_from = Millis(now.0 + timing::FEED_SHUN_MS);
+        }
+        let rest_ms = self.to_leave(now, standing).or(moves.then_some(timing::FEED_RETRY_MS));
+        let left = rest_ms.map(|rest_ms| self.leave(now, rest_ms));
+        let left = left.flatten();
+        let asks = self.source.is_none() && needs(standing, left.is_some());
+        Look { left, asked: asks.then(|| self.ask(now, voters, leader)).flatten() }
+    }
+
+    /// For how long a feeder that is left now is not asked again.
+    fn to_leave(&self, now: Millis, standing: Standing) -> Option<u64> {
+        let source = self.source.as_ref()?;
+        let hears = standing.member && standing.silent_ms < timing::FEED_SILENCE_MS;
+        let leaderless = source.leaderless.is_some_and(|at| now.since(at) >= timing::FEED_LEADERLESS_MS);
+        match () {
+            () if standing.leads || hears => Some(0),
+            () if now.since(source.heard) >= timing::FEED_SILENCE_MS => Some(timing::FEED_REST_MS),
+            () if leaderless => Some(timing::FEED_REST_MS),
+            () if source.news.is_some_and(|news| news.hops >= limits::FEED_HOPS) => {
+                Some(timing::FEED_REST_MS)
+            }
+            () => None,
+        }
+    }
+
+    /// The leader, or somebody who is fed too, feeds for a while now, and a voter that does not lead could be asked.
+    fn could_do_better(&self, now: Millis, leader: Option<NodeId>, voters: &[NodeId]) -> bool {
+        let Some(source) = &self.source else { return false };
+        let second_best = Some(source.feeder) == leader || source.news.is_some_and(|news| news.hops > 0);
+        let settled = now.since(source.began) >= timing::FEED_SETTLED_MS && now >= self.better_from;
+        let answering = self.peers.iter().filter(|(_, suspected)| !**suspected).map(|(peer, _)| peer);
+        let mut free = answering.filter(|peer| Some(**peer) != leader && !self.not_before.contains_key(peer));
+        second_best && settled && free.any(|peer| voters.contains(peer))
+    }
+
+    fn leave(&mut self, now: Millis, rest_ms: u64) -> Option<(NodeId, u64)> {
+        let source = self.source.take()?;
+        self.expected.clear();
+        self.not_before.insert(source.feeder, Millis(now.0 + rest_ms));
+        Some((source.feeder, source.stream))
+    }
+
+    /// The best of those that may be asked: voters, then other observers, then the leader, then the suspected; among equals by
+    /// chance.
+    fn ask(&mut self, now: Millis, voters: &[NodeId], leader: Option<NodeId>) -> Option<(NodeId, u64)> {
+        self.not_before.retain(|_, at| *at > now);
+        let votes = |peer: &NodeId| voters.contains(peer) || self.hinted.contains(peer);
+        let rank = |peer: &NodeId| match () {
+            () if self.peers.get(peer) == Some(&true) => 3,
+            () if leader == Some(*peer) => 2,
+            () if votes(peer) => 0,
+            () => 1,
+        };
+        let chance = |peer: &NodeId| crate::replica::mix(self.seed ^ peer.0.rotate_left(17) ^ self.streams);
+        let free = self.peers.keys().filter(|peer| !self.not_before.contains_key(peer));
+        let feeder = *free.min_by_key(|peer| (rank(peer), chance(peer), **peer))?;
+        self.streams += 1;
+        let source =
+            Source { feeder, stream: self.streams, heard: now, news: None, leaderless: None, began: now };
+        self.source = Some(source);
+        Some((feeder, self.streams))
+    }
+
+    /// The feeder said something.
+    pub(crate) fn heard(&mut self, now: Millis, news: News) {
+        let Some(source) = &mut self.source else { return };
+        source.heard = now;
+        source.news = Some(news);
+        source.leaderless = match news.leader {
+            0 => source.leaderless.or(Some(now)),
+            _ => None,
+        };
+    }
+
+    /// The feeder refused; who is asked next may be one that it names.
+    pub(crate) fn refused(&mut self, now: Millis, reason: Reason, others: Vec<NodeId>) {
+        let rest_ms = match reason {
+            Reason::Behind => timing::FEED_RETRY_MS,
+            Reason::Full => timing::FEED_REST_MS,
+            Reason::ScopeNotServed | Reason::Diverged => timing::FEED_SHUN_MS,
+        };
+        self.hinted = others.into_iter().take(limits::FEED_HINTS).collect();
+        self.leave(now, rest_ms);
+    }
+
+    /// The feeder and this replica are not the same at `index`: nothing more from there, for long.
+    pub(crate) fn differs(&mut self, now: Millis, index: u64) -> Option<(NodeId, u64)> {
+        let left = self.leave(now, timing::FEED_SHUN_MS)?;
+        self.diverged = Some((left.0, index));
+        Some(left)
+    }
+
+    /// What the feeder's state was after an entry of its own.
+    pub(crate) fn expect(&mut self, index: u64, hash: [u8; 32]) {
+        if self.expected.len() < EXPECTED {
+            self.expected.push_back((index, hash));
+        }
+    }
+
+    /// Whether the state after an applied entry is what the feeder's was, as far as that is known.
+    pub(crate) fn agrees(&mut self, index: u64, hash: [u8; 32]) -> bool {
+        while let Some((expected, theirs)) = self.expected.front().copied()
+            && expected <= index
+        {
+            self.expected.pop_front();
+            if expected == index && theirs != hash {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// What `look` found.
+#[derive(Debug)]
+pub(crate) struct Look {
+    /// Tell it, under this stream, that it need not feed.
+    pub(crate) left: Option<(NodeId, u64)>,
+    /// Ask it, under this stream.
+    pub(crate) asked: Option<(NodeId, u64)>,
+}
+
+/// Whether a replica without a feed wants one. Who votes or learns hears its leader; only a long silence says otherwise.
+fn needs(standing: Standing, had_one: bool) -> bool {
+    let patience_ms = if had_one { timing::FEED_SILENCE_MS } else { timing::FEED_PATIENCE_MS };
+    !standing.leads && (!standing.member || standing.silent_ms >= patience_ms)
+}
+
+/// What becomes of a batch at a replica whose log is `log` and whose term is `term`.
+pub(crate) fn fit(batch: Batch, me: u64, term: u64, log: &RaftLog<Memory>) -> Fit {
+    if !batch.is_sound() || batch.is_news() {
+        return Fit::Nonsense;
+    }
+    let end = batch.end();
+    let commit = batch.news.commit.min(end);
+    let term = term.max(batch.news.term);
+    let (mut index, mut anchor_term) = batch.after;
+    if planted!(StaleFeedWithGap) && index > log.last_index() {
+        (index, anchor_term) = (log.last_index(), log.last_term());
+    }
+    // What is committed here is not looked at again, but for the last of it.
+    let known = (log.committed.saturating_sub(index) as usize).min(batch.entries.len());
+    if known > 0 {
+        (index, anchor_term) = (index + known as u64, batch.entries[known - 1].term);
+    }
+    if index > log.last_index() {
+        return Fit::Gap;
+    }
+    let ours = log.term(index).unwrap_or(0);
+    if ours != anchor_term {
+        return match (index > log.committed, ours) {
+            (true, _) => Fit::Gap,
+            // Covered by a snapshot: older than anything that can still differ.
+            (false, 0) => step(append(me, term, (index, anchor_term), commit, Vec::new())),
+            (false, _) => Fit::Diverged(index),
+        };
+    }
+    let rest = batch.entries.into_iter().skip(known).zip(index + 1..);
+    let entries = rest.map(|(entry, index)| entry.into_entry(index)).collect();
+    step(append(me, term, (index, anchor_term), commit, entries))
+}
+
+fn step(message: Message) -> Fit {
+    Fit::Step(Box::new(message))
+}
+
+/// The append that a fed batch is for raft.
+pub(crate) fn append(
+    me: u64,
+    term: u64,
+    after: (u64, u64),
+    commit: u64,
+    entries: Vec<raft::eraftpb::Entry>,
+) -> Message {
+    Message {
+        msg_type: MessageType::MsgAppend as i32,
+        from: FEED,
+        to: me,
+        term,
+        index: after.0,
+        log_term: after.1,
+        commit,
+        entries,
+        ..Message::default()
+    }
+}
+
+impl Place {
+    /// Whether two ends could be one at this place, by their hashes.
+    pub(crate) fn may_be(&self, theirs: Option<[u8; 32]>) -> bool {
+        theirs.is_none_or(|theirs| theirs == self.hash)
+    }
+}

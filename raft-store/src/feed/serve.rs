@@ -1,0 +1,273 @@
+//! The feeder's end of feeds. Decides who is fed, how much is on its way to each, when it is sent again, and when a whole state goes
+//! instead. Feeds only what this replica has applied. Must not touch raft: what it may look at is handed in as `Stock`.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::recent::Recent;
+use super::{Batch, FedEntry, Feed, News, Picture, Place, Reason, Scope, encode};
+use crate::ids::{Millis, NodeId};
+use crate::storage::Memory;
+use crate::{limits, timing};
+
+/// What a feeder has.
+pub(crate) struct Stock<'a> {
+    pub(crate) log: &'a Memory,
+    pub(crate) recent: &'a Recent,
+    pub(crate) applied: Place,
+    pub(crate) news: News,
+    pub(crate) leads: bool,
+    /// It hears of a leader, by raft or by few enough feeds: its news is news.
+    pub(crate) fresh: bool,
+    /// Whom it would name to somebody it refuses.
+    pub(crate) others: Vec<NodeId>,
+}
+
+/// One member that is fed.
+struct Feeding {
+    stream: u64,
+    /// The next index to be sent.
+    next: u64,
+    acked: u64,
+    /// Ends and sizes of what is not acknowledged.
+    under_way: VecDeque<(u64, u64)>,
+    said: Millis,
+    heard: Millis,
+    /// A state is on its way, and until when its arrival is waited for.
+    picture: Option<Millis>,
+    /// After which index it was last sent again, when, and how long until the next time.
+    again: (u64, Millis, u64),
+}
+
+/// All feeds of a feeder.
+#[derive(Default)]
+pub(crate) struct Feeder {
+    feeds: BTreeMap<NodeId, Feeding>,
+    stale_since: Option<Millis>,
+}
+
+/// One message to be sent.
+pub(crate) struct Said {
+    pub(crate) to: NodeId,
+    pub(crate) stream: u64,
+    pub(crate) body: Vec<u8>,
+    /// A state.
+    pub(crate) bulk: bool,
+}
+
+/// The batch that the last feed got, with its first and last index: others want the same one.
+type Shared = Option<(u64, u64, Vec<u8>)>;
+
+impl Feeder {
+    /// How many are fed.
+    pub(crate) fn feeds(&self) -> usize {
+        self.feeds.len()
+    }
+
+    /// Takes a subscription, or says why not.
+    pub(crate) fn subscribe(
+        &mut self,
+        now: Millis,
+        (from, stream): (NodeId, u64),
+        (scope, place): (Scope, Place),
+        stock: &Stock<'_>,
+    ) -> Result<(), Reason> {
+        self.feeds.remove(&from);
+        match () {
+            () if scope != Scope::Full => Err(Reason::ScopeNotServed),
+            () if !stock.fresh || stock.applied.index == 0 || place.index > stock.applied.index => {
+                Err(Reason::Behind)
+            }
+            () if differs(&place, stock) => Err(Reason::Diverged),
+            () if self.feeds.len() >= bound(stock.leads) => Err(Reason::Full),
+            () => {
+                self.feeds.insert(from, Feeding::new(now, stream, place.index));
+                Ok(())
+            }
+        }
+    }
+
+    /// What a fed member says that it has.
+    pub(crate) fn acknowledged(
+        &mut self,
+        now: Millis,
+        from: NodeId,
+        stream: u64,
+        (index, fits): (u64, bool),
+    ) {
+        let Some(feed) = self.feeds.get_mut(&from).filter(|feed| feed.stream == stream) else { return };
+        feed.heard = now;
+        if index > feed.acked {
+            feed.acked = index;
+            feed.again.2 = timing::FEED_AGAIN_MS;
+        }
+        while feed.under_way.front().is_some_and(|(end, _)| *end <= index) {
+            feed.under_way.pop_front();
+        }
+        if feed.picture.is_some() && index + 1 >= feed.next {
+            feed.picture = None;
+        }
+        if !fits && feed.picture.is_none() {
+            feed.send_again(now, index);
+        }
+    }
+
+    /// Whether this is a feed's: a member that says "no more" is forgotten.
+    pub(crate) fn left(&mut self, from: NodeId, stream: u64) {
+        if self.feeds.get(&from).is_some_and(|feed| feed.stream == stream) {
+            self.feeds.remove(&from);
+        }
+    }
+
+    /// A state was delivered, or was not.
+    pub(crate) fn reported(&mut self, now: Millis, to: NodeId, ok: bool) {
+        let Some(feed) = self.feeds.get_mut(&to).filter(|feed| feed.picture.is_some()) else { return };
+        let wait_ms = if ok { timing::FEED_INSTALL_MS } else { timing::FEED_RETRY_MS };
+        feed.picture = Some(Millis(now.0 + wait_ms));
+    }
+
+    /// All that is to be sent now.
+    pub(crate) fn pump(&mut self, now: Millis, stock: &Stock<'_>) -> Vec<Said> {
+        let mut said = self.shed(now, stock);
+        let mut shared: Shared = None;
+        let mut pictures = self.feeds.values().filter(|feed| feed.picture.is_some()).count();
+        for (to, feed) in &mut self.feeds {
+            feed.give_up_picture(now);
+            let say = |body: Vec<u8>, bulk: bool| Said { to: *to, stream: feed.stream, body, bulk };
+            let mut out = Vec::new();
+            while feed.picture.is_none() && feed.has_room() && feed.next <= offered(stock) {
+                match batch(stock, feed.next, &mut shared) {
+                    Some((end, body)) => {
+                        feed.under_way.push_back((end, body.len() as u64));
+                        feed.next = end + 1;
+                        out.push(say(body, false));
+                    }
+                    None if pictures < limits::FEED_PICTURES => {
+                        pictures += 1;
+                        feed.picture = Some(Millis(now.0 + timing::SNAPSHOT_REPORT_MS));
+                        feed.next = stock.applied.index + 1;
+                        feed.under_way.clear();
+                        let picture = Picture { news: stock.news, data: stock.log.picture() };
+                        out.push(say(encode(&Feed::Snapshot(picture)), true));
+                    }
+                    None => break,
+                }
+            }
+            if out.is_empty() && now.since(feed.said) >= timing::FEED_BEAT_MS {
+                out.push(say(feed.beat(stock), false));
+            }
+            if !out.is_empty() {
+                feed.said = now;
+            }
+            said.extend(out);
+        }
+        said
+    }
+
+    /// Ends the feeds of who is not heard any more, those beyond the bound, and all when the news is old.
+    fn shed(&mut self, now: Millis, stock: &Stock<'_>) -> Vec<Said> {
+        self.feeds.retain(|_, feed| now.since(feed.heard) < timing::FEED_LOST_MS);
+        self.stale_since = match stock.fresh {
+            true => None,
+            false => self.stale_since.or(Some(now)),
+        };
+        let stale = self.stale_since.is_some_and(|at| now.since(at) >= timing::FEED_STALE_MS);
+        let (keep, reason) = if stale { (0, Reason::Behind) } else { (bound(stock.leads), Reason::Full) };
+        let mut said = Vec::new();
+        while self.feeds.len() > keep {
+            let Some((to, feed)) = self.feeds.pop_last() else { break };
+            let body = encode(&Feed::Refused { reason, others: stock.others.clone() });
+            said.push(Said { to, stream: feed.stream, body, bulk: false });
+        }
+        said
+    }
+}
+
+impl Feeding {
+    fn new(now: Millis, stream: u64, acked: u64) -> Feeding {
+        Feeding {
+            stream,
+            next: acked + 1,
+            acked,
+            under_way: VecDeque::new(),
+            // The first word comes at once.
+            said: Millis(0),
+            heard: now,
+            picture: None,
+            again: (0, Millis(0), timing::FEED_AGAIN_MS),
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.under_way.iter().map(|(_, bytes)| bytes).sum::<u64>() < limits::FEED_CREDIT_BYTES
+    }
+
+    /// Goes back to what follows `index`, not at every batch that did not fit.
+    fn send_again(&mut self, now: Millis, index: u64) {
+        let (after, at, wait_ms) = self.again;
+        if after == index && now.since(at) < wait_ms {
+            return;
+        }
+        let wait_ms = if after == index { (wait_ms * 2).min(timing::FEED_AGAIN_MOST_MS) } else { wait_ms };
+        self.again = (index, now, wait_ms);
+        self.next = index + 1;
+        self.under_way.clear();
+    }
+
+    /// A state that never came is sent anew.
+    fn give_up_picture(&mut self, now: Millis) {
+        if self.picture.is_some_and(|until| until <= now) {
+            self.picture = None;
+            self.next = self.acked + 1;
+        }
+    }
+
+    /// A batch without entries: what was sent before shows to be missing if it is.
+    fn beat(&self, stock: &Stock<'_>) -> Vec<u8> {
+        let last = self.next - 1;
+        let known = self.picture.is_none() && last <= stock.applied.index;
+        let term = if known { stock.log.term_of(last) } else { None };
+        let after = term.map_or((0, 0), |term| (last, term));
+        encode(&Feed::Batch(Batch { news: stock.news, after, entries: Vec::new(), hash: None }))
+    }
+}
+
+/// How many may be fed.
+fn bound(leads: bool) -> usize {
+    if leads { limits::LEADER_FEEDS } else { limits::FEEDS }
+}
+
+/// Whether the place is known not to be one of ours.
+fn differs(place: &Place, stock: &Stock<'_>) -> bool {
+    let term = stock.log.term_of(place.index);
+    place.index > 0
+        && (term.is_some_and(|term| term != place.term) || !place.may_be(stock.recent.at(place.index)))
+}
+
+/// The last index that is fed: what is applied here.
+fn offered(stock: &Stock<'_>) -> u64 {
+    if planted!(StaleFeedUncommitted) { stock.log.last_index_held() } else { stock.applied.index }
+}
+
+/// The batch that begins at `next`, and its end; `None` if the log has forgotten what it needs.
+fn batch(stock: &Stock<'_>, next: u64, shared: &mut Shared) -> Option<(u64, Vec<u8>)> {
+    if let Some((_, end, body)) = shared.as_ref().filter(|(first, ..)| *first == next) {
+        return Some((*end, body.clone()));
+    }
+    let last = offered(stock);
+    let term = stock.log.term_of(next - 1)?;
+    let entries = stock.log.some(next, last, limits::FEED_BATCH_BYTES)?;
+    let mut batch = Batch {
+        news: stock.news,
+        after: (next - 1, term),
+        entries: entries.iter().map(FedEntry::of).collect(),
+        hash: None,
+    };
+    if planted!(StaleFeedUncommitted) {
+        batch.news.commit = batch.news.commit.max(batch.end());
+    }
+    let end = batch.end();
+    batch.hash = stock.recent.at(end);
+    let body = encode(&Feed::Batch(batch));
+    *shared = Some((next, end, body.clone()));
+    Some((end, body))
+}

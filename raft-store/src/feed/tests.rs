@@ -1,0 +1,285 @@
+//! What becomes of batches, of feeders and of feeds, case by case.
+
+use raft::RaftLog;
+use raft::eraftpb::HardState;
+
+use super::follow::{Fit, Follower, Standing, fit};
+use super::recent::Recent;
+use super::serve::{Feeder, Stock};
+use super::*;
+use crate::ids::{Millis, NodeId};
+use crate::state::State;
+use crate::storage::Memory;
+use crate::timing;
+
+fn news(commit: u64) -> News {
+    News { term: 5, leader: 1, commit, hops: 0 }
+}
+
+fn entries(terms: &[u64]) -> Vec<FedEntry> {
+    terms.iter().map(|term| FedEntry { kind: 0, term: *term, data: vec![1], context: vec![] }).collect()
+}
+
+fn batch(after: (u64, u64), terms: &[u64]) -> Batch {
+    let end = after.0 + terms.len() as u64;
+    Batch { news: news(end), after, entries: entries(terms), hash: None }
+}
+
+/// A log that begins after (10, 2), with entries of these terms.
+fn log(terms: &[u64], committed: u64) -> RaftLog<Memory> {
+    let held = entries(terms).into_iter().zip(11..).map(|(entry, index)| entry.into_entry(index));
+    let state = State { applied_index: 10, applied_term: 2, ..State::first(NodeId(9)) };
+    let memory = Memory::new((10, 2), held.collect(), HardState::default(), state);
+    let mut log = RaftLog::new(memory, crate::raft_log_drain::logger());
+    log.committed = committed;
+    log
+}
+
+fn fitted(batch: Batch, log: &RaftLog<Memory>) -> Result<(u64, u64, usize, u64, u64), String> {
+    match fit(batch, 9, 3, log) {
+        Fit::Step(m) => Ok((m.index, m.log_term, m.entries.len(), m.commit, m.term)),
+        other => Err(format!("{other:?}")),
+    }
+}
+
+#[test]
+fn a_batch_that_follows_is_an_append_of_the_higher_term_up_to_its_own_end() {
+    let log = log(&[3, 3], 12);
+    let mut fed = batch((12, 3), &[3, 4]);
+    fed.news.commit = 90;
+    assert_eq!(fitted(fed, &log), Ok((12, 3, 2, 14, 5)));
+}
+
+#[test]
+fn what_is_committed_here_is_not_given_to_raft_again() {
+    let log = log(&[3, 3], 12);
+    assert_eq!(fitted(batch((10, 2), &[3, 3, 4]), &log), Ok((12, 3, 1, 13, 5)));
+    assert_eq!(fitted(batch((10, 2), &[3]), &log), Ok((11, 3, 0, 11, 5)));
+    assert_eq!(fitted(batch((4, 1), &[1]), &log), Ok((5, 1, 0, 5, 5)), "older than the snapshot");
+}
+
+#[test]
+fn a_batch_with_a_gap_before_it_is_told_from_one_that_contradicts_what_is_committed() {
+    let log = log(&[3, 3], 11);
+    assert_eq!(fitted(batch((13, 3), &[3]), &log), Err("Gap".into()));
+    assert_eq!(
+        fitted(batch((12, 4), &[4]), &log),
+        Err("Gap".into()),
+        "a tail of ours that was never committed"
+    );
+    assert_eq!(fitted(batch((11, 4), &[4]), &log), Err("Diverged(11)".into()));
+    assert_eq!(fitted(batch((10, 2), &[4, 4]), &log), Err("Diverged(11)".into()));
+    assert_eq!(fitted(batch((11, 3), &[4]), &log), Ok((11, 3, 1, 12, 5)), "it replaces the tail");
+}
+
+#[test]
+fn numbers_that_raft_would_trust_or_panic_at_are_refused() {
+    let log = log(&[3, 3], 12);
+    let nonsense = |change: fn(&mut Batch)| {
+        let mut fed = batch((12, 3), &[3, 4]);
+        change(&mut fed);
+        assert_eq!(fitted(fed, &log), Err("Nonsense".into()));
+    };
+    nonsense(|fed| fed.news.term = 0);
+    nonsense(|fed| fed.news.term = u64::MAX);
+    nonsense(|fed| fed.news.commit = 13);
+    nonsense(|fed| fed.after.1 = 0);
+    nonsense(|fed| fed.after = (0, 3));
+    nonsense(|fed| fed.entries[1].term = 2);
+    nonsense(|fed| fed.entries[1].term = 6);
+    nonsense(|fed| fed.entries[0].kind = 9);
+}
+
+const ALONE: Standing = Standing { leads: false, member: false, silent_ms: 0, leader: Some(NodeId(1)) };
+
+fn follower() -> Follower {
+    let mut follower = Follower::new(NodeId(9), 7, 1 << 32);
+    follower.peers(&[1, 2, 3, 8, 9].map(NodeId), &[]);
+    follower
+}
+
+#[test]
+fn voters_that_do_not_lead_are_asked_first_then_observers_then_the_leader() {
+    let mut follower = follower();
+    let voters = [1, 2, 3].map(NodeId);
+    let mut asked = Vec::new();
+    while let Some((feeder, _)) = follower.look(Millis(1), ALONE, &voters).asked {
+        asked.push(feeder.0);
+        follower.refused(Millis(1), Reason::Full, vec![]);
+    }
+    asked[..2].sort_unstable();
+    assert_eq!(asked, [2, 3, 8, 1]);
+    follower.peers(&[NodeId(1)], &[2, 3].map(NodeId));
+    let (first, _) = follower.look(Millis(9_000), ALONE, &voters).asked.unwrap();
+    follower.refused(Millis(9_000), Reason::Full, vec![]);
+    let (second, _) = follower.look(Millis(9_000), ALONE, &voters).asked.unwrap();
+    assert!(first == NodeId(1) && second != first, "who is suspected is asked last, and asked all the same");
+}
+
+#[test]
+fn a_silent_feeder_is_left_and_a_speaking_one_is_kept() {
+    let mut follower = follower();
+    let (first, stream) = follower.look(Millis(0), ALONE, &[]).asked.unwrap();
+    assert!(follower.is_from(first, stream));
+    follower.heard(Millis(500), news(3));
+    let look = follower.look(Millis(1_000), ALONE, &[]);
+    assert!(look.left.is_none() && look.asked.is_none());
+    let look = follower.look(Millis(500 + timing::FEED_SILENCE_MS), ALONE, &[]);
+    assert_eq!(look.left, Some((first, stream)));
+    assert!(look.asked.is_some_and(|(next, _)| next != first), "another at once");
+}
+
+#[test]
+fn who_votes_asks_only_after_a_long_silence_and_leaves_when_it_hears() {
+    let mut follower = follower();
+    let member = |silent_ms| Standing { member: true, silent_ms, ..ALONE };
+    assert!(follower.look(Millis(9_000), member(1_900), &[]).asked.is_none());
+    assert!(follower.look(Millis(9_100), member(2_000), &[]).asked.is_some());
+    follower.heard(Millis(9_200), news(1));
+    assert!(follower.look(Millis(9_300), member(2_200), &[]).left.is_none());
+    assert!(follower.look(Millis(9_400), member(50), &[]).left.is_some());
+    let leads = Standing { leads: true, ..ALONE };
+    assert!(follower.look(Millis(99_000), leads, &[]).asked.is_none());
+}
+
+#[test]
+fn a_feeder_with_another_state_is_shunned_and_named() {
+    let mut follower = follower();
+    let (feeder, _) = follower.look(Millis(0), ALONE, &[]).asked.unwrap();
+    follower.expect(20, [1; 32]);
+    assert!(follower.agrees(19, [9; 32]), "nobody said what it should be");
+    assert!(!follower.agrees(20, [9; 32]));
+    assert!(follower.differs(Millis(0), 20).is_some());
+    assert_eq!(follower.diverged, Some((feeder, 20)));
+    for _ in 0..20 {
+        if let Some((asked, _)) = follower.look(Millis(30_000), ALONE, &[]).asked {
+            assert_ne!(asked, feeder);
+            follower.refused(Millis(30_000), Reason::Behind, vec![]);
+        }
+    }
+}
+
+struct Store {
+    log: Memory,
+    recent: Recent,
+}
+
+impl Store {
+    /// Entries 11 to 10 + n of term 3, all applied but the last.
+    fn with(n: usize) -> Store {
+        let held = entries(&vec![3; n]).into_iter().zip(11..).map(|(entry, index)| entry.into_entry(index));
+        let log = Memory::new((10, 2), held.collect(), HardState::default(), State::first(NodeId(1)));
+        Store { log, recent: Recent::default() }
+    }
+
+    fn stock(&self, applied: u64) -> Stock<'_> {
+        Stock {
+            log: &self.log,
+            recent: &self.recent,
+            applied: Place { index: applied, term: 3, hash: [0; 32] },
+            news: news(applied),
+            leads: false,
+            fresh: true,
+            others: vec![NodeId(2)],
+        }
+    }
+}
+
+const FULL: Scope = Scope::Full;
+
+fn at(index: u64, term: u64) -> Place {
+    Place { index, term, hash: [0; 32] }
+}
+
+fn said(feeder: &mut Feeder, now: u64, stock: &Stock<'_>) -> Vec<Feed> {
+    feeder.pump(Millis(now), stock).into_iter().map(|said| decode(&said.body).unwrap()).collect()
+}
+
+#[test]
+fn only_what_is_applied_is_fed_and_what_is_forgotten_comes_as_a_state() {
+    let store = Store::with(5);
+    let stock = store.stock(14);
+    let mut feeder = Feeder::default();
+    feeder.subscribe(Millis(1), (NodeId(9), 1), (FULL, at(12, 3)), &stock).unwrap();
+    let [Feed::Batch(batch)] = &said(&mut feeder, 1, &stock)[..] else { panic!() };
+    assert_eq!((batch.after, batch.end()), ((12, 3), 14));
+    feeder.subscribe(Millis(1), (NodeId(9), 2), (FULL, Place::default()), &stock).unwrap();
+    assert!(matches!(&said(&mut feeder, 1, &stock)[..], [Feed::Snapshot(_)]));
+}
+
+#[test]
+fn subscriptions_are_refused_with_the_reason() {
+    let store = Store::with(5);
+    let mut feeder = Feeder::default();
+    let mut ask = |from: u64, scope, place, stock: &Stock<'_>| {
+        feeder.subscribe(Millis(1), (NodeId(from), 1), (scope, place), stock)
+    };
+    let stock = store.stock(14);
+    assert_eq!(ask(9, Scope::Node, at(12, 3), &stock), Err(Reason::ScopeNotServed));
+    assert_eq!(ask(9, FULL, at(15, 3), &stock), Err(Reason::Behind));
+    assert_eq!(ask(9, FULL, at(12, 2), &stock), Err(Reason::Diverged));
+    let stale = Stock { fresh: false, ..store.stock(14) };
+    assert_eq!(ask(9, FULL, at(12, 3), &stale), Err(Reason::Behind));
+    for from in 0..limits::FEEDS as u64 {
+        assert_eq!(ask(100 + from, FULL, at(12, 3), &stock), Ok(()));
+    }
+    assert_eq!(ask(9, FULL, at(12, 3), &stock), Err(Reason::Full));
+    assert_eq!(ask(100, FULL, at(12, 3), &stock), Ok(()), "who is fed may ask again");
+}
+
+#[test]
+fn a_feeder_that_becomes_leader_keeps_as_many_as_a_leader_may_have() {
+    let store = Store::with(5);
+    let mut feeder = Feeder::default();
+    for from in 100..140 {
+        feeder.subscribe(Millis(1), (NodeId(from), 1), (FULL, at(14, 3)), &store.stock(14)).unwrap();
+    }
+    let leads = Stock { leads: true, ..store.stock(14) };
+    let refused =
+        said(&mut feeder, 2, &leads).into_iter().filter(|feed| matches!(feed, Feed::Refused { .. }));
+    assert_eq!(refused.count(), 40 - limits::LEADER_FEEDS);
+    assert_eq!(feeder.feeds(), limits::LEADER_FEEDS);
+}
+
+#[test]
+fn what_did_not_fit_comes_again_but_not_at_every_complaint() {
+    let store = Store::with(5);
+    let stock = store.stock(14);
+    let mut feeder = Feeder::default();
+    feeder.subscribe(Millis(1), (NodeId(9), 1), (FULL, at(11, 3)), &stock).unwrap();
+    assert_eq!(said(&mut feeder, 1, &stock).len(), 1);
+    feeder.acknowledged(Millis(200), NodeId(9), 1, (11, false));
+    feeder.acknowledged(Millis(201), NodeId(9), 1, (11, false));
+    let [Feed::Batch(batch)] = &said(&mut feeder, 202, &stock)[..] else { panic!() };
+    assert_eq!(batch.after, (11, 3));
+    feeder.acknowledged(Millis(203), NodeId(9), 1, (11, false));
+    assert_eq!(said(&mut feeder, 204, &stock), []);
+    feeder.acknowledged(Millis(210), NodeId(9), 1, (14, true));
+    let [Feed::Batch(beat)] = &said(&mut feeder, 500, &stock)[..] else { panic!() };
+    assert_eq!((beat.after, beat.entries.len()), ((14, 3), 0), "a beat shows what was sent before");
+    assert!(
+        said(&mut feeder, 500 + timing::FEED_LOST_MS, &stock).is_empty(),
+        "who says nothing is forgotten"
+    );
+    assert_eq!(feeder.feeds(), 0);
+}
+
+#[test]
+fn no_more_than_the_credit_is_under_way() {
+    let big = |index: u64| {
+        let entry = FedEntry { kind: 0, term: 3, data: vec![0; 900 << 10], context: vec![] };
+        entry.into_entry(index)
+    };
+    let log =
+        Memory::new((10, 2), (11..31).map(big).collect(), HardState::default(), State::first(NodeId(1)));
+    let store = Store { log, recent: Recent::default() };
+    let stock = store.stock(30);
+    let mut feeder = Feeder::default();
+    feeder.subscribe(Millis(1), (NodeId(9), 1), (FULL, at(10, 2)), &stock).unwrap();
+    let bytes = |said: Vec<super::serve::Said>| said.iter().map(|said| said.body.len() as u64).sum::<u64>();
+    let first = bytes(feeder.pump(Millis(1), &stock));
+    assert!((limits::FEED_CREDIT_BYTES..limits::FEED_CREDIT_BYTES + (1 << 20)).contains(&first), "{first}");
+    assert_eq!(bytes(feeder.pump(Millis(2), &stock)), 0);
+    feeder.acknowledged(Millis(3), NodeId(9), 1, (12, true));
+    assert!(bytes(feeder.pump(Millis(3), &stock)) > 0);
+}

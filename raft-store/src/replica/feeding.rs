@@ -1,0 +1,335 @@
+//! Joins feeds and raft. Decides nothing of who feeds whom (`feed` does): a fed batch becomes an append that raft judges like a
+//! leader's, and raft's answer becomes the feed's once it is durable; a fed state replaces log and state as a leader's would.
+//! Must not let a feed look like a leader: what raft knows of its leader and of elections stays as it was for whoever votes or learns.
+
+use std::collections::VecDeque;
+
+use raft::RawNode;
+use raft::eraftpb::{HardState, Message, MessageType};
+
+use super::{Replica, open};
+use crate::consistency::Marks;
+use crate::disk::Disk;
+use crate::effect::{Effect, Fatal};
+use crate::feed::follow::{self, Fit, Standing};
+use crate::feed::serve::{Feeder, Said, Stock};
+use crate::feed::{self, Batch, Feed, News, Picture, Place};
+use crate::ids::NodeId;
+use crate::log::outbound::Unsynced;
+use crate::replica::reads::ReadContext;
+use crate::state::State;
+use crate::storage::Memory;
+use crate::{limits, raft_log_drain, snapshot, timing, wire};
+
+/// A fed state that waits until raft has nothing half done.
+pub(super) struct Installing {
+    state: State,
+    from: NodeId,
+    stream: u64,
+    term: u64,
+}
+
+impl<D: Disk> Replica<D> {
+    pub(super) fn take_feed(&mut self, from: NodeId, stream: u64, message: Feed) {
+        match message {
+            Feed::Subscribe { scope, from: place } => {
+                let looped = self.follower.feeds_us(from);
+                let now = self.now;
+                let taken = self.with_feeder(|feeder, stock| match looped {
+                    true => Err(feed::Reason::Behind),
+                    false => feeder.subscribe(now, (from, stream), (scope, place), stock),
+                });
+                if let Err(reason) = taken {
+                    let others = self.others();
+                    self.say(from, stream, &Feed::Refused { reason, others });
+                }
+            }
+            Feed::Batch(batch) => self.take_batch(from, stream, batch),
+            Feed::Snapshot(picture) => self.take_picture(from, stream, picture),
+            Feed::Ack { index, fits } => self.feeder.acknowledged(self.now, from, stream, (index, fits)),
+            Feed::Leave => self.feeder.left(from, stream),
+            Feed::Refused { reason, others } if self.follower.is_from(from, stream) => {
+                if reason == feed::Reason::Diverged {
+                    return self.differs(self.state.applied_index);
+                }
+                self.follower.refused(self.now, reason, others);
+                self.look_for_a_feed();
+            }
+            Feed::Refused { .. } => {}
+            Feed::AskIndex { boot, counter } => self.ask_index(ReadContext { asker: from, boot, counter }),
+            Feed::Index { boot, counter, index } => {
+                let context = ReadContext { asker: self.config.id, boot, counter };
+                self.reads.confirmed(context, index);
+            }
+        }
+    }
+
+    /// Each tick: leaves a feeder, asks another.
+    pub(super) fn look_for_a_feed(&mut self) {
+        let standing = self.standing();
+        let look = self.follower.look(self.now, standing, &self.state.members.voters);
+        if let Some((feeder, stream)) = look.left {
+            self.say(feeder, stream, &Feed::Leave);
+        }
+        if let Some((feeder, stream)) = look.asked {
+            let scope = feed::Scope::Full;
+            let from = self.place();
+            self.say(feeder, stream, &Feed::Subscribe { scope, from });
+        }
+        // Who is not fed and hears no raft knows of no leader.
+        let deaf = self.follower.fed().is_none() && standing.silent_ms >= timing::FEED_LEADERLESS_MS;
+        if deaf && !standing.member && !standing.leads {
+            self.node.raft.leader_id = raft::INVALID_ID;
+        }
+    }
+
+    /// Feeds whoever is fed.
+    pub(super) fn feed(&mut self) {
+        if self.feeder.feeds() == 0 {
+            return;
+        }
+        let now = self.now;
+        let said = self.with_feeder(|feeder, stock| feeder.pump(now, stock));
+        for Said { to, stream, body, bulk } in said {
+            let bytes = wire::feed_envelope(&self.config.cluster, stream, &body);
+            self.effects.push(Effect::Send { to, bytes, bulk });
+        }
+    }
+
+    /// raft's answer to a fed batch: what it had appended is durable now.
+    pub(super) fn acknowledge_feed(&mut self, message: &Message) {
+        if let Some((feeder, stream)) = self.follower.stream() {
+            self.say(feeder, stream, &Feed::Ack { index: message.index, fits: !message.reject });
+        }
+    }
+
+    /// An entry has applied: is the state what the feeder's was?
+    pub(super) fn compare_with_feeder(&mut self) {
+        let (index, hash) = (self.state.applied_index, self.state.hash);
+        self.recent.applied(index, hash);
+        if !self.follower.agrees(index, hash) {
+            self.differs(index);
+        }
+    }
+
+    /// A raft message of a leader's was taken.
+    pub(super) fn heard_leader(&mut self, kind: Option<MessageType>, term: u64) {
+        use MessageType::{MsgAppend, MsgHeartbeat, MsgSnapshot};
+        if matches!(kind, Some(MsgAppend | MsgHeartbeat | MsgSnapshot)) && term == self.node.raft.term {
+            self.heard = Some(self.now);
+        }
+    }
+
+    /// What reads ask for by the feed's messages, because raft would not answer one that is no member.
+    pub(super) fn ask_for_index(&mut self, context: ReadContext) {
+        if let Some(leader) = self.leader() {
+            let ReadContext { boot, counter, .. } = context;
+            self.say(leader, 0, &Feed::AskIndex { boot, counter });
+        }
+    }
+
+    /// A read index that raft confirmed for an observer.
+    pub(super) fn tell_index(&mut self, context: ReadContext, index: u64) {
+        let ReadContext { asker, boot, counter } = context;
+        self.say(asker, 0, &Feed::Index { boot, counter, index });
+    }
+
+    /// Whether it votes or learns by its own log.
+    pub(super) fn is_member(&self) -> bool {
+        self.state.members.contains(self.config.id)
+    }
+
+    /// Installs a fed state. Only when raft has nothing half done: it begins anew.
+    pub(super) fn install_fed(&mut self) -> Result<(), Fatal> {
+        let Some(installing) = self.installing.take() else { return Ok(()) };
+        let Installing { state, from, stream, term } = installing;
+        let (index, applied_term) = (state.applied_index, state.applied_term);
+        let log = &self.node.raft.raft_log;
+        if self.leads() || index <= log.committed || log.match_term(index, applied_term) {
+            return Ok(());
+        }
+        let leader = self.node.raft.leader_id;
+        let own = self.node.raft.hard_state();
+        let term = own.term.max(term).max(applied_term);
+        let vote = if term == own.term { own.vote } else { raft::INVALID_ID };
+        let hard_state = HardState { term, vote, commit: index };
+        let _ = self.log.persist(Unsynced::installing(hard_state.clone(), state.clone()))?.open();
+        let memory = Memory::new((index, applied_term), VecDeque::new(), hard_state, state.clone());
+        let settings = open::settings(&self.config, &self.timing, index);
+        self.node = RawNode::new(&settings, memory, &raft_log_drain::logger())
+            .map_err(|error| Fatal::Consensus(error.to_string()))?;
+        self.set_election_timeout();
+        self.node.raft.leader_id =
+            if self.state.members.is_empty() || !self.is_member() { leader } else { 0 };
+        self.state = state;
+        self.marks = Marks::default();
+        self.marks.applied(self.state.applied_index, self.state.hash);
+        self.incoming = None;
+        self.reads.leader_changed();
+        self.compare_with_feeder();
+        self.say(from, stream, &Feed::Ack { index, fits: true });
+        Ok(())
+    }
+
+    fn take_batch(&mut self, from: NodeId, stream: u64, batch: Batch) {
+        if self.leads() || !self.follower.is_from(from, stream) {
+            return self.say(from, stream, &Feed::Leave);
+        }
+        if !batch.is_sound() {
+            return self.refuse(from, "a fed batch that makes no sense");
+        }
+        self.follower.heard(self.now, batch.news);
+        let news = batch.news;
+        self.learn_leader(news);
+        if !batch.entries.is_empty() && self.log.is_pressed() {
+            return self.refuse(from, "the disk is full");
+        }
+        let raft = &self.node.raft;
+        let index = raft.raft_log.committed;
+        if batch.is_news() {
+            return self.say(from, stream, &Feed::Ack { index, fits: true });
+        }
+        let expected = batch.hash.map(|hash| (batch.end(), hash));
+        match follow::fit(batch, raft.id, raft.term, &raft.raft_log) {
+            Fit::Step(message) => {
+                if let Some((end, hash)) = expected.filter(|(end, _)| *end > self.state.applied_index) {
+                    self.follower.expect(end, hash);
+                }
+                self.step_fed(*message, news);
+            }
+            Fit::Gap => self.say(from, stream, &Feed::Ack { index, fits: false }),
+            Fit::Diverged(index) => self.differs(index),
+            Fit::Nonsense => self.refuse(from, "a fed batch that makes no sense"),
+        }
+    }
+
+    /// raft takes it as an append of a leader's, but must not take the feeder for one.
+    fn step_fed(&mut self, message: Message, news: News) {
+        let raft = &self.node.raft;
+        let (term, leader, elapsed) = (raft.term, raft.leader_id, raft.election_elapsed);
+        let followed = raft.state == raft::StateRole::Follower;
+        if let Err(error) = self.node.step(message) {
+            self.refuse(NodeId(feed::FEED), &error.to_string());
+        }
+        let member = self.is_member();
+        let raft = &mut self.node.raft;
+        let same = raft.term == term && followed;
+        raft.leader_id = if member && same { leader } else { raft::INVALID_ID };
+        raft.election_elapsed = if member && !same { raft.election_elapsed } else { elapsed };
+        self.learn_leader(news);
+    }
+
+    /// An observer knows of the leader by its feed.
+    fn learn_leader(&mut self, news: News) {
+        if self.is_member() || self.leads() {
+            return;
+        }
+        let leader = if news.leader == self.config.id.0 { raft::INVALID_ID } else { news.leader };
+        self.node.raft.leader_id = leader;
+    }
+
+    fn take_picture(&mut self, from: NodeId, stream: u64, picture: Picture) {
+        if self.leads() || !self.follower.is_from(from, stream) {
+            return self.say(from, stream, &Feed::Leave);
+        }
+        if self.log.is_pressed() {
+            return self.refuse(from, "the disk is full");
+        }
+        let Ok(state) = snapshot::decode(&picture.data) else {
+            return self.refuse(from, "a fed state that cannot be used");
+        };
+        self.follower.heard(self.now, picture.news);
+        self.learn_leader(picture.news);
+        let (index, term) = (state.applied_index, state.applied_term);
+        let log = &self.node.raft.raft_log;
+        let committed = log.committed;
+        match () {
+            () if index <= committed => self.say(from, stream, &Feed::Ack { index: committed, fits: true }),
+            // All of it is in the log already: it only was not known to be committed.
+            () if log.match_term(index, term) => {
+                let own = self.node.raft.term.max(picture.news.term);
+                let message = follow::append(self.config.id.0, own, (index, term), index, Vec::new());
+                self.step_fed(message, picture.news);
+            }
+            () => self.installing = Some(Installing { state, from, stream, term: picture.news.term }),
+        }
+    }
+
+    /// This replica and its feeder hold different things: no more from there.
+    fn differs(&mut self, index: u64) {
+        let Some((feeder, stream)) = self.follower.differs(self.now, index) else { return };
+        tracing::error!(%feeder, index, "what this machine holds differs from what it was fed, which must never be: it takes no more from there. The leader compares all and names the odd one");
+        self.say(feeder, stream, &Feed::Leave);
+    }
+
+    fn ask_index(&mut self, context: ReadContext) {
+        let room = self.node.raft.pending_read_count() < limits::PENDING_READS;
+        if self.leads() && room {
+            self.node.read_index(context.encode());
+        }
+    }
+
+    fn standing(&self) -> Standing {
+        let (id, members) = (self.config.id, &self.state.members);
+        let stays = [&members.voters, &members.learners, &members.learners_next];
+        Standing {
+            leads: self.leads(),
+            member: stays.iter().any(|list| list.contains(&id)),
+            silent_ms: self.now.since(self.heard.unwrap_or(self.begun.unwrap_or(self.now))),
+            leader: self.leader(),
+        }
+    }
+
+    /// How many feeds away from a voter this replica's news is; `None` if it is no news.
+    fn hops(&self) -> Option<u32> {
+        let standing = self.standing();
+        let fed = || {
+            let (_, news, heard) = self.follower.fed()?;
+            let near = news.hops < limits::FEED_HOPS && news.leader != 0;
+            (near && self.now.since(heard) < timing::FEED_SILENCE_MS).then_some(news.hops + 1)
+        };
+        let hears = self.heard.is_some() && standing.silent_ms < timing::FEED_SILENCE_MS;
+        if standing.leads || (standing.member && hears) { Some(0) } else { fed() }
+    }
+
+    fn place(&self) -> Place {
+        let state = &self.state;
+        Place { index: state.applied_index, term: state.applied_term, hash: state.hash }
+    }
+
+    fn others(&self) -> Vec<NodeId> {
+        let (id, leader) = (self.config.id, self.leader());
+        let voters = self.state.members.voters.iter().copied().filter(|voter| *voter != id);
+        let (leading, others): (Vec<_>, Vec<_>) = voters.partition(|voter| Some(*voter) == leader);
+        others.into_iter().chain(leading).take(limits::FEED_HINTS).collect()
+    }
+
+    fn with_feeder<T>(&mut self, work: impl FnOnce(&mut Feeder, &Stock<'_>) -> T) -> T {
+        let mut feeder = std::mem::take(&mut self.feeder);
+        let hops = self.hops();
+        let raft = &self.node.raft;
+        let leader = self.leader().filter(|_| hops.is_some()).map_or(0, |leader| leader.0);
+        let stock = Stock {
+            log: self.node.store(),
+            recent: &self.recent,
+            applied: self.place(),
+            news: News {
+                term: raft.term,
+                leader,
+                commit: raft.raft_log.committed,
+                hops: hops.unwrap_or(limits::FEED_HOPS),
+            },
+            leads: self.leads(),
+            fresh: hops.is_some() && !self.log.is_pressed(),
+            others: self.others(),
+        };
+        let done = work(&mut feeder, &stock);
+        self.feeder = feeder;
+        done
+    }
+
+    fn say(&mut self, to: NodeId, stream: u64, message: &Feed) {
+        let bytes = wire::feed_envelope(&self.config.cluster, stream, &feed::encode(message));
+        self.effects.push(Effect::Send { to, bytes, bulk: false });
+    }
+}

@@ -33,8 +33,6 @@ struct Life {
 #[derive(Debug)]
 struct Heard {
     current: Life,
-    /// When that said its last word.
-    spoke: u64,
     /// Over, by number, with the time at which another took their place.
     past: BTreeMap<u64, u64>,
     /// Two that ran at once.
@@ -59,19 +57,15 @@ impl Lives {
     /// A process that runs as this member asks to have it known by another key. It may, once nobody else was heard as the member for
     /// long enough since it first asked.
     pub fn may_replace(&mut self, now: u64, node: NodeId, number: u64, place: &str) -> MayReplace {
+        // To ask is a word of this life too: of two that ask in turns both are found out.
+        if let Some(places) = self.heard(now, node, number, place) {
+            return MayReplace::Doubled(places);
+        }
         let asked = self.1.entry(node).or_insert((number, now));
         if asked.0 != number {
             *asked = (number, now);
         }
         let since = asked.1;
-        if let Some(heard) = self.0.get_mut(&node) {
-            if heard.current.number != number && heard.spoke >= since + LATE_MS && heard.doubled.is_empty() {
-                heard.doubled = vec![heard.current.clone(), Life { number, place: place.to_owned() }];
-            }
-            if let [first, second] = heard.doubled.as_slice() {
-                return MayReplace::Doubled([first.place.clone(), second.place.clone()]);
-            }
-        }
         let long_enough = now.saturating_sub(since) >= timing::HEAR_OF_DOUBLES.as_millis() as u64;
         if long_enough { MayReplace::Yes } else { MayReplace::NotYet }
     }
@@ -80,20 +74,13 @@ impl Lives {
     pub fn heard(&mut self, now: u64, node: NodeId, number: u64, place: &str) -> Option<[String; 2]> {
         let life = Life { number, place: place.to_owned() };
         let Some(heard) = self.0.get_mut(&node) else {
-            self.0.insert(
-                node,
-                Heard { current: life, spoke: now, past: BTreeMap::new(), doubled: Vec::new() },
-            );
+            self.0.insert(node, Heard { current: life, past: BTreeMap::new(), doubled: Vec::new() });
             return None;
         };
         if !heard.doubled.contains(&life) {
             match heard.past.get(&number) {
-                _ if heard.current.number == number => {
-                    heard.spoke = now;
-                    return None;
-                }
+                _ if heard.current.number == number => return None,
                 None => {
-                    heard.spoke = now;
                     let over = std::mem::replace(&mut heard.current, life);
                     heard.past.insert(over.number, now);
                     return None;
@@ -244,12 +231,23 @@ mod tests {
         lives.heard(0, NODE, 1, "host2");
         assert_eq!(lives.may_replace(1_000, NODE, 2, "host4"), MayReplace::NotYet);
         lives.heard(2_000, NODE, 1, "host2");
-        lives.heard(4_000, NODE, 1, "host2");
-        let both = MayReplace::Doubled(["host2".into(), "host4".into()]);
+        let told = Some(["host4".to_string(), "host2".to_string()]);
+        assert_eq!(lives.heard(4_000, NODE, 1, "host2"), told, "the original is told");
+        let both = MayReplace::Doubled(["host4".into(), "host2".into()]);
         assert_eq!(lives.may_replace(5_000, NODE, 2, "host4"), both);
         assert_eq!(lives.may_replace(60_000, NODE, 2, "host4"), both);
-        let told = Some(["host2".to_string(), "host4".to_string()]);
-        assert_eq!(lives.heard(60_500, NODE, 1, "host2"), told, "the original is told too");
+    }
+
+    #[test]
+    fn of_two_that_both_ask_to_take_the_members_place_neither_gets_it() {
+        let mut lives = Lives::default();
+        for now in (0..4_000).step_by(1_000) {
+            for (number, place) in [(1, "host2"), (2, "host4")] {
+                let may = lives.may_replace(now, NODE, number, place);
+                assert_eq!(may != MayReplace::NotYet, now >= 3_000, "{number} at {now}: {may:?}");
+                assert_ne!(may, MayReplace::Yes);
+            }
+        }
     }
 
     #[test]

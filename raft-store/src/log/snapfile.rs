@@ -77,7 +77,8 @@ impl Writing {
                 if self.length <= bytes as u64 { self.step(disk, bytes) } else { Ok(None) }
             }
             Some((at, checksum)) => {
-                let mut piece = vec![0; bytes];
+                // Reading needs no sync.
+                let mut piece = vec![0; 4 * bytes];
                 let count = disk.read_at(TEMPORARY, at, &mut piece)?;
                 let (at, checksum) = (at + count as u64, crc32c::crc32c_append(checksum, &piece[..count]));
                 self.read_back = Some((at, checksum));

@@ -251,6 +251,9 @@ impl<D: Disk> Replica<D> {
                 let message = follow::append(self.config.id.0, own, (index, term), index, Vec::new());
                 self.step_fed(message, picture.news);
             }
+            () if !self.log.has_room(picture.data.len() as u64) => {
+                self.refuse(from, "the disk has no room for the state");
+            }
             () => self.installing = Some(Installing { state, from, stream, term: picture.news.term }),
         }
     }

@@ -24,7 +24,7 @@ pub const NETWORK_BLOCKED: &str = "NetworkBlocked";
 /// Kubernetes' name for the condition of a node whose part of the network could not be set up.
 pub const NETWORK_UNAVAILABLE: &str = "NetworkUnavailable";
 /// The condition of a node whose store's disk is full.
-pub const DISK_PRESSURE: &str = "DiskPressure";
+const DISK_PRESSURE: &str = "DiskPressure";
 
 /// Pods that one machine takes (Kubernetes' default).
 const PODS: u32 = 110;
@@ -126,6 +126,12 @@ fn disk_condition(node: &mut Object, full: bool) {
         }
         false => {}
     }
+}
+
+/// Whether a node says so of itself.
+pub fn has_full_disk(node: &Object) -> bool {
+    let says = |condition: &Value| condition["type"] == DISK_PRESSURE && condition["status"] == "True";
+    node.list("/status/conditions").iter().any(says)
 }
 
 fn has_condition(node: &Object, name: &str) -> bool {

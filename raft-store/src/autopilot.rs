@@ -21,8 +21,11 @@ pub struct Candidate {
     pub id: NodeId,
     /// Its failure zone; machines that say nothing share the zone "".
     pub zone: String,
-    /// It may vote: nobody said `--no-voter`, and it is not being drained.
+    /// It may vote: nobody said `--no-voter`.
     pub may_vote: bool,
+    /// It should not: it is being drained, or its disk is full. It counts as a machine all the same, and goes on voting while nobody
+    /// can take its place.
+    pub spared: bool,
     /// It has been confirmed dead.
     pub dead: bool,
 }
@@ -101,7 +104,9 @@ impl Autopilot {
             held: self.held.map(|(_, index)| index),
         };
         let wanted = look.choose(pinned);
-        look.voters(&wanted).or_else(|| look.learners(&wanted)).unwrap_or(Next::Nothing)
+        let step =
+            look.voters(&wanted).or_else(|| look.learners(&wanted)).or_else(|| look.spare_the_leader());
+        step.unwrap_or(Next::Nothing)
     }
 
     /// A learner is to catch up within a time. One that does not goes back to observing, and another is taken.
@@ -187,24 +192,42 @@ impl Look<'_> {
     /// The voters that there should be. Who votes and lives goes on doing so wherever that makes no zone carry more.
     fn choose(&self, pinned: Option<usize>) -> BTreeSet<NodeId> {
         let may = |id: &NodeId| self.listed.get(id).is_some_and(|candidate| candidate.may_vote);
+        let spared = |id: &NodeId| self.is_spared(*id);
         let eligible = self.listed.keys().filter(|id| may(id)).count();
         let votes = |id: &NodeId| self.status.voters.contains(id);
         let usable: Vec<NodeId> = self
             .listed
             .keys()
             .copied()
-            .filter(|id| may(id) && if votes(id) { !self.lost.contains(id) } else { self.may_come(*id) })
+            .filter(|id| may(id) && !spared(id))
+            .filter(|id| if votes(id) { !self.lost.contains(id) } else { self.may_come(*id) })
             .collect();
-        let dead_voters = self.status.voters.iter().copied().filter(|id| may(id) && self.lost.contains(id));
+        let lost = |id: &NodeId| self.lost.contains(id);
+        let voters = || self.status.voters.iter().copied().filter(may);
+        let kept = voters().filter(|id| spared(id) && !lost(id)).chain(voters().filter(lost));
         let size = self.size(wanted_voters(eligible, pinned), usable.len());
         let mut chosen = self.spread(usable, size);
-        // Three do not become fewer by deaths: the dead keep their places until somebody can take them.
-        for dead in dead_voters {
+        // Three do not become fewer by deaths, nor by drains: these keep their places until somebody can take them.
+        for voter in kept {
             if chosen.len() < size {
-                chosen.insert(dead);
+                chosen.insert(voter);
             }
         }
         chosen
+    }
+
+    fn is_spared(&self, id: NodeId) -> bool {
+        self.listed.get(&id).is_some_and(|candidate| candidate.spared)
+    }
+
+    /// Who is to be spared, and votes because nobody can take its place, need not lead.
+    fn spare_the_leader(&self) -> Option<Next> {
+        let others = self.status.voters.iter().copied().filter(|id| *id != self.status.id);
+        let fit =
+            others.filter(|id| !self.is_spared(*id) && self.acknowledges(*id) && !self.lost.contains(id));
+        let held = |id: &NodeId| self.peer(*id).map_or(0, |peer| peer.matched);
+        let heir = fit.max_by_key(held).filter(|_| self.is_spared(self.status.id));
+        heir.map(Next::HandOver)
     }
 
     /// The largest odd count that the living can fill; three stay three.

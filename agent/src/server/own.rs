@@ -21,7 +21,6 @@ use crate::enrol::{self, RemoveError};
 use crate::images::{self, ImageError};
 use crate::keyring::{Ring, keeper, signing};
 use crate::members::in_view;
-use crate::node::DISK_PRESSURE;
 use crate::store::Plan;
 use crate::voters;
 
@@ -116,10 +115,7 @@ fn has_full_disk(view: &raft_store::View, name: &str) -> bool {
     let kind = api::kinds::Kind::by_name("Node").expect("Node is a row of the table of kinds");
     let entry = view.get(api::keys::object(kind, "", name).as_bytes());
     let node = entry.and_then(|entry| crate::objects::shown(entry).ok());
-    node.is_some_and(|node| {
-        let says = |condition: &Value| condition["type"] == DISK_PRESSURE && condition["status"] == "True";
-        node.list("/status/conditions").iter().any(says)
-    })
+    node.as_ref().is_some_and(crate::node::has_full_disk)
 }
 
 /// Who feeds this machine, where it does not vote, and how old its state is.

@@ -15,8 +15,13 @@ struct Bed {
 
 impl Bed {
     fn of(machines: u64, voters: u64) -> Bed {
-        let candidate =
-            |n: u64| Candidate { id: NodeId(n), zone: String::new(), may_vote: true, dead: false };
+        let candidate = |n: u64| Candidate {
+            id: NodeId(n),
+            zone: String::new(),
+            may_vote: true,
+            spared: false,
+            dead: false,
+        };
         let peer =
             |n: u64| PeerStatus { id: NodeId(n), matched: 100, recent_active: true, in_snapshot: false };
         let ids = |range: std::ops::RangeInclusive<u64>| range.map(NodeId).collect::<Vec<_>>();
@@ -312,6 +317,22 @@ fn who_may_not_vote_does_not_and_a_leader_hands_over_first() {
     bed.member(1).may_vote = false;
     assert_eq!(bed.within(1_000), Next::Change(vec![add(2)]), "the heir becomes a voter first");
     assert_eq!(bed.settle(), [2]);
+}
+
+#[test]
+fn who_is_drained_gives_its_vote_to_a_spare_and_keeps_it_where_there_is_none() {
+    let mut bed = Bed::of(4, 3);
+    bed.member(2).spared = true;
+    assert_eq!(bed.settle(), [1, 3, 4]);
+    let mut bed = Bed::of(3, 3);
+    bed.member(2).spared = true;
+    assert_eq!(bed.settle(), [1, 2, 3], "three machines are three, whoever is being worked on");
+    bed.member(1).spared = true;
+    assert_eq!(bed.within(1_000), Next::HandOver(NodeId(3)), "but it need not lead");
+    let mut bed = Bed::of(5, 5);
+    bed.member(2).spared = true;
+    assert_eq!(bed.settle().len(), 3, "four that are left have three voters");
+    assert!(!bed.settle().contains(&2));
 }
 
 #[test]

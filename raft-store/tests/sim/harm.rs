@@ -301,6 +301,7 @@ pub fn pilot(world: &mut World) {
             id: NodeId(*id),
             zone: ["a", "b"][(*id % 2) as usize].into(),
             may_vote: true,
+            spared: false,
             dead: node.replica.is_none() || node.paused_until > world.now,
         })
         .collect();

@@ -118,6 +118,7 @@ a_while! {
     snapshots_survive_changes: "snapshot",
     backups_survive_changes: "backup",
     raft_messages_survive_changes: "raft-message",
+    feeds_survive_changes: "feed-message",
     datagrams_survive_changes: "mesh-datagram",
     requests_survive_changes: "mesh-request",
     responses_survive_changes: "mesh-response",

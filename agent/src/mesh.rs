@@ -241,7 +241,8 @@ impl Mesh {
     /// As [`Mesh::close`], and the others are told before it returns.
     pub async fn shut(&self) {
         self.close();
-        self.0.endpoint.wait_idle().await;
+        // Connections that were being made when it closed are not waited for: nobody may answer there.
+        let _ = tokio::time::timeout(timing::MESH_GOODBYE, self.0.endpoint.wait_idle()).await;
     }
 
     /// Closes the connections to members that are no longer listed.
@@ -285,6 +286,16 @@ impl Mesh {
                 Err(self.unreachable(pair.0, why))
             }
         }
+    }
+
+    /// Begins to dial. On the mesh's thread, whoever asks: the connection's own task starts where this is called.
+    fn connect(
+        &self,
+        config: quinn::ClientConfig,
+        address: SocketAddr,
+    ) -> Result<quinn::Connecting, quinn::ConnectError> {
+        let _inside = self.0.thread.enter();
+        self.0.endpoint.connect_with(config, address, crate::pki::SERVER_NAME)
     }
 
     fn unreachable(&self, to: NodeId, why: String) -> MeshError {

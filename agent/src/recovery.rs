@@ -19,12 +19,13 @@ pub const AUDIT: &str = "s/recovered/";
 /// The cluster epoch after `epoch`: counted in the upper half, with random digits below. Two recoveries that could not see each
 /// other so make two epochs, whose stores and machines never take each other for their own.
 pub fn next_epoch(epoch: u64, random: u64) -> u64 {
-    ((epoch >> 32) + 1) << 32 | random & 0xffff_ffff
+    (number(epoch) + 1) << 32 | random & 0xffff_ffff
 }
 
 /// How many recoveries lie behind an epoch.
 pub fn number(epoch: u64) -> u64 {
-    epoch >> 32
+    // The first binaries counted without digits below.
+    if epoch >> 32 == 0 { epoch } else { epoch >> 32 }
 }
 
 /// What a survivor says of its store.

@@ -175,8 +175,9 @@ impl Store {
         transaction: Transaction,
         epoch: Option<Epoch>,
     ) -> Result<Revision, TransactError> {
-        let turn = self.0.lanes.turn().await.ok_or(TransactError::NoLeader)?;
         let deadline = clock::millis() + timing::REQUEST_DEADLINE.as_millis() as u64;
+        let turn = tokio::time::timeout(timing::REQUEST_DEADLINE, self.0.lanes.turn()).await;
+        let turn = turn.ok().flatten().ok_or(TransactError::NoLeader)?;
         let session = turn.session(|id| self.open_session(id, deadline)).await?;
         let command = Command::Transact { session, sequence: turn.sequence, epoch, transaction };
         let (outcome, uncertain) = self.repeat(&command, deadline).await;

@@ -115,8 +115,9 @@ fn candidate(view: &View, member: &Member, dead: &BTreeSet<String>) -> Candidate
     Candidate {
         id: member.node_id(),
         zone: text("labels", ZONE),
-        may_vote: !member.no_voter && can_hold,
-        spared: !text("annotations", DRAIN).is_empty()
+        may_vote: !member.no_voter,
+        spared: !can_hold
+            || !text("annotations", DRAIN).is_empty()
             || node.as_ref().is_some_and(crate::node::has_full_disk),
         dead: dead.contains(&member.name),
     }

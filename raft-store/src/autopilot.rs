@@ -23,7 +23,7 @@ pub struct Candidate {
     pub zone: String,
     /// It may vote: nobody said `--no-voter`.
     pub may_vote: bool,
-    /// It should not: it is being drained, or its disk is full. It counts as a machine all the same, and goes on voting while nobody
+    /// It should not now: it is being drained, its disk is full, or it cannot open the keyring yet. It counts as a machine all the same, and goes on voting while nobody
     /// can take its place.
     pub spared: bool,
     /// It has been confirmed dead.
@@ -202,13 +202,15 @@ impl Look<'_> {
             .filter(|id| may(id) && !spared(id))
             .filter(|id| if votes(id) { !self.lost.contains(id) } else { self.may_come(*id) })
             .collect();
+        let size = self.size(wanted_voters(eligible, pinned), usable.len());
         let lost = |id: &NodeId| self.lost.contains(id);
         let voters = || self.status.voters.iter().copied().filter(may);
         let kept = voters().filter(|id| spared(id) && !lost(id)).chain(voters().filter(lost));
-        let size = self.size(wanted_voters(eligible, pinned), usable.len());
+        // Nor by a member that was removed, or that came back as another: it leaves when somebody comes.
+        let gone = self.status.voters.iter().copied().filter(|id| !self.listed.contains_key(id) && size >= 3);
         let mut chosen = self.spread(usable, size);
         // Three do not become fewer by deaths, nor by drains: these keep their places until somebody can take them.
-        for voter in kept {
+        for voter in kept.chain(gone) {
             if chosen.len() < size {
                 chosen.insert(voter);
             }
@@ -232,7 +234,7 @@ impl Look<'_> {
 
     /// The largest odd count that the living can fill; three stay three.
     fn size(&self, wanted: usize, living: usize) -> usize {
-        let stays = |size: usize| size == 3 && self.status.voters.len() >= 3;
+        let stays = |size: usize| size == 3 && self.status.voters.len() >= 2;
         [7, 5, 3].into_iter().find(|size| *size <= wanted && (living >= *size || stays(*size))).unwrap_or(1)
     }
 

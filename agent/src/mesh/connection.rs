@@ -66,11 +66,7 @@ async fn accept(mesh: Mesh, handshake: Handshake, permit: OwnedSemaphorePermit) 
 pub async fn dial(mesh: &Mesh, to: NodeId, class: Class) -> Result<Connection, String> {
     let member = mesh.0.roster.get(to).ok_or("it is not a member of this cluster")?;
     let config = mesh.0.client.get(&class).cloned().ok_or("no client configuration")?;
-    let dialling = mesh
-        .0
-        .endpoint
-        .connect_with(config, member.address, pki::SERVER_NAME)
-        .map_err(|error| error.to_string())?;
+    let dialling = mesh.connect(config, member.address).map_err(|error| error.to_string())?;
     let connection = match tokio::time::timeout(timing::DIAL_TIMEOUT, dialling).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return Err(error.to_string()),

@@ -24,6 +24,11 @@ impl Handle {
         self.runtime.spawn(task);
     }
 
+    /// What starts tasks by itself while this lives starts them on the thread.
+    pub fn enter(&self) -> tokio::runtime::EnterGuard<'_> {
+        self.runtime.enter()
+    }
+
     /// Lets connections say goodbye, then ends the thread and every task on it.
     pub fn end(&self) {
         self.ending.notify_one();

@@ -88,8 +88,9 @@ pub(super) async fn ask(
                 Next::Again => tokio::time::sleep(Duration::from_secs(1)).await,
                 Next::ByTheOtherKey => break,
                 next => {
+                    let answer = answered(next, identity, key);
                     mesh.shut().await;
-                    return answered(next, identity, key);
+                    return answer;
                 }
             }
         }

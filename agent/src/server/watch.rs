@@ -182,13 +182,17 @@ impl Watch {
             drop(view);
             out.send(chunk).await?;
             *seen = upto;
-            if !is_all {
-                continue;
-            }
-            match timeout_at(bookmark.min(out.end), views.changed()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return Ok(()),
-                Err(_) => {
+            // Looked at first: where there always is a change, waiting for one never times out.
+            let due = bookmark.min(out.end);
+            let waited = match () {
+                () if deadline(std::time::Duration::ZERO) >= due => None,
+                () if !is_all => continue,
+                () => timeout_at(due, views.changed()).await.ok(),
+            };
+            match waited {
+                Some(Ok(())) => {}
+                Some(Err(_)) => return Ok(()),
+                None => {
                     if self.bookmarks {
                         out.send(self.bookmark(*seen, false)).await?;
                     }

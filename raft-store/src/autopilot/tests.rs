@@ -336,6 +336,26 @@ fn who_is_drained_gives_its_vote_to_a_spare_and_keeps_it_where_there_is_none() {
 }
 
 #[test]
+fn a_voter_that_came_back_as_another_leaves_when_that_one_can_take_its_place() {
+    let hindered: [fn(&mut Candidate); 2] = [|member| member.spared = true, |member| member.dead = true];
+    for hinder in hindered {
+        let mut bed = Bed::of(3, 3);
+        bed.members.retain(|member| member.id.0 != 3);
+        bed.members.push(Candidate {
+            id: NodeId(4),
+            zone: String::new(),
+            may_vote: true,
+            spared: false,
+            dead: false,
+        });
+        hinder(bed.member(4));
+        assert_eq!(bed.settle(), [1, 2, 3], "three do not become fewer meanwhile");
+        (bed.member(4).spared, bed.member(4).dead) = (false, false);
+        assert_eq!(bed.settle(), [1, 2, 4]);
+    }
+}
+
+#[test]
 fn a_removed_member_leaves_and_one_that_leads_hands_over() {
     let mut bed = Bed::of(4, 3);
     bed.members.retain(|member| member.id.0 != 2);

@@ -148,6 +148,10 @@ impl<D: Disk> Replica<D> {
         if self.leads() || index <= log.committed || log.match_term(index, applied_term) {
             return Ok(());
         }
+        let supported = self.config.supported;
+        if !supported.holds(state.version) {
+            return Err(Fatal::ClusterVersion { cluster: state.version, supported });
+        }
         let leader = self.node.raft.leader_id;
         let own = self.node.raft.hard_state();
         let term = own.term.max(term).max(applied_term);

@@ -139,8 +139,9 @@ fn known_by(
     let certificate = enrol::sign_here(&authority, &request, cluster.config.certificate_lifetime)?;
     let hash = pki::key_hash(&pki::certificate_der(&certificate)?)?;
     let (id, key) = (id_of_key(&hash), pki::hex(&hash));
-    // Its sealing key stays with the machine; the keyring is sealed to it under the new id before that votes.
-    Ok((certificate, Member { id, key, ..old.clone() }))
+    // Its sealing key is said anew once it runs: until then it is nobody to promote, and the one that it was keeps the place.
+    let seal_key = if key == old.key { old.seal_key.clone() } else { String::new() };
+    Ok((certificate, Member { id, key, seal_key, ..old.clone() }))
 }
 
 async fn audit(cluster: &Arc<Cluster>, old: &Member, new: &Member, why: &str) {

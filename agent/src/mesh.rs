@@ -1,7 +1,7 @@
 //! The mesh: QUIC between members, one connection for control and one for bulk per pair that talks.
 //!
 //! Decides who may talk (the member list, by public key) and over which connection. It must not interpret what is said:
-//! gossip, raft and requests are handed on with the proven sender. All of QUIC runs on one thread of its own ([`thread`]).
+//! gossip, raft and requests are handed on with the proven sender. All of QUIC runs on one thread of its own (`mesh/thread.rs`).
 
 pub mod connection;
 pub mod join;

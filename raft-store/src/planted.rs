@@ -84,7 +84,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 34] = [
+    pub const ALL: [Bug; 36] = [
         Bug::VoteBeforeSync,
         Bug::AppendAckBeforeSync,
         Bug::VoteNotWritten,

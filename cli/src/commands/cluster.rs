@@ -133,6 +133,7 @@ pub enum Cluster {
         /// 30m, 6h, 1d, or "off".
         #[arg(long)]
         every: Option<String>,
+        /// How many each voter keeps, 1 to 1000.
         #[arg(long)]
         keep: Option<u64>,
     },
@@ -271,7 +272,8 @@ pub enum Node {
         #[arg(long)]
         force: bool,
     },
-    /// Empty a machine before work on it: nothing new is placed there, its pods are replaced elsewhere, its vote moves.
+    /// Empty a machine before work on it: nothing new is placed there, its pods are replaced elsewhere, its vote moves if
+    /// another machine can take it.
     Drain {
         /// The member's name.
         name: String,

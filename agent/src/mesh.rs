@@ -1,11 +1,12 @@
 //! The mesh: QUIC between members, one connection for control and one for bulk per pair that talks.
 //!
 //! Decides who may talk (the member list, by public key) and over which connection. It must not interpret what is said:
-//! gossip, raft and requests are handed on with the proven sender. All of QUIC runs on one thread of its own (`mesh/thread.rs`).
+//! gossip, raft and requests are handed on with the proven sender. QUIC runs on two threads (`mesh/thread.rs`) that share one port (`mesh/port.rs`).
 
 pub mod connection;
 pub mod join;
 mod links;
+mod port;
 mod thread;
 pub mod tls;
 pub mod wire;
@@ -25,15 +26,33 @@ use crate::identity::Identity;
 use crate::members::Roster;
 use crate::timing;
 use links::Links;
+use port::Half;
 use wire::{Datagram, Request, Response};
 
-/// The two connections of a pair.
+/// The connections of a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// Gossip, raft, small requests.
+    /// Gossip, small requests.
     Control,
     /// Snapshots, blobs, forwarded API calls, logs.
     Bulk,
+    /// raft's messages, on the replica's own thread.
+    Raft,
+}
+
+impl Class {
+    fn half(self) -> Half {
+        match self {
+            Class::Control | Class::Bulk => Half::Mesh,
+            Class::Raft => Half::Raft,
+        }
+    }
+}
+
+/// A thread with its endpoint.
+struct Lane {
+    thread: thread::Handle,
+    endpoint: Endpoint,
 }
 
 /// What comes in from members, with the proven sender.
@@ -88,8 +107,8 @@ pub enum MeshError {
 type Queues = HashMap<(NodeId, Class), mpsc::Sender<Vec<u8>>>;
 
 struct Inner {
-    thread: thread::Handle,
-    endpoint: Endpoint,
+    mesh: Lane,
+    raft_lane: Lane,
     roster: Roster,
     me: NodeId,
     client: HashMap<Class, quinn::ClientConfig>,
@@ -118,16 +137,20 @@ impl Mesh {
         incoming: mpsc::Sender<Incoming>,
     ) -> Result<Mesh, MeshError> {
         let address = SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), identity.member.address.port());
-        let server = tls::server(credential, roster.clone())?;
-        let listen = |cause| MeshError::Listen { address, cause };
-        let (thread, endpoint) = thread::start(move || Endpoint::server(server, address)).map_err(listen)?;
+        let failed = |cause| MeshError::Listen { address, cause };
+        let (mesh, raft) = port::bind_both(address).map_err(failed)?;
+        let lane = |half: Half, socket| {
+            let server = tls::server(credential, roster.clone(), half)?;
+            Lane::start(half, socket, server).map_err(failed)
+        };
+        let (mesh, raft_lane) = (lane(Half::Mesh, mesh)?, lane(Half::Raft, raft)?);
         let mut client = HashMap::new();
-        for class in [Class::Control, Class::Bulk] {
+        for class in [Class::Control, Class::Bulk, Class::Raft] {
             client.insert(class, tls::client(credential, roster.clone(), class)?);
         }
         let inner = Inner {
-            thread,
-            endpoint,
+            mesh,
+            raft_lane,
             roster,
             me: identity.member.node_id(),
             client,
@@ -138,14 +161,33 @@ impl Mesh {
             gossip_sink: OnceLock::new(),
         };
         let mesh = Mesh(Arc::new(inner));
-        mesh.spawn(connection::accept_all(mesh.clone()));
+        for half in [Half::Mesh, Half::Raft] {
+            let endpoint = mesh.lane(half).endpoint.clone();
+            mesh.spawn_on(half, connection::accept_all(mesh.clone(), half, endpoint));
+        }
         info!(%address, "mesh listens");
         Ok(mesh)
     }
 
     /// Runs a task on the mesh's thread, until the mesh is closed. It must neither block nor compute for long.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.0.thread.spawn(task);
+        self.spawn_on(Half::Mesh, task);
+    }
+
+    /// Runs the replica on the thread where its messages come and go. It may wait for the disk.
+    pub fn spawn_replica(&self, replica: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_on(Half::Raft, replica);
+    }
+
+    fn spawn_on(&self, half: Half, task: impl Future<Output = ()> + Send + 'static) {
+        self.lane(half).thread.spawn(task);
+    }
+
+    fn lane(&self, half: Half) -> &Lane {
+        match half {
+            Half::Mesh => &self.0.mesh,
+            Half::Raft => &self.0.raft_lane,
+        }
     }
 
     pub fn me(&self) -> NodeId {
@@ -175,12 +217,12 @@ impl Mesh {
     /// Queues a raft message; with 1,024 of them waiting, or one snapshot, the newest is lost, as raft allows. What became of it comes back as
     /// [`Incoming::RaftSent`].
     pub fn send_raft(&self, to: NodeId, bytes: Vec<u8>, bulk: bool) {
-        let class = if bulk { Class::Bulk } else { Class::Control };
+        let class = if bulk { Class::Bulk } else { Class::Raft };
         let mut queues = self.0.raft.lock().unwrap_or_else(PoisonError::into_inner);
         let queue = queues.entry((to, class)).or_insert_with(|| {
             // A snapshot is the whole state: one is under way, one may wait.
             let (sender, receiver) = mpsc::channel(if bulk { 1 } else { 1024 });
-            self.spawn(connection::send_raft(self.clone(), to, class, receiver));
+            self.spawn_on(class.half(), connection::send_raft(self.clone(), to, class, receiver));
             sender
         });
         if queue.try_send(bytes).is_err() {
@@ -234,15 +276,21 @@ impl Mesh {
 
     /// Ends the mesh and gives its port back.
     pub fn close(&self) {
-        self.0.endpoint.close(0u32.into(), b"closing");
-        self.0.thread.end();
+        for lane in [&self.0.mesh, &self.0.raft_lane] {
+            lane.endpoint.close(0u32.into(), b"closing");
+            lane.thread.end();
+        }
     }
 
     /// As [`Mesh::close`], and the others are told before it returns.
     pub async fn shut(&self) {
         self.close();
         // Connections that were being made when it closed are not waited for: nobody may answer there.
-        let _ = tokio::time::timeout(timing::MESH_GOODBYE, self.0.endpoint.wait_idle()).await;
+        let idle = async {
+            self.0.mesh.endpoint.wait_idle().await;
+            self.0.raft_lane.endpoint.wait_idle().await;
+        };
+        let _ = tokio::time::timeout(timing::MESH_GOODBYE, idle).await;
     }
 
     /// Closes the connections to members that are no longer listed.
@@ -288,14 +336,16 @@ impl Mesh {
         }
     }
 
-    /// Begins to dial. On the mesh's thread, whoever asks: the connection's own task starts where this is called.
+    /// Begins to dial. On the class's thread, whoever asks: the connection's own task starts where this is called.
     fn connect(
         &self,
+        class: Class,
         config: quinn::ClientConfig,
         address: SocketAddr,
     ) -> Result<quinn::Connecting, quinn::ConnectError> {
-        let _inside = self.0.thread.enter();
-        self.0.endpoint.connect_with(config, address, crate::pki::SERVER_NAME)
+        let lane = self.lane(class.half());
+        let _inside = lane.thread.enter();
+        lane.endpoint.connect_with(config, address, crate::pki::SERVER_NAME)
     }
 
     fn unreachable(&self, to: NodeId, why: String) -> MeshError {
@@ -308,8 +358,23 @@ impl Mesh {
     fn dial_in_background(&self, to: NodeId, class: Class) {
         let Some(mut last) = self.0.links.turn_now((to, class)) else { return };
         let mesh = self.clone();
-        self.spawn(async move {
+        self.spawn_on(class.half(), async move {
             let _ = mesh.dial((to, class), &mut last).await;
         });
+    }
+}
+
+impl Lane {
+    fn start(half: Half, socket: std::net::UdpSocket, server: quinn::ServerConfig) -> std::io::Result<Lane> {
+        let name = match half {
+            Half::Mesh => "mesh",
+            Half::Raft => "replica",
+        };
+        let mut config = quinn::EndpointConfig::default();
+        config.cid_generator(move || Box::new(port::Ids(half)));
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let listen = move || Endpoint::new(config, Some(server), socket, runtime);
+        let (thread, endpoint) = thread::start(name, listen)?;
+        Ok(Lane { thread, endpoint })
     }
 }

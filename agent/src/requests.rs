@@ -33,7 +33,7 @@ pub async fn dispatch(
             Incoming::Raft { from, bytes } => cluster.store.input(Input::Message { from, bytes }),
             Incoming::RaftSent { to: peer, class, delivered: ok } => cluster.store.input(match class {
                 Class::Bulk => Input::SnapshotSent { peer, ok },
-                Class::Control => Input::Unreachable { peer },
+                Class::Control | Class::Raft => Input::Unreachable { peer },
             }),
             Incoming::Pong { from, number } => cluster.pings.answered(from, number),
             Incoming::Request { from, request, send, receive } => {

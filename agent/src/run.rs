@@ -420,7 +420,8 @@ fn open_store(config: &Config, identity: &Identity, birth: Birth, mesh: &Mesh) -
     }
     let condemned = directory.clone();
     let distrusted = Box::new(move |why: &str| rebuild::condemn(&condemned, why));
-    let running = store::start(&directory.join("log"), replica, birth, sends(mesh.clone()), distrusted)?;
+    let running =
+        store::start(&directory.join("log"), replica, birth, sends(mesh.clone()), distrusted, mesh)?;
     // Beside the identity, not beside the log: a member whose store is gone must not vote under its old name.
     identity::write_durably(&config.data.join("member").join(identity::STORE_SEEN), b"")?;
     let store = Store::new(me, running, mesh.clone());

@@ -64,7 +64,7 @@ pub struct Store(Arc<Inner>);
 
 struct Inner {
     me: NodeId,
-    asks: std::sync::mpsc::Sender<Ask>,
+    asks: tokio::sync::mpsc::UnboundedSender<Ask>,
     views: watch::Receiver<View>,
     objects: watch::Receiver<View>,
     caught_up: watch::Receiver<bool>,

@@ -19,6 +19,8 @@ pub trait Disk {
     fn read_at(&self, name: &str, offset: u64, into: &mut [u8]) -> Result<usize, DiskError>;
     /// Writes at an offset within or at the end of the file. Not durable before `sync`.
     fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), DiskError>;
+    /// Begins what `sync` of this file then waits for, if the disk can do both at once. What goes wrong, `sync` says.
+    fn begin_sync(&mut self, _name: &str) {}
     /// Makes the file's bytes and length durable (fdatasync).
     fn sync(&mut self, name: &str) -> Result<(), DiskError>;
     /// Cuts the file to a length. Not durable before `sync`.

@@ -1,11 +1,14 @@
 //! Decides how the `Disk` operations map to files of one directory: modes 0600 and 0700, a lock so that two agents
-//! never share it, fdatasync. Must not retry anything, least of all a sync.
+//! never share it, fdatasync, by a thread of its own where it is begun before it is waited for. Must not retry anything, least of
+//! all a sync.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::disk::{Disk, DiskError};
 
@@ -16,7 +19,8 @@ static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 #[derive(Debug)]
 pub struct FileDisk {
     directory: PathBuf,
-    open: BTreeMap<String, File>,
+    open: BTreeMap<String, Arc<File>>,
+    syncs: Syncs,
     _lock: File,
 }
 
@@ -48,7 +52,12 @@ impl FileDisk {
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
         let lock = options().create(true).truncate(false).open(directory.join(LOCK)).map_err(failed)?;
         match lock.try_lock() {
-            Ok(()) => Ok(FileDisk { directory: directory.to_owned(), open: BTreeMap::new(), _lock: lock }),
+            Ok(()) => Ok(FileDisk {
+                directory: directory.to_owned(),
+                open: BTreeMap::new(),
+                syncs: Syncs::default(),
+                _lock: lock,
+            }),
             Err(TryLockError::WouldBlock) => Err(FileDiskError::InUse { directory: directory.to_owned() }),
             Err(TryLockError::Error(source)) => Err(failed(source)),
         }
@@ -58,13 +67,79 @@ impl FileDisk {
         self.directory.join(name)
     }
 
-    fn file(&mut self, operation: &'static str, name: &str) -> Result<&File, DiskError> {
+    fn file(&mut self, operation: &'static str, name: &str) -> Result<&Arc<File>, DiskError> {
         if !self.open.contains_key(name) {
             let file = options().open(self.path(name)).map_err(|e| DiskError::new(operation, name, e))?;
-            self.open.insert(name.to_owned(), file);
+            self.open.insert(name.to_owned(), Arc::new(file));
         }
         Ok(&self.open[name])
     }
+}
+
+/// Syncs that were begun: at most one is under way.
+#[derive(Debug, Default)]
+struct Syncs {
+    worker: Option<Worker>,
+    under_way: Option<String>,
+    /// Something was changed since it was begun: the sync need not cover that.
+    changed: bool,
+    /// What became of one that nobody has asked for yet. A failed sync must be heard of.
+    failed: Option<(String, io::Error)>,
+}
+
+/// Files go in, what became of their syncs comes out.
+type Worker = (Sender<Arc<File>>, Receiver<io::Result<()>>);
+
+impl Syncs {
+    /// Begins one; where there is no thread for it the whole work is left to `sync`.
+    fn begin(&mut self, name: &str, file: Arc<File>) {
+        self.settle();
+        if self.worker.is_none() {
+            self.worker = start_worker().ok();
+        }
+        if let Some((work, _)) = &self.worker
+            && work.send(file).is_ok()
+        {
+            self.under_way = Some(name.to_owned());
+            self.changed = false;
+        }
+    }
+
+    /// Waits for the one under way. Whether the file `name` is durable by it as it is now.
+    fn covers(&mut self, name: &str) -> Result<bool, DiskError> {
+        let begun = self.settle();
+        match self.failed.take() {
+            Some((failed, error)) => Err(DiskError::new("sync", &failed, error)),
+            None => Ok(begun.is_some_and(|begun| begun == name) && !self.changed),
+        }
+    }
+
+    fn settle(&mut self) -> Option<String> {
+        let name = self.under_way.take()?;
+        let gone = || Err(io::Error::other("the thread that syncs has ended"));
+        let done = self.worker.as_ref().map_or_else(gone, |(_, done)| done.recv().unwrap_or_else(|_| gone()));
+        match done {
+            Ok(()) => Some(name),
+            Err(error) => {
+                self.failed.get_or_insert((name, error));
+                None
+            }
+        }
+    }
+}
+
+fn start_worker() -> io::Result<Worker> {
+    let (work, orders) = channel::<Arc<File>>();
+    let (results, done) = channel();
+    // It inherits the priority of the thread that asks first.
+    std::thread::Builder::new().name("sync".into()).spawn(move || {
+        for file in orders {
+            if results.send(file.sync_data()).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok((work, done))
 }
 
 fn options() -> OpenOptions {
@@ -106,7 +181,7 @@ impl Disk for FileDisk {
             let _ = fs::remove_file(self.path(name));
             return Err(failed(error));
         }
-        self.open.insert(name.to_owned(), file);
+        self.open.insert(name.to_owned(), Arc::new(file));
         Ok(())
     }
 
@@ -124,7 +199,7 @@ impl Disk for FileDisk {
         let file = match self.open.get(name) {
             Some(file) => file,
             None => {
-                opened = File::open(self.path(name)).map_err(failed)?;
+                opened = Arc::new(File::open(self.path(name)).map_err(failed)?);
                 &opened
             }
         };
@@ -141,16 +216,28 @@ impl Disk for FileDisk {
     }
 
     fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
+        self.syncs.changed = true;
         let file = self.file("writing", name)?;
         file.write_all_at(bytes, offset).map_err(|e| DiskError::new("writing", name, e))
     }
 
+    fn begin_sync(&mut self, name: &str) {
+        // A file that cannot be opened fails where it is synced.
+        if let Ok(file) = self.file("sync", name).cloned() {
+            self.syncs.begin(name, file);
+        }
+    }
+
     fn sync(&mut self, name: &str) -> Result<(), DiskError> {
+        if self.syncs.covers(name)? {
+            return Ok(());
+        }
         let file = self.file("sync", name)?;
         file.sync_data().map_err(|e| DiskError::new("sync", name, e))
     }
 
     fn truncate(&mut self, name: &str, length: u64) -> Result<(), DiskError> {
+        self.syncs.changed = true;
         let file = self.file("truncation", name)?;
         // A shorter length is metadata that fdatasync need not write: sync it here, wholly.
         file.set_len(length).and_then(|()| file.sync_all()).map_err(|e| DiskError::new("truncation", name, e))
@@ -171,5 +258,44 @@ impl Disk for FileDisk {
         let name = self.directory.display().to_string();
         let directory = File::open(&self.directory).map_err(|e| DiskError::new("opening", &name, e))?;
         directory.sync_all().map_err(|e| DiskError::new("sync", &name, e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(name: &str) -> Arc<File> {
+        let path = std::env::temp_dir().join(format!("skein-syncs-{}-{name}", std::process::id()));
+        let file = Arc::new(File::create(&path).unwrap());
+        fs::remove_file(path).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_begun_sync_covers_its_file_until_something_is_changed() {
+        let mut syncs = Syncs::default();
+        assert!(!syncs.covers("log").unwrap(), "nothing was begun");
+        syncs.begin("log", file("log"));
+        assert!(syncs.covers("log").unwrap());
+        assert!(!syncs.covers("log").unwrap(), "what was waited for is over");
+        syncs.begin("log", file("log"));
+        assert!(!syncs.covers("other").unwrap());
+        syncs.begin("log", file("log"));
+        syncs.changed = true;
+        assert!(!syncs.covers("log").unwrap(), "written after it was begun");
+    }
+
+    #[test]
+    fn a_begun_sync_that_fails_is_heard_of_whatever_is_synced_next() {
+        // fdatasync(2) of a device without a sync says EINVAL.
+        let null = || Arc::new(File::options().write(true).open("/dev/null").unwrap());
+        let mut syncs = Syncs::default();
+        syncs.begin("log", null());
+        assert!(syncs.covers("log").unwrap_err().to_string().contains("sync of log failed"));
+        syncs.begin("log", null());
+        syncs.begin("snapshot", file("snapshot"));
+        let heard = syncs.covers("snapshot").unwrap_err().to_string();
+        assert!(heard.contains("sync of log failed"), "{heard}");
     }
 }

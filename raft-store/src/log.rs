@@ -60,6 +60,18 @@ pub(crate) struct Log<D> {
     rng: SmallRng,
 }
 
+/// What [`Log::write_ahead`] wrote: not durable, and its messages are sealed, until [`Log::sync`].
+pub(crate) struct Written {
+    promises: Promises,
+    batch: Option<WrittenBatch>,
+}
+
+struct WrittenBatch {
+    batch: Batch,
+    bytes: u64,
+    chain: Chain,
+}
+
 /// Room that is kept for a full disk: one segment, so that votes and marks can still be written.
 const RESERVE: &str = "reserve";
 
@@ -181,13 +193,43 @@ impl<D: Disk> Log<D> {
 
     /// Makes everything in `unsynced` durable, then gives out the messages that depended on it.
     pub(crate) fn persist(&mut self, unsynced: Unsynced) -> Result<Promises, LogError> {
+        let written = self.write(unsynced)?;
+        self.sync(written)
+    }
+
+    /// As [`Log::write`], and the disk begins to make it durable meanwhile.
+    pub(crate) fn write_ahead(&mut self, unsynced: Unsynced) -> Result<Written, LogError> {
+        let written = self.write(unsynced)?;
+        if written.batch.is_some() {
+            let name = self.current().name();
+            self.disk.begin_sync(&name);
+        }
+        Ok(written)
+    }
+
+    /// Writes everything in `unsynced`. Nothing else is written before it is given to [`Log::sync`].
+    fn write(&mut self, unsynced: Unsynced) -> Result<Written, LogError> {
         let (hard_state, mut promises) = unsynced.into_parts();
         if let Some(state) = &promises.install {
             self.begin_anew(state)?;
         }
-        if promises.install.is_some() || !promises.entries.is_empty() || self.must_write(&hard_state) {
-            let batch = Batch { hard_state, entries: std::mem::take(&mut promises.entries) };
-            promises.entries = self.append(batch)?;
+        let wanted =
+            promises.install.is_some() || !promises.entries.is_empty() || self.must_write(&hard_state);
+        let batch = match wanted {
+            true => {
+                let entries = std::mem::take(&mut promises.entries);
+                Some(self.write_batch(Batch { hard_state, entries })?)
+            }
+            false => None,
+        };
+        Ok(Written { promises, batch })
+    }
+
+    /// Makes it durable, then gives out the messages that depended on it.
+    pub(crate) fn sync(&mut self, written: Written) -> Result<Promises, LogError> {
+        let Written { mut promises, batch } = written;
+        if let Some(batch) = batch {
+            promises.entries = self.sync_batch(batch)?;
         }
         if promises.install.is_some() {
             self.bytes_since_snapshot = 0;
@@ -317,6 +359,11 @@ impl<D: Disk> Log<D> {
     }
 
     fn append(&mut self, batch: Batch) -> Result<Vec<Entry>, LogError> {
+        let written = self.write_batch(batch)?;
+        self.sync_batch(written)
+    }
+
+    fn write_batch(&mut self, batch: Batch) -> Result<WrittenBatch, LogError> {
         let encoded_length = batch.encoded_length() as u64;
         if self.end + encoded_length > self.current().length {
             self.new_segment(encoded_length)?;
@@ -325,14 +372,20 @@ impl<D: Disk> Log<D> {
         let (bytes, chain) = batch.encode(self.next_sequence, &self.chain, salt);
         let name = self.current().name();
         self.disk.write_at(&name, self.end, &bytes)?;
+        Ok(WrittenBatch { batch, bytes: bytes.len() as u64, chain })
+    }
+
+    fn sync_batch(&mut self, written: WrittenBatch) -> Result<Vec<Entry>, LogError> {
+        let WrittenBatch { batch, bytes, chain } = written;
         if !planted!(BatchNotSynced) {
+            let name = self.current().name();
             let synced = self.disk.sync(&name);
             if !planted!(SyncErrorIgnored) {
                 synced?;
             }
         }
-        self.end += bytes.len() as u64;
-        self.bytes_since_snapshot += bytes.len() as u64;
+        self.end += bytes;
+        self.bytes_since_snapshot += bytes;
         self.next_sequence += 1;
         self.chain = chain;
         self.last = batch.last().unwrap_or(self.last);

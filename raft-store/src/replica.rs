@@ -27,8 +27,8 @@ use crate::feed::recent::Recent;
 use crate::feed::serve::Feeder;
 use crate::gate::{self, Verdict};
 use crate::ids::{Millis, NodeId, Revision};
-use crate::log::Log;
 use crate::log::outbound::{self, Cleared, Unsynced};
+use crate::log::{Log, LogError, Written};
 use crate::state::State;
 use crate::storage::Memory;
 use crate::timing::Timing;
@@ -71,7 +71,7 @@ pub struct Replica<D: Disk> {
     now: Millis,
     effects: Vec<Effect>,
     /// A round that `outbox` began and `advance` ends; raft must not be touched in between.
-    held: Option<Ready>,
+    held: Option<Held>,
     inbox: Vec<Input>,
     incoming: Option<Box<State>>,
     reported: (u64, Role, Option<NodeId>),
@@ -110,7 +110,8 @@ impl<D: Disk> Replica<D> {
         }
         let mut ready = self.node.ready();
         let early = outbound::early(&mut ready, self.log.hard_state());
-        self.held = Some(ready);
+        let written = if early.is_empty() { None } else { self.write_ahead(&mut ready) };
+        self.held = Some(Held { ready, written });
         let before = std::mem::take(&mut self.effects);
         self.send(early);
         std::mem::replace(&mut self.effects, before)
@@ -249,9 +250,10 @@ impl<D: Disk> Replica<D> {
         if let Some(promised) = self.rolled_back {
             return Err(Fatal::RolledBack { last: self.node.raft.raft_log.last_index(), promised });
         }
-        if let Some(ready) = self.held.take() {
-            self.round(ready)?;
+        if let Some(Held { ready, written }) = self.held.take() {
+            self.round(ready, written.transpose()?)?;
         }
+        self.tell_commit_if_late();
         for input in std::mem::take(&mut self.inbox) {
             self.take(input);
         }
@@ -273,7 +275,7 @@ impl<D: Disk> Replica<D> {
         self.ask_raft();
         while self.node.has_ready() {
             let ready = self.node.ready();
-            self.round(ready)?;
+            self.round(ready, None)?;
             self.ask_raft();
         }
         Ok(())
@@ -293,7 +295,6 @@ impl<D: Disk> Replica<D> {
     fn ask_raft(&mut self) {
         self.step_down_if_removed();
         self.flush_proposals();
-        self.tell_commit_if_late();
         self.leave_joint_state();
         let by_raft = self.leads() || self.is_member();
         if let Some(context) = self.reads.begin_rounds(&mut self.node, self.now, by_raft) {
@@ -302,16 +303,30 @@ impl<D: Disk> Replica<D> {
         self.set_election_timeout();
     }
 
-    /// One `Ready`, by raft's contract.
-    fn round(&mut self, mut ready: Ready) -> Result<(), Fatal> {
+    /// Lets the disk work while early messages leave. Not for a leader's snapshot, which is looked at first.
+    fn write_ahead(&mut self, ready: &mut Ready) -> Option<Result<Written, LogError>> {
+        if !ready.snapshot().is_empty() {
+            return None;
+        }
+        let unsynced = Unsynced::take(ready, self.node.raft.hard_state(), None);
+        Some(self.log.write_ahead(unsynced))
+    }
+
+    /// One `Ready`, by raft's contract; what it wants durable may be written already.
+    fn round(&mut self, mut ready: Ready, written: Option<Written>) -> Result<(), Fatal> {
         let early = outbound::early(&mut ready, self.log.hard_state());
         self.send(early);
         for (context, index) in self.reads.answered(ready.take_read_states()) {
             self.tell_index(context, index);
         }
-        let install = self.snapshot_of(&ready)?;
-        let unsynced = Unsynced::take(&mut ready, self.node.raft.hard_state(), install);
-        let mut durable = self.log.persist(unsynced)?.open();
+        let mut durable = match written {
+            Some(written) => self.log.sync(written)?.open(),
+            None => {
+                let install = self.snapshot_of(&ready)?;
+                let unsynced = Unsynced::take(&mut ready, self.node.raft.hard_state(), install);
+                self.log.persist(unsynced)?.open()
+            }
+        };
         if let Some(state) = durable.install.take() {
             self.node.mut_store().restart(state.clone());
             let members = self.state.members.clone();
@@ -416,6 +431,13 @@ impl<D: Disk> Replica<D> {
         let draw = mix(self.config.seed ^ mix(self.node.raft.term) ^ mix(self.elections << 32)) % range;
         self.node.raft.set_randomized_election_timeout(self.timing.election_min_ticks + draw as usize);
     }
+}
+
+/// A round that was begun.
+struct Held {
+    ready: Ready,
+    /// What it wants durable, if that is written already.
+    written: Option<Result<Written, LogError>>,
 }
 
 /// A number's bits, well mixed (the finalizer of splitmix64).

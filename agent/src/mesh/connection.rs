@@ -4,13 +4,14 @@
 
 use std::sync::Arc;
 
-use quinn::{Connection, Incoming as Handshake, RecvStream, SendStream, VarInt};
+use quinn::{Connection, Endpoint, Incoming as Handshake, RecvStream, SendStream, VarInt};
 use raft_store::NodeId;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tracing::debug;
 
 use super::links::{Link, Pair};
+use super::port::Half;
 use super::wire::{self, Datagram};
 use super::{Class, Incoming, Mesh, tls};
 use crate::clock;
@@ -23,16 +24,16 @@ const STRANGERS: usize = 256;
 
 /// Accepts connections until the endpoint closes. When many strangers are at the door, each must show first that packets reach
 /// the address it claims (RFC 9000, section 8.1.2), and beyond `STRANGERS` nobody is let in.
-pub async fn accept_all(mesh: Mesh) {
+pub async fn accept_all(mesh: Mesh, half: Half, endpoint: Endpoint) {
     let door = Arc::new(Semaphore::new(STRANGERS));
-    while let Some(handshake) = mesh.0.endpoint.accept().await {
+    while let Some(handshake) = endpoint.accept().await {
         if door.available_permits() < STRANGERS / 2 && handshake.may_retry() {
             let _ = handshake.retry();
             continue;
         }
         match door.clone().try_acquire_owned() {
             Ok(permit) => {
-                mesh.spawn(accept(mesh.clone(), handshake, permit));
+                mesh.spawn_on(half, accept(mesh.clone(), handshake, permit));
             }
             Err(_) => handshake.refuse(),
         }
@@ -50,6 +51,7 @@ async fn accept(mesh: Mesh, handshake: Handshake, permit: OwnedSemaphorePermit) 
         Some(tls::OLD_JOIN) => return super::join::serve(mesh, connection, permit, false).await,
         Some(tls::CONTROL) => Class::Control,
         Some(tls::BULK) => Class::Bulk,
+        Some(tls::RAFT) => Class::Raft,
         _ => return connection.close(VarInt::from_u32(2), b"unknown protocol"),
     };
     drop(permit);
@@ -66,7 +68,7 @@ async fn accept(mesh: Mesh, handshake: Handshake, permit: OwnedSemaphorePermit) 
 pub async fn dial(mesh: &Mesh, to: NodeId, class: Class) -> Result<Connection, String> {
     let member = mesh.0.roster.get(to).ok_or("it is not a member of this cluster")?;
     let config = mesh.0.client.get(&class).cloned().ok_or("no client configuration")?;
-    let dialling = mesh.connect(config, member.address).map_err(|error| error.to_string())?;
+    let dialling = mesh.connect(class, config, member.address).map_err(|error| error.to_string())?;
     let connection = match tokio::time::timeout(timing::DIAL_TIMEOUT, dialling).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return Err(error.to_string()),
@@ -77,7 +79,7 @@ pub async fn dial(mesh: &Mesh, to: NodeId, class: Class) -> Result<Connection, S
         return Err("another member answered at this address".into());
     }
     let link = mesh.0.links.add((to, class), mesh.me(), connection.clone(), clock::millis());
-    mesh.spawn(serve(mesh.clone(), link, (to, class)));
+    mesh.spawn_on(class.half(), serve(mesh.clone(), link, (to, class)));
     Ok(connection)
 }
 
@@ -100,7 +102,7 @@ async fn serve(mesh: Mesh, link: Link, pair: Pair) {
                 Err(error) => break error.to_string(),
             },
             stream = connection.accept_uni() => match stream {
-                Ok(stream) => { mesh.spawn(read_raft(mesh.clone(), pair, stream)); }
+                Ok(stream) => { mesh.spawn_on(pair.1.half(), read_raft(mesh.clone(), pair, stream)); }
                 Err(error) => break error.to_string(),
             },
             stream = connection.accept_bi() => match stream {
@@ -158,12 +160,12 @@ pub async fn send_raft(mesh: Mesh, to: NodeId, class: Class, mut queue: mpsc::Re
     while let Some(bytes) = queue.recv().await {
         let delivered = match class {
             Class::Bulk => send_whole(&mesh, to, &bytes).await,
-            Class::Control => send_next(&mesh, to, frames(bytes, &mut queue), &mut open).await,
+            Class::Control | Class::Raft => send_next(&mesh, to, frames(bytes, &mut queue), &mut open).await,
         };
         if let Err(error) = &delivered {
             debug!(%to, %error, "raft message not delivered");
             // What waits behind it on the same way is as old by now; raft sends what is needed again.
-            while class == Class::Control && queue.try_recv().is_ok() {}
+            while class != Class::Bulk && queue.try_recv().is_ok() {}
         }
         if class == Class::Bulk || delivered.is_err() {
             let sent = Incoming::RaftSent { to, class, delivered: delivered.is_ok() };
@@ -191,7 +193,7 @@ async fn send_next(
     frames: Vec<u8>,
     open: &mut Option<(usize, SendStream)>,
 ) -> Result<(), String> {
-    let connection = mesh.connection(to, Class::Control).await.map_err(|error| error.to_string())?;
+    let connection = mesh.connection(to, Class::Raft).await.map_err(|error| error.to_string())?;
     let id = connection.stable_id();
     let mut stream = match open.take() {
         Some((known, stream)) if known == id => stream,

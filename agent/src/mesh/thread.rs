@@ -1,8 +1,9 @@
-//! The thread that QUIC runs on: sockets, connections, raft's queues.
+//! The threads that QUIC runs on, each with an endpoint: the mesh's, and the replica's for raft's messages.
 //!
-//! Decides only where the mesh's tasks run. One thread, because a heartbeat that hops between workers wakes each of them: at rest
-//! that was most of what an agent cost. Of its own and of raised priority, so that what the API and the controllers do never
-//! keeps a heartbeat or the answer to a probe waiting. It must not run anything that computes for long or blocks.
+//! Decides only where tasks run. One thread for each, because a packet that hops between threads wakes all of them: at rest that was
+//! most of what an agent cost, and of a write's time a third. Of raised priority, so that what the API and the controllers do never
+//! keeps a heartbeat or the answer to a probe waiting. The mesh's must not run anything that computes for long or blocks; the
+//! replica's waits for the disk, which is why gossip and probes are not there (docs/decisions/0217).
 
 use std::io;
 use std::sync::Arc;
@@ -35,8 +36,9 @@ impl Handle {
     }
 }
 
-/// Starts the thread and the endpoint on it.
+/// Starts a thread and the endpoint on it.
 pub fn start(
+    name: &'static str,
     listen: impl FnOnce() -> io::Result<Endpoint> + Send + 'static,
 ) -> io::Result<(Handle, Endpoint)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -46,8 +48,8 @@ pub fn start(
         listen()?
     };
     let (ending, open) = (handle.ending.clone(), endpoint.clone());
-    std::thread::Builder::new().name("mesh".into()).spawn(move || {
-        raise_priority("the mesh's thread");
+    std::thread::Builder::new().name(name.into()).spawn(move || {
+        raise_priority(name);
         runtime.block_on(async {
             ending.notified().await;
             let _ = tokio::time::timeout(timing::MESH_GOODBYE, open.wait_idle()).await;

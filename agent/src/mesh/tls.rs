@@ -14,6 +14,7 @@ use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureS
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
 
+use super::port::Half;
 use super::{Class, MeshError};
 use crate::credential::Credential;
 use crate::members::Roster;
@@ -23,6 +24,7 @@ use crate::timing;
 /// ALPN of the control connection; the version of the protocol is in it.
 pub const CONTROL: &[u8] = b"skein-control/1";
 pub const BULK: &[u8] = b"skein-bulk/1";
+pub const RAFT: &[u8] = b"skein-raft/1";
 /// Binaries that said nothing of cluster versions.
 pub const OLD_JOIN: &[u8] = b"skein-join/1";
 pub const JOIN: &[u8] = b"skein-join/2";
@@ -35,14 +37,17 @@ fn failed(error: impl std::fmt::Display) -> MeshError {
     MeshError::Tls(error.to_string())
 }
 
-/// The server's side: members with their key, joining machines without.
-pub fn server(credential: &Credential, roster: Roster) -> Result<quinn::ServerConfig, MeshError> {
+/// The server's side: members with their key; on the mesh's half joining machines without.
+pub fn server(credential: &Credential, roster: Roster, half: Half) -> Result<quinn::ServerConfig, MeshError> {
     let mut config = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(failed)?
         .with_client_cert_verifier(Arc::new(MemberVerifier { roster }))
         .with_cert_resolver(Arc::new(credential.clone()));
-    config.alpn_protocols = vec![CONTROL.to_vec(), BULK.to_vec(), JOIN.to_vec(), OLD_JOIN.to_vec()];
+    config.alpn_protocols = match half {
+        Half::Mesh => vec![CONTROL.to_vec(), BULK.to_vec(), JOIN.to_vec(), OLD_JOIN.to_vec()],
+        Half::Raft => vec![RAFT.to_vec()],
+    };
     let quic = QuicServerConfig::try_from(config).map_err(failed)?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(quic));
     server.transport_config(transport());
@@ -61,8 +66,13 @@ pub fn client(
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(MemberVerifier { roster }))
         .with_client_cert_resolver(Arc::new(credential.clone()));
-    config.alpn_protocols = vec![if class == Class::Control { CONTROL.to_vec() } else { BULK.to_vec() }];
-    finish(config)
+    let protocol = match class {
+        Class::Control => CONTROL,
+        Class::Bulk => BULK,
+        Class::Raft => RAFT,
+    };
+    config.alpn_protocols = vec![protocol.to_vec()];
+    finish(config, class.half())
 }
 
 /// The client's side of a machine that joins: it takes only the CA whose hash it was told.
@@ -74,13 +84,15 @@ pub fn joining(ca_hash: [u8; 32]) -> Result<quinn::ClientConfig, MeshError> {
         .with_custom_certificate_verifier(Arc::new(PinnedAuthority { ca_hash }))
         .with_no_client_auth();
     config.alpn_protocols = vec![JOIN.to_vec(), OLD_JOIN.to_vec()];
-    finish(config)
+    finish(config, Half::Mesh)
 }
 
-fn finish(config: rustls::ClientConfig) -> Result<quinn::ClientConfig, MeshError> {
+fn finish(config: rustls::ClientConfig, half: Half) -> Result<quinn::ClientConfig, MeshError> {
     let quic = QuicClientConfig::try_from(config).map_err(failed)?;
     let mut client = quinn::ClientConfig::new(Arc::new(quic));
     client.transport_config(transport());
+    // Until the other end has chosen one, the ID says which half is meant.
+    client.initial_dst_cid_provider(Arc::new(move || half.id()));
     Ok(client)
 }
 

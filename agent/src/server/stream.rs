@@ -4,12 +4,13 @@
 
 pub mod protocol;
 
+use std::pin::Pin;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use raft_store::{Entry, Key, Transaction, View};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::mpsc;
 use tracing::debug;
 
-use crate::clock::spawn;
 use crate::mesh::wire::FrameError;
 use crate::store::{Store, TransactError};
 use protocol::{Answer, Ask, ENTRIES, KEYS, Question, Read, Reply};
@@ -25,39 +26,34 @@ const OUTPUT_BYTES: usize = 8 << 20;
 
 /// Serves one connection until it ends.
 pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, store: Store) {
-    let (answers, answered) = mpsc::unbounded_channel();
-    let connection = Connection { store, answers, under_way: 0, output: Vec::new() };
-    if let Err(error) = connection.run(stream, answered).await {
+    let connection = Connection { store, under_way: FuturesUnordered::new(), output: Vec::new() };
+    if let Err(error) = connection.run(stream).await {
         debug!(%error, "store stream ended");
     }
 }
 
+/// A question that waits for others. It is worked on in the connection's own task: a task for each would wake a second thread.
+type UnderWay = Pin<Box<dyn Future<Output = Reply> + Send>>;
+
 struct Connection {
     store: Store,
-    answers: mpsc::UnboundedSender<Reply>,
-    under_way: usize,
+    under_way: FuturesUnordered<UnderWay>,
     output: Vec<u8>,
 }
 
 impl Connection {
-    async fn run<S: AsyncRead + AsyncWrite + Unpin>(
-        mut self,
-        mut stream: S,
-        mut answered: mpsc::UnboundedReceiver<Reply>,
-    ) -> Result<(), FrameError> {
+    async fn run<S: AsyncRead + AsyncWrite + Unpin>(mut self, mut stream: S) -> Result<(), FrameError> {
         let ended = |error: std::io::Error| FrameError::Ended(error.to_string());
         let mut input = Vec::new();
-        let mut batch = Vec::new();
         let mut left = false;
         loop {
             tokio::select! {
                 // What came and was not begun on goes before what comes.
-                () = std::future::ready(()), if left && self.under_way < UNDER_WAY => {}
-                count = answered.recv_many(&mut batch, UNDER_WAY) => {
-                    self.under_way -= count;
-                    batch.drain(..).for_each(|reply| protocol::put_frame(&reply, &mut self.output));
+                () = std::future::ready(()), if left && self.under_way.len() < UNDER_WAY => {}
+                Some(replies) = ready_ones(&mut self.under_way) => {
+                    replies.iter().for_each(|reply| protocol::put_frame(reply, &mut self.output));
                 }
-                read = stream.read_buf(&mut input), if self.under_way < UNDER_WAY => {
+                read = stream.read_buf(&mut input), if self.under_way.len() < UNDER_WAY => {
                     if read.map_err(ended)? == 0 {
                         return Ok(());
                     }
@@ -79,7 +75,7 @@ impl Connection {
     fn take(&mut self, input: &mut Vec<u8>) -> Result<(), FrameError> {
         let mut used = 0;
         while self.output.len() < OUTPUT_BYTES
-            && self.under_way < UNDER_WAY
+            && self.under_way.len() < UNDER_WAY
             && let Some((question, length)) = protocol::take_frame::<Question>(&input[used..])?
         {
             used += length;
@@ -101,16 +97,20 @@ impl Connection {
         if let (Some(Read::Local), Some(view)) = (read_of(&ask), self.store.local_now()) {
             return protocol::put_frame(&Reply { id, answer: look(&view, &ask) }, &mut self.output);
         }
-        self.under_way += 1;
-        let (store, answers) = (self.store.clone(), self.answers.clone());
-        spawn(async move {
+        let store = self.store.clone();
+        self.under_way.push(Box::pin(async move {
             let answer = match ask {
                 Ask::Transact(transaction) => transact(&store, transaction).await,
                 ask => read(&store, &ask).await,
             };
-            let _ = answers.send(Reply { id, answer });
-        });
+            Reply { id, answer }
+        }));
     }
+}
+
+/// All answers that are there, once there is one; `None` while nothing is under way.
+async fn ready_ones(under_way: &mut FuturesUnordered<UnderWay>) -> Option<Vec<Reply>> {
+    under_way.ready_chunks(UNDER_WAY).next().await
 }
 
 fn within_keys(ask: &Ask) -> bool {

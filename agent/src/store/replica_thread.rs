@@ -1,10 +1,10 @@
-//! The replica's thread: gathers what waits, lets the replica decide, makes it durable, carries out the effects.
+//! The replica's driver: gathers what waits, lets the replica decide, makes it durable, carries out the effects.
 //!
-//! Decides nothing. One batch is one write and one sync. A fatal error ends the process: nothing may be answered after it.
+//! Decides nothing but when followers are told of a commit. It runs on the thread where raft's messages come and go, and that thread
+//! waits for the disk. One batch is one write and one sync. A fatal error ends the process: nothing may be answered after it.
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use raft_store::timing::TICK_MS;
@@ -12,12 +12,13 @@ use raft_store::{
     Change, Command, Config, Effect, Epoch, Fatal, FileDisk, Input, Millis, NodeId, OpenError, Outcome,
     ProposalId, ReadId, Replica, Revision, Role, View,
 };
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tracing::{error, info};
 
 use super::{Ask, Distrusted, Sends};
 use crate::clock;
-use crate::priority::raise_priority;
+use crate::mesh::Mesh;
 use crate::server::stream::protocol::KEYS as STREAM_KEYS;
 
 /// Bytes of one batch beyond which no more asks are taken into it.
@@ -32,8 +33,9 @@ const DRIVERS_BEHIND: u64 = 10_000;
 const TICKS_AT_ONCE: u64 = raft_store::timing::HEARTBEAT_MS / TICK_MS;
 /// Without a message for this long each tick counts by itself: elections are near.
 const HEARD_MS: u64 = 200;
-/// Followers are told of a commit when nothing else comes for this long.
-const TELL_AFTER: Duration = Duration::from_micros(500);
+/// Writes that follow each other within this carry the commit of the one before: followers are told of it by itself only when none
+/// comes for so long.
+const TELL_AFTER_MS: u64 = 3;
 
 /// Who leads, as this machine knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -61,8 +63,6 @@ pub enum StoreError {
     /// An earlier life of the agent found out that it does not hold what it had promised.
     #[error("{0}")]
     Untrusted(String),
-    #[error("the store's thread cannot be started: {0}")]
-    Thread(std::io::Error),
 }
 
 /// Which way a replica comes to life.
@@ -78,7 +78,7 @@ pub enum Birth {
 
 /// The ends of the thread's channels.
 pub struct Running {
-    pub asks: Sender<Ask>,
+    pub asks: UnboundedSender<Ask>,
     pub views: watch::Receiver<View>,
     /// As `views`, but without a word of keys that no driver of the agent looks at.
     pub objects: watch::Receiver<View>,
@@ -96,10 +96,11 @@ pub fn start(
     birth: Birth,
     sends: Sends,
     distrusted: Distrusted,
+    mesh: &Mesh,
 ) -> Result<Running, StoreError> {
     let replica = bring_to_life(directory, config, birth)?;
     let looked_at = replica.view().revision();
-    let (asks, receiver) = channel();
+    let (asks, receiver) = unbounded_channel();
     let (view_sender, views) = watch::channel(replica.view());
     let (object_sender, objects) = watch::channel(replica.view());
     let (caught_up_sender, caught_up) = watch::channel(false);
@@ -120,9 +121,9 @@ pub fn start(
         taken: 0,
         last_tick: clock::millis(),
         looked_at,
+        proposed: (0, false),
     };
-    let start = std::thread::Builder::new().name("replica".into());
-    start.spawn(move || thread.run(&receiver)).map_err(StoreError::Thread)?;
+    mesh.spawn_replica(thread.run(receiver));
     Ok(Running { asks, views, objects, caught_up, leadership, disk_full })
 }
 
@@ -157,6 +158,8 @@ struct Thread {
     last_tick: u64,
     /// Changes up to here were looked at for the drivers.
     looked_at: Revision,
+    /// When the last command came, and whether it came soon after the one before.
+    proposed: (u64, bool),
 }
 
 /// Bytes that an ask may add to the log.
@@ -169,10 +172,9 @@ fn weight(ask: &Ask) -> usize {
 }
 
 impl Thread {
-    fn run(mut self, asks: &Receiver<Ask>) {
-        raise_priority("the store's thread");
+    async fn run(mut self, mut asks: UnboundedReceiver<Ask>) {
         // An only voter elects itself in its first round.
-        self.round();
+        self.round().await;
         let mut heard = 0;
         loop {
             let now = clock::millis();
@@ -181,15 +183,15 @@ impl Thread {
             let together = TICK_MS * if quiet { 1 } else { TICKS_AT_ONCE };
             let wait = Duration::from_millis(together.saturating_sub(now.saturating_sub(self.last_tick)));
             let owes = self.replica.owes_commit();
-            let wait = if owes { wait.min(TELL_AFTER) } else { wait };
-            match asks.recv_timeout(wait) {
-                Ok(Ask::Stop) | Err(RecvTimeoutError::Disconnected) => return,
-                Ok(ask) => {
+            let wait = if owes { wait.min(self.tell_in(now)) } else { wait };
+            match tokio::time::timeout(wait, asks.recv()).await {
+                Ok(Some(Ask::Stop) | None) => return,
+                Ok(Some(ask)) => {
                     heard = clock::millis();
                     self.take(ask);
                 }
-                Err(RecvTimeoutError::Timeout) if owes => self.replica.handle(Millis(now), Input::Tell),
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(_) if owes => self.replica.handle(Millis(now), Input::Tell),
+                Err(_) => {}
             }
             // What else waits goes into the same batch, as long as the reserve for a full disk could hold it.
             while self.taken < BATCH_BYTES {
@@ -207,14 +209,27 @@ impl Thread {
                 // After a pause no more than these: silence is not counted while asleep.
                 (0..passed.min(TICKS_AT_ONCE)).for_each(|_| self.replica.handle(Millis(now), Input::Tick));
             }
-            self.round();
+            self.round().await;
+            // What was said goes out, and what came is looked at, before the disk is waited for again.
+            if !asks.is_empty() {
+                tokio::task::yield_now().await;
+            }
         }
     }
 
-    fn round(&mut self) {
-        // A leader's appends travel while its own disk writes.
-        for effect in self.replica.outbox(Millis(clock::millis())) {
-            self.perform(effect);
+    /// A command that comes alone is told of at once.
+    fn tell_in(&self, now: u64) -> Duration {
+        let (at, one_of_many) = self.proposed;
+        let until = if one_of_many { at + TELL_AFTER_MS } else { 0 };
+        Duration::from_millis(until.saturating_sub(now))
+    }
+
+    async fn round(&mut self) {
+        // A leader's appends travel while its own disk writes: the connections of this thread send before it waits for the disk.
+        let early = self.replica.outbox(Millis(clock::millis()));
+        if !early.is_empty() {
+            early.into_iter().for_each(|effect| self.perform(effect));
+            tokio::task::yield_now().await;
         }
         let began = clock::millis();
         let advanced = self.replica.advance(Millis(began));
@@ -245,6 +260,7 @@ impl Thread {
         match ask {
             Ask::Input(input) => self.replica.handle(now, input),
             Ask::Propose(command, reply) => {
+                self.proposed = (now.0, now.0.saturating_sub(self.proposed.0) <= TELL_AFTER_MS);
                 self.proposals.insert(id, reply);
                 self.replica.handle(now, Input::Propose { id: ProposalId(id), command });
             }

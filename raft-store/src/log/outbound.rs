@@ -1,6 +1,6 @@
 //! Decides which messages may leave: a message is sent only as `Cleared`, and there are two ways to become that.
 //! `early` takes what raft allows before the sync, and only if term and vote are durable already; `Unsynced` holds
-//! what depends on the sync, and only `Log::persist` opens it. So "send before sync" cannot be written elsewhere.
+//! what depends on the sync, and only `Log::sync` opens it. So "send before sync" cannot be written elsewhere.
 //! Must not encode or address anything.
 
 use raft::eraftpb::{Entry, HardState, Message, MessageType};
@@ -68,7 +68,7 @@ pub(crate) fn afterwards(light: &mut LightReady, _proof: &Durable) -> Vec<Cleare
 }
 
 impl Promises {
-    /// Opens what `Log::persist` gave out.
+    /// Opens what `Log::sync` gave out.
     pub(crate) fn open(self) -> Durable {
         let messages = self.messages.into_iter().map(Cleared).collect();
         Durable { entries: self.entries, install: self.install, messages }
@@ -90,7 +90,7 @@ impl Unsynced {
         Unsynced { hard_state, promises }
     }
 
-    /// For `Log::persist` alone.
+    /// For `Log::write` alone.
     pub(super) fn into_parts(self) -> (HardState, Promises) {
         (self.hard_state, self.promises)
     }

@@ -7,8 +7,10 @@ pub mod connection;
 pub mod join;
 mod links;
 mod port;
+mod sys;
 mod thread;
 pub mod tls;
+mod udp;
 pub mod wire;
 
 use std::collections::HashMap;
@@ -27,6 +29,7 @@ use crate::members::Roster;
 use crate::timing;
 use links::Links;
 use port::Half;
+use udp::Watched;
 use wire::{Datagram, Request, Response};
 
 /// The connections of a pair.
@@ -373,7 +376,10 @@ impl Lane {
         let mut config = quinn::EndpointConfig::default();
         config.cid_generator(move || Box::new(port::Ids(half)));
         let runtime = Arc::new(quinn::TokioRuntime);
-        let listen = move || Endpoint::new(config, Some(server), socket, runtime);
+        let listen = move || {
+            let socket = Arc::new(Watched::new(socket)?);
+            Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)
+        };
         let (thread, endpoint) = thread::start(name, listen)?;
         Ok(Lane { thread, endpoint })
     }

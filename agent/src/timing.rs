@@ -45,7 +45,7 @@ pub const SNAPSHOT_TRANSFER: Duration = ms(120_000);
 /// A connection without any answer for this long is gone.
 pub const MESH_IDLE: Duration = ms(3_000);
 /// Distance of keep-alives on connections in use.
-pub const MESH_KEEP_ALIVE: Duration = ms(800);
+pub const MESH_KEEP_ALIVE: Duration = ms(1_400);
 /// How long the end of the mesh waits for the others to have heard of it.
 pub const MESH_GOODBYE: Duration = ms(500);
 /// Distance of tries to open this boot's session: a leader whose disk is full refuses at once.

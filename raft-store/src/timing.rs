@@ -4,11 +4,11 @@
 /// Length of one tick. The driver gives one `Input::Tick` each time this has passed.
 pub const TICK_MS: u64 = 25;
 /// A leader sends heartbeats this often.
-pub const HEARTBEAT_MS: u64 = 100;
+pub const HEARTBEAT_MS: u64 = 150;
 /// A follower that heard nothing campaigns after a random time from this …
-pub const ELECTION_MIN_MS: u64 = 400;
+pub const ELECTION_MIN_MS: u64 = 500;
 /// … to this (exclusive).
-pub const ELECTION_MAX_MS: u64 = 800;
+pub const ELECTION_MAX_MS: u64 = 900;
 /// A read round without an answer is begun anew, under a new context, after this.
 pub const READ_RETRY_MS: u64 = 150;
 /// A linearizable read that could not be confirmed fails after this.

@@ -32,7 +32,7 @@ const DRIVERS_BEHIND: u64 = 10_000;
 /// Most ticks that are given out together: a heartbeat's distance.
 const TICKS_AT_ONCE: u64 = raft_store::timing::HEARTBEAT_MS / TICK_MS;
 /// Without a message for this long each tick counts by itself: elections are near.
-const HEARD_MS: u64 = 200;
+const HEARD_MS: u64 = 300;
 /// Writes that follow each other within this carry the commit of the one before: followers are told of it by itself only when none
 /// comes for so long.
 const TELL_AFTER_MS: u64 = 3;

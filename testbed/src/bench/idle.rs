@@ -1,6 +1,7 @@
 //! What a cluster costs that does nothing, and whether a busy machine is taken for a dead one.
 
 use std::fs;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -48,11 +49,16 @@ fn shims(cluster: &Cluster, pods: u32) -> Result<(), BenchError> {
     cluster.remove("shims")
 }
 
-/// All cores busy for two minutes: how many members were suspected or called dead?
+const BUSY: Duration = Duration::from_secs(120);
+/// Hosts of a crowd.
+const CROWD: usize = 10;
+
+/// All cores busy for two minutes, on so many hosts as the cluster has: how many members were suspected or called dead, and how
+/// often was a leader elected?
 pub fn busy(cluster: &Cluster) -> Result<(), BenchError> {
-    let length = Duration::from_secs(120);
     let stop = AtomicBool::new(false);
-    let (mut suspected, mut dead) = (0, 0);
+    let (mut looks, mut suspected, mut dead) = (0, 0, 0);
+    let before = cluster.status(0)?["term"].as_u64();
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..cores {
@@ -62,11 +68,12 @@ pub fn busy(cluster: &Cluster) -> Result<(), BenchError> {
                 }
             });
         }
-        let end = crate::clock::now() + length;
+        let end = crate::clock::now() + BUSY;
         while crate::clock::now() < end {
             std::thread::sleep(Duration::from_millis(200));
             let Ok(status) = cluster.status(0) else { continue };
             for member in status["members"].as_array().into_iter().flatten() {
+                looks += 1;
                 suspected += usize::from(member["state"] == "suspected");
                 dead += usize::from(member["state"] == "dead");
             }
@@ -74,11 +81,26 @@ pub fn busy(cluster: &Cluster) -> Result<(), BenchError> {
         stop.store(true, Ordering::Relaxed);
     });
     println!(
-        "both cores busy for {} s: members seen dead {dead} times, suspected {suspected} times (of {} looks)",
-        length.as_secs(),
-        length.as_secs() * 5 * 3
+        "{} hosts, all cores busy for {} s: members seen dead {dead} times, suspected {suspected} times (of {looks} looks); term {} to {}",
+        cluster.bed.hosts().len(),
+        BUSY.as_secs(),
+        before.unwrap_or(0),
+        cluster.status(0)?["term"]
     );
     Ok(())
+}
+
+/// The same with ten hosts, five of which vote.
+pub fn crowd(directory: &Path) -> Result<(), BenchError> {
+    let cluster = Cluster::form_with("bench-crowd", &directory.join("crowd"), CROWD)?;
+    for host in cluster.bed.hosts().iter().skip(3) {
+        host.start_agent()?;
+        cluster.wait("an agent answers", || Ok(host.run(["skein", "version"])?.success()))?;
+        cluster.join(host, &[])?;
+    }
+    let voters = || Ok(cluster.status(0)?["voters"].as_array().map_or(0, Vec::len) == 5);
+    cluster.wait("five voters", voters)?;
+    busy(&cluster)
 }
 
 fn machine_pid(cluster: &Cluster, index: usize) -> Option<i32> {

@@ -85,8 +85,10 @@ pub enum OpenError {
     /// Bytes that were durable are damaged or missing.
     #[error(
         "{file} is damaged at byte {offset}: {what}. Nothing was changed. Where the others have a leader the agent has itself \
-         taken back by them under a new identity; by hand: `skein node reset` on this machine and join again. If this is the only voter: restore a backup with `skein cluster restore`, \
-         or save what is left with `skein cluster recover`"
+         taken back by them under a new identity; by hand: `skein node reset` on this machine and join again. If this was the only voter and \
+         there are other members: `skein cluster recover` on one of them goes on from what it has, then reset this one and join again. If \
+         there are none: `skein node reset`, start the agent, and `skein cluster restore` the newest backup; a reset leaves those below \
+         /var/lib/skein/backups"
     )]
     Corrupt {
         /// The file.

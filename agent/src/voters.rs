@@ -3,6 +3,8 @@
 //! Decides only what the core ([`raft_store::autopilot`]) is told: zones and drains come from the Node objects, the pinned count
 //! from the store. It must not choose voters itself.
 
+pub mod advice;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,35 +122,6 @@ fn candidate(view: &View, member: &Member, dead: &BTreeSet<String>) -> Candidate
             || !text("annotations", DRAIN).is_empty()
             || node.as_ref().is_some_and(crate::node::has_full_disk),
         dead: dead.contains(&member.name),
-    }
-}
-
-/// What `cluster status` says of the voters, and what to do about it. `alive` are the members that are neither suspected nor dead.
-pub fn advice(view: &View, alive: &BTreeSet<raft_store::NodeId>, leader: bool) -> Option<String> {
-    let voters = &view.members().voters;
-    let up = voters.iter().filter(|id| alive.contains(id)).count();
-    let members = candidates(view);
-    let eligible = members.iter().filter(|member| member.may_vote).count();
-    match () {
-        () if up * 2 <= voters.len() => Some(format!(
-            "{up} of {} voters answer, which is no majority: nothing can be written, pods keep running. Start the others; if they \
-             are lost for good, 'skein cluster recover' says how to go on without them",
-            voters.len()
-        )),
-        () if !leader => Some("no leader at the moment; an election takes about a second".into()),
-        () if voters.len() == 1 => {
-            let missing = 3usize.saturating_sub(eligible);
-            Some(match missing {
-                0 => "one disk keeps the state until the newcomers have caught up".into(),
-                1 => "one disk: not redundant until a third machine joins".into(),
-                _ => format!("one disk: not redundant until {missing} more machines join"),
-            })
-        }
-        () if up == voters.len() / 2 + 1 && up < voters.len() => Some(format!(
-            "{up} of {} voters answer: one more loss stops writes. Start the missing one, or add a machine and it takes the place",
-            voters.len()
-        )),
-        () => None,
     }
 }
 

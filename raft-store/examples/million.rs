@@ -1,5 +1,6 @@
 //! A million objects of 1 KB in one replica on real files: what they cost in memory, how long a snapshot holds the replica up, and how
-//! long a start takes. `cargo run --release -p raft-store --example million [DIRECTORY [OBJECTS]]`
+//! long a start takes. `cargo run --release -p raft-store --example million [DIRECTORY [OBJECTS [fill | again]]]`; `fill` leaves the files,
+//! `again` starts from them.
 //!
 //! Decides nothing; it prints what it measured.
 #![allow(
@@ -23,11 +24,15 @@ fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let directory = words.first().map_or_else(|| std::env::temp_dir().join("skein-million"), PathBuf::from);
     let objects: u64 = words.get(1).and_then(|text| text.parse().ok()).unwrap_or(1_000_000);
-    if words.len() > 2 {
+    let only = words.get(2).map(String::as_str);
+    if only == Some("again") {
         return reopen(&directory, objects);
     }
     let _ = std::fs::remove_dir_all(&directory);
     fill(&directory, objects);
+    if only == Some("fill") {
+        return;
+    }
     // In processes of their own, as agents start.
     for _ in 0..3 {
         let own = std::env::current_exe().unwrap();

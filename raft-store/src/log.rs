@@ -53,6 +53,8 @@ pub(crate) struct Log<D> {
     snapshot_bytes: u64,
     bytes_since_snapshot: u64,
     writing: Option<snapfile::Writing>,
+    /// Snapshots that nothing needs any more: they go bit by bit.
+    going: Vec<String>,
     /// The next one waits for so many bytes of log, where the last had no room.
     snapshot_after: u64,
     /// The disk is full: the reserve was given up, or could not be made.
@@ -98,6 +100,7 @@ impl<D: Disk> Log<D> {
             snapshot_bytes: recovered.snapshot_bytes,
             bytes_since_snapshot: recovered.log_bytes,
             writing: None,
+            going: recovered.going,
             snapshot_after: 0,
             segments: recovered.segments,
             pressed: false,
@@ -265,9 +268,12 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Does the next part, so many bytes of it, of the snapshot that is being written. Once it is there its index is answered, and the segments that it covers go
-    /// in the calls after that.
+    /// Does the next part, so many bytes of it, of the snapshot that is being written. Once it is there its index is answered, and the snapshot before
+    /// it and the segments that it covers go in the calls after that.
     pub(crate) fn go_on(&mut self, bytes: usize) -> Result<Option<u64>, LogError> {
+        if self.take_away()? {
+            return Ok(None);
+        }
         let Some(mut writing) = self.writing.take() else {
             // One at a time: each costs a sync.
             self.drop_oldest_covered()?;
@@ -279,7 +285,7 @@ impl<D: Disk> Log<D> {
                 Ok(None)
             }
             Ok(Some(length)) => {
-                self.replace_snapshot(writing.index, length)?;
+                self.replace_snapshot(writing.index, length);
                 self.bytes_since_snapshot -= writing.log_bytes.min(self.bytes_since_snapshot);
                 self.snapshot_after = 0;
                 Ok(Some(writing.index))
@@ -312,13 +318,25 @@ impl<D: Disk> Log<D> {
     }
 
     /// A new snapshot is in place: the older one goes.
-    fn replace_snapshot(&mut self, index: u64, length: u64) -> Result<(), LogError> {
+    fn replace_snapshot(&mut self, index: u64, length: u64) {
         let older = std::mem::replace(&mut self.snapshot_index, index);
         self.snapshot_bytes = length;
         if older != 0 && older != index {
-            self.disk.remove(&snapfile::name(older))?;
+            self.going.push(snapfile::name(older));
         }
-        Ok(())
+    }
+
+    /// Takes away the next part of what is to go; false if there is nothing.
+    fn take_away(&mut self) -> Result<bool, LogError> {
+        let Some(name) = self.going.last() else { return Ok(false) };
+        match self.disk.length(name)? {
+            length if length > snapfile::AT_ONCE => self.disk.truncate(name, length - snapfile::AT_ONCE)?,
+            _ => {
+                self.disk.remove(name)?;
+                self.going.pop();
+            }
+        }
+        Ok(true)
     }
 
     fn must_write(&self, hard_state: &HardState) -> bool {
@@ -331,7 +349,7 @@ impl<D: Disk> Log<D> {
     fn begin_anew(&mut self, state: &State) -> Result<(), LogError> {
         self.writing = None;
         let length = write_whole(&mut self.disk, &self.identity, state, self.next_sequence - 1)?;
-        self.replace_snapshot(state.applied_index, length)?;
+        self.replace_snapshot(state.applied_index, length);
         self.last = (state.applied_index, state.applied_term);
         self.new_segment(0)
     }

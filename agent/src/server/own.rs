@@ -103,7 +103,7 @@ async fn status(cluster: &Cluster) -> Reply {
             "feed": replica.fed_by.map(|fed| feed(&fed, index, name_of)), "members": members, "revision": view.revision().0, "appliedIndex": index, "term": term, "stateHash": crate::pki::hex(&view.hash()),
             "version": crate::versions::shown(&view),
             "votersPinned": pinned, "votersWanted": raft_store::autopilot::wanted_voters(eligible, pinned),
-            "advice": voters::advice(&view, &alive, replica.leader.is_some()),
+            "advice": voters::advice::advice(&view, &alive, replica.leader.is_some()),
             "keyring": keyring(&view, replica.leader, name_of),
             "brake": crate::brake::is_on(&view), "epoch": crate::recovery::number(cluster.identity.epoch), "recoveries": recoveries(&view),
         }),

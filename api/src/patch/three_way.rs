@@ -45,8 +45,11 @@ fn list_patch(field: &Field, last: &[Value], new: &[Value]) -> Value {
         Shape::List(item) => Schema::get().of(item),
         _ => None,
     };
-    let find =
-        |list: &[Value], wanted: &Value| list.iter().find(|item| item.get(key) == wanted.get(key)).cloned();
+    // What has no key, or is no object at all, is like nothing else.
+    let find = |list: &[Value], wanted: &Value| {
+        let wanted = wanted.get(key)?;
+        list.iter().find(|item| item.get(key) == Some(wanted)).cloned()
+    };
     let mut items: Vec<Value> = new
         .iter()
         .map(|item| match find(last, item) {
@@ -58,7 +61,7 @@ fn list_patch(field: &Field, last: &[Value], new: &[Value]) -> Value {
             None => item.clone(),
         })
         .collect();
-    for gone in last.iter().filter(|item| find(new, item).is_none()) {
+    for gone in last.iter().filter(|item| item.get(key).is_some() && find(new, item).is_none()) {
         let mut directive = Map::new();
         directive.insert(key.clone(), gone[key.as_str()].clone());
         directive.insert("$patch".into(), json!("delete"));
@@ -90,6 +93,19 @@ mod tests {
             .unwrap();
         let containers = json!([{"name": "a", "image": "x:2", "imagePullPolicy": "Always"}]);
         assert_eq!(live, deployment(containers, json!({"k": "2", "other": "kept"})));
+    }
+
+    #[test]
+    fn elements_that_are_no_objects_are_handed_on_for_the_server_to_refuse() {
+        for (last, new) in [(json!(["a", 1]), json!(["a", {}])), (json!([{}]), json!([null, {"name": "b"}]))]
+        {
+            let patch = create(
+                "apps.v1.Deployment",
+                &deployment(last, json!({})),
+                &deployment(new.clone(), json!({})),
+            );
+            assert_eq!(patch, deployment(new, json!({})));
+        }
     }
 
     #[test]

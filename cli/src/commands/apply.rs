@@ -72,6 +72,16 @@ fn identify<'a>(
         "" => scope.namespace.as_str(),
         namespace => namespace,
     };
+    // The server says so of everything else; these are written to below.
+    for field in ["metadata", "metadata/annotations"] {
+        let found = document.pointer(&format!("/{field}"));
+        if found.is_some_and(|value| !value.is_object() && !value.is_null()) {
+            let field = field.replace('/', ".");
+            return Err(CommandError::Usage(format!(
+                "{field} is not a map: write it as \"key: value\" lines"
+            )));
+        }
+    }
     Ok((kind, namespace, text("/metadata/name")))
 }
 
@@ -117,7 +127,12 @@ impl Apply {
             .pointer(&format!("/metadata/annotations/{}", LAST_APPLIED.replace('/', "~1")))
             .and_then(Value::as_str);
         let last: Value = last.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_else(|| json!({}));
-        let mut patch = three_way::create(kind.type_name, &last, &plain);
+        // Annotations that are all left out go one by one: the map itself stays, with ours in it.
+        let mut wanted = plain.clone();
+        if wanted["metadata"]["annotations"].is_null() {
+            wanted["metadata"]["annotations"] = json!({});
+        }
+        let mut patch = three_way::create(kind.type_name, &last, &wanted);
         patch["metadata"]["annotations"][LAST_APPLIED] = json!(format!("{plain}\n"));
         let path = format!("{path}?fieldManager=skein-apply");
         let answer = client
@@ -253,4 +268,22 @@ impl Delete {
 /// The uid of an object, if it is there.
 async fn uid(client: &Client, path: &str) -> Option<String> {
     client.get(path).await.ok()?["metadata"]["uid"].as_str().map(String::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_whose_metadata_is_no_map_is_refused_by_name() {
+        let scope = Scope { namespace: "default".into() };
+        let said = |metadata: Value| {
+            let document = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata});
+            identify(&document, &scope).err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert!(said(json!("text")).starts_with("metadata is not a map"));
+        assert!(said(json!(["list"])).starts_with("metadata is not a map"));
+        assert!(said(json!({"annotations": "text"})).starts_with("metadata.annotations is not a map"));
+        assert_eq!(said(json!({"name": "a", "annotations": null})), "");
+    }
 }

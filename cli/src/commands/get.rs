@@ -129,7 +129,11 @@ impl Get {
             for path in self.paths(one) {
                 match client.get(&path).await {
                     Ok(mut value) if value["items"].is_array() => {
-                        let list = value["items"].as_array_mut().map(std::mem::take).unwrap_or_default();
+                        let list = value
+                            .get_mut("items")
+                            .and_then(Value::as_array_mut)
+                            .map(std::mem::take)
+                            .unwrap_or_default();
                         items.extend(list.into_iter().map(|item| whole(item, one.0)));
                     }
                     Ok(value) => items.push(value),
@@ -203,7 +207,9 @@ impl Get {
             if object["columnDefinitions"].as_array().is_some_and(|list| !list.is_empty()) {
                 definitions = object["columnDefinitions"].clone();
             }
-            object["columnDefinitions"] = definitions.clone();
+            if let Some(fields) = object.as_object_mut() {
+                fields.insert("columnDefinitions".into(), definitions.clone());
+            }
             output::table(&object, wide, named).lines().skip(1).for_each(|line| println!("{line}"));
         }
         Ok(())
@@ -224,19 +230,16 @@ fn grouped(resolved: Vec<(&'static api::Kind, Option<String>)>) -> Vec<Wanted> {
 
 /// Puts the rows of a table behind those of another one of the same kind.
 fn append(table: &mut Value, mut more: Value) {
-    let rows = more["rows"].as_array_mut().map(std::mem::take).unwrap_or_default();
-    match table["rows"].as_array_mut() {
+    let rows = more.get_mut("rows").and_then(Value::as_array_mut).map(std::mem::take).unwrap_or_default();
+    match table.get_mut("rows").and_then(Value::as_array_mut) {
         Some(all) => all.extend(rows),
-        None => {
-            more["rows"] = json!(rows);
-            *table = more;
-        }
+        None => *table = with_rows(more, rows),
     }
 }
 
 /// `pod/NAME` in place of `NAME`.
 fn name_kinds(table: &mut Value, kind: &api::Kind) {
-    for row in table["rows"].as_array_mut().into_iter().flatten() {
+    for row in table.get_mut("rows").and_then(Value::as_array_mut).into_iter().flatten() {
         if let Some(name) = row["cells"][0].as_str() {
             row["cells"][0] = json!(words::title(kind, name));
         }
@@ -245,8 +248,10 @@ fn name_kinds(table: &mut Value, kind: &api::Kind) {
 
 /// Items of a list come without what the list says once.
 fn whole(mut item: Value, kind: &api::Kind) -> Value {
-    item["apiVersion"] = json!(kind.api_version());
-    item["kind"] = json!(kind.kind);
+    if let Some(fields) = item.as_object_mut() {
+        fields.insert("apiVersion".into(), json!(kind.api_version()));
+        fields.insert("kind".into(), json!(kind.kind));
+    }
     item
 }
 
@@ -301,11 +306,21 @@ impl Events {
 }
 
 fn sort_by_time(table: &mut Value) {
-    if let Some(rows) = table["rows"].as_array_mut() {
+    if let Some(rows) = table.get_mut("rows").and_then(Value::as_array_mut) {
         rows.sort_by_key(|row| row["object"]["lastTimestamp"].as_str().unwrap_or("").to_string());
     } else {
-        table["rows"] = json!([]);
+        *table = with_rows(table.take(), Vec::new());
     }
+}
+
+/// A table with these rows; what is no object becomes one.
+fn with_rows(table: Value, rows: Vec<Value>) -> Value {
+    let mut fields = match table {
+        Value::Object(fields) => fields,
+        _ => serde_json::Map::new(),
+    };
+    fields.insert("rows".into(), Value::Array(rows));
+    Value::Object(fields)
 }
 
 #[cfg(test)]

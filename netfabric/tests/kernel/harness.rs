@@ -317,12 +317,7 @@ fn local_pod(pod: &Pod) -> LocalPod {
 
 /// Connects a namespace to the bridge as 192.168.77.`number`.
 pub fn plug(bridge: &Netns, to: &Netns, number: u8) {
-    let target = to.path();
     bridge.sh(&format!("ip link add p{number} type veth peer name u0; ip link set p{number} master br0 up"));
-    // `ip link set netns` wants a name or a process id: a process that waits inside is one.
-    let path = target.display().to_string();
-    bridge.sh(&format!(
-        "nsenter --net={path} sleep 5 & id=$!; sleep 0.05; ip link set u0 netns $id; kill $id; wait $id || true"
-    ));
+    bridge.sh(&format!("ip link set u0 netns {}", to.path().display()));
     to.sh(&format!("ip addr add 192.168.77.{number}/24 dev u0; ip link set u0 up"));
 }

@@ -159,7 +159,6 @@ async fn a_pods_restart_under_the_same_name_is_noticed() {
     let fresh = Netns::new();
     fresh.serve("again", 8080);
     world.nodes[0].pods[0].netns = fresh;
-    tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(world.pass(0).await.failures, []);
     let node = &world.nodes[0];
     assert!(node.netns.tcp(&format!("{}:8080", node.pods[0].address)).unwrap().starts_with("again"));

@@ -108,6 +108,17 @@ impl Load {
         Self { threads: threads.collect(), stop, made }
     }
 
+    /// Waits until every client has connected anew.
+    async fn goes_on(&self) {
+        let enough = self.made.load(Ordering::Relaxed) + 2 * self.threads.len();
+        let made = async {
+            while self.made.load(Ordering::Relaxed) < enough {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), made).await.expect("connections are made");
+    }
+
     fn stop(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         let failures: Vec<String> =
@@ -135,7 +146,7 @@ async fn growing_and_shrinking_loses_no_connection() {
                 if count % 2 == 0 { all[5 - count..].to_vec() } else { all[..count].to_vec() };
             world.web(&chosen);
             world.settle().await;
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            load.goes_on().await;
         }
     }
     let made = load.stop();
@@ -191,7 +202,17 @@ async fn a_syn_to_a_silent_endpoint_is_retried_elsewhere() {
         let started = Instant::now();
         (tcp((VIP, 80).into(), Duration::from_secs(10)), started.elapsed())
     });
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let node = world.nodes[0].netns.clone();
+    let is_under_way = || {
+        let table = node.sh("conntrack -L -p tcp 2>/dev/null");
+        table.lines().any(|line| line.contains("dst=10.43.1.1") && line.contains("SYN_SENT"))
+    };
+    let under_way = async {
+        while !is_under_way() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), under_way).await.expect("the SYN is under way");
     world.web(&[near]);
     let report = world.pass(0).await;
     assert_eq!(report.failures, []);

@@ -85,8 +85,10 @@ pub enum OpenError {
     /// Bytes that were durable are damaged or missing.
     #[error(
         "{file} is damaged at byte {offset}: {what}. Nothing was changed. Where the others have a leader the agent has itself \
-         taken back by them under a new identity; by hand: `skein node reset` on this machine and join again. If this is the only voter: restore a backup with `skein cluster restore`, \
-         or save what is left with `skein cluster recover`"
+         taken back by them under a new identity; by hand: `skein node reset` on this machine and join again. If this was the only voter and \
+         there are other members: `skein cluster recover` on one of them goes on from what it has, then reset this one and join again. If \
+         there are none: `skein node reset`, start the agent, and `skein cluster restore` the newest backup; a reset leaves those below \
+         /var/lib/skein/backups"
     )]
     Corrupt {
         /// The file.
@@ -117,6 +119,8 @@ pub(crate) struct Found {
     pub(crate) hard_state: HardState,
     pub(crate) snapshot_index: u64,
     pub(crate) snapshot_bytes: u64,
+    /// Files that nothing needs and that are too big to be removed at once.
+    pub(crate) going: Vec<String>,
     pub(crate) log_bytes: u64,
     pub(crate) state: Option<State>,
     /// Bytes of a torn tail that were cut.
@@ -151,15 +155,36 @@ pub(crate) fn recover<D: Disk>(disk: &mut D, identity: &Identity) -> Result<Foun
         replay.segment(disk, ordinal, Some(ordinal) == last)?;
     }
     let (trim, mut stale) = (replay.trim.take(), std::mem::take(&mut replay.stale));
-    let found =
+    let mut found =
         if replay.found.segments.is_empty() { Err(never_made(&snapshot)) } else { replay.finish(snapshot) };
     if matches!(&found, Err(error) if !matches!(error, OpenError::Empty)) {
         return found;
     }
     let index = found.as_ref().map_or(0, |found| found.snapshot_index);
     stale.extend(names.iter().filter(|name| is_leftover(name, index)).cloned());
+    if let Ok(found) = &mut found {
+        found.going = set_apart(disk, &mut stale)?;
+        found.snapshot_bytes = if index == 0 { 0 } else { disk.length(&snapfile::name(index))? };
+    }
     clean(disk, trim, stale)?;
     found
+}
+
+/// Takes out of `stale` what is too big to be removed before anything is answered. The name of what is being written is wanted again.
+fn set_apart<D: Disk>(disk: &mut D, stale: &mut Vec<String>) -> Result<Vec<String>, DiskError> {
+    let mut going = Vec::new();
+    for name in std::mem::take(stale) {
+        match disk.length(&name)? <= snapfile::AT_ONCE {
+            true => stale.push(name),
+            false if name == snapfile::TEMPORARY => {
+                disk.rename(&name, snapfile::OLD)?;
+                going.push(snapfile::OLD.to_owned());
+            }
+            false => going.push(name),
+        }
+    }
+    going.dedup();
+    Ok(going)
 }
 
 /// No segment: nothing was here, or creating it was interrupted, or everything but the snapshot is gone.
@@ -185,7 +210,7 @@ fn clean<D: Disk>(disk: &mut D, trim: Option<(String, u64)>, stale: Vec<String>)
 }
 
 fn is_leftover(name: &str, snapshot: u64) -> bool {
-    [snapfile::TEMPORARY, snapfile::TRIAL].contains(&name)
+    [snapfile::TEMPORARY, snapfile::TRIAL, snapfile::OLD].contains(&name)
         || snapfile::index(name).is_some_and(|index| index != snapshot)
 }
 

@@ -9,6 +9,10 @@ use crate::state::State;
 
 pub(crate) const MAGIC: &[u8; 8] = b"skeinsnp";
 pub(crate) const TEMPORARY: &str = "snap.new";
+/// What was left of one that was being written, on its way out.
+pub(crate) const OLD: &str = "snap.old";
+/// Bytes that are taken away at once. A gigabyte would hold the replica up for most of a second.
+pub(crate) const AT_ONCE: u64 = 16 << 20;
 /// A file that only shows that there is room.
 pub(crate) const TRIAL: &str = "room.new";
 pub(super) const HEADER_BYTES: usize = PREFIX_BYTES + 8 + 4;

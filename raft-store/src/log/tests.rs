@@ -34,6 +34,11 @@ fn indexes(found: &recover::Found) -> Vec<u64> {
     found.entries.iter().map(|entry| entry.index).collect()
 }
 
+fn entry_of(revision: u64) -> crate::state::Entry {
+    let revision = crate::ids::Revision(revision);
+    crate::state::Entry { value: "".into(), create_revision: revision, mod_revision: revision }
+}
+
 fn newest_segment(disk: &MemDisk) -> String {
     disk.list().unwrap().into_iter().filter(|name| segment::ordinal(name).is_some()).max().unwrap()
 }
@@ -167,6 +172,55 @@ fn losing_batches_that_a_snapshot_saw_is_corruption() {
     mixed.create(&snapfile::name(5), 0).unwrap();
     mixed.write_at(&snapfile::name(5), 0, &newer).unwrap();
     assert!(matches!(reopen(&mixed), Err(OpenError::Corrupt { .. })));
+}
+
+#[test]
+fn a_big_snapshot_that_is_not_needed_any_more_goes_bit_by_bit() {
+    const BIG: u64 = 5 * snapfile::AT_ONCE / 2;
+    let disk = MemDisk::new();
+    drop(log_with(&disk, 5));
+    // Left by a start before, and by a crash in the midst of writing one.
+    for name in ["snap-0000000000000000", snapfile::TEMPORARY] {
+        disk.clone().create(name, BIG).unwrap();
+    }
+    let found = reopen(&disk).unwrap();
+    assert!(!disk.list().unwrap().iter().any(|name| name == snapfile::TEMPORARY), "its name is free");
+    let mut log = Log::start(disk.clone(), OURS, SEGMENT, 6, found).unwrap();
+    let snapshots = || disk.list().unwrap().into_iter().filter(|name| name.starts_with("snap")).count();
+    assert_eq!(snapshots(), 3);
+    let mut used = disk.used();
+    for left in [3, 3, 2, 2, 2, 1] {
+        log.go_on(100).unwrap();
+        assert!(used - disk.used() <= snapfile::AT_ONCE, "no more than that at once");
+        used = disk.used();
+        assert_eq!(snapshots(), left);
+    }
+    let state = State { applied_index: 5, applied_term: 2, ..State::first(NodeId(9)) };
+    save_snapshot(&mut log, &state, 5).unwrap();
+    log.go_on(100).unwrap();
+    assert_eq!((snapshots(), reopen(&disk).unwrap().snapshot_index), (1, 5));
+}
+
+#[test]
+fn how_big_the_snapshot_is_is_known_after_a_start() {
+    let disk = MemDisk::new();
+    let mut log = log_with(&disk, 5);
+    let many = (0..500u64).map(|n| {
+        let entry = crate::state::Entry { value: [7; 100].into(), ..entry_of(n) };
+        (crate::command::Key::from(format!("k{n:03}")), entry)
+    });
+    let objects = many.collect();
+    let state = State { applied_index: 5, applied_term: 2, objects, ..State::first(NodeId(9)) };
+    save_snapshot(&mut log, &state, 5).unwrap();
+    let length = log.snapshot_bytes;
+    assert!(length > 50_000);
+    log.append(batch(5, vec![entry(6, 2, 2_000)])).unwrap();
+    assert!(!log.wants_snapshot(1_000, 6), "an eighth of it is more");
+    drop(log);
+    let found = reopen(&disk).unwrap();
+    assert_eq!(found.snapshot_bytes, length);
+    let log = Log::start(disk.clone(), OURS, SEGMENT, 6, found).unwrap();
+    assert!(!log.wants_snapshot(1_000, 6), "and after a start");
 }
 
 #[test]

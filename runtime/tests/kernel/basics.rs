@@ -6,7 +6,7 @@ use runtime::StartError;
 use runtime::state::{ContainerStatus, Event, ExitReason};
 use serde_json::json;
 
-use crate::harness::{container, on_host};
+use crate::harness::{container, on_host, until};
 use crate::images;
 
 #[test]
@@ -88,9 +88,8 @@ fn stopping_is_graceful_and_then_is_not() {
         for spec in [polite, deaf] {
             let name = spec.name.clone();
             host.runtime().start_container(&uid, spec).await.unwrap();
-            while host.log(&uid, name.as_str()).await != "up\n" {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+            let is_up = async || (host.log(&uid, name.as_str()).await == "up\n").then_some(());
+            until("it has set its trap", is_up).await;
         }
         let stop = async |name: &str, grace| {
             host.runtime().stop_container(&uid, &container(name), Duration::from_millis(grace)).await.unwrap()

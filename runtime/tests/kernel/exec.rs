@@ -6,7 +6,7 @@ use runtime::ExecError;
 use runtime::spec::ExecSpec;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{container, on_host};
+use crate::harness::{container, on_host, until};
 
 fn shell(script: &str) -> ExecSpec {
     ExecSpec { args: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(), ..ExecSpec::default() }
@@ -75,13 +75,7 @@ fn a_dropped_session_ends_its_process_and_not_the_container() {
         let count = || std::fs::read_to_string(&procs).unwrap().lines().count();
         assert_eq!(count(), 2);
         drop(session);
-        for _ in 0..200 {
-            if count() == 1 {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        assert_eq!(count(), 1);
+        until("its process has ended", async || (count() == 1).then_some(())).await;
         host.runtime().stop_container(&uid, &name, Duration::ZERO).await.unwrap();
         let refused = host.runtime().exec(&uid, &name, shell("true")).await;
         assert!(matches!(refused, Err(ExecError::NotRunning)));

@@ -71,6 +71,7 @@ fn remove_leftovers(dir: &Path, cgroup: &str) {
             if !cgroup.exists() {
                 break;
             }
+            // Who was killed is gone when the kernel has got to it; asked again then.
             std::thread::sleep(Duration::from_millis(10));
         }
         // The common parent goes with the last of us.
@@ -109,6 +110,27 @@ pub fn shims(dir: &Path) -> Vec<i32> {
     let entries = fs::read_dir("/proc").unwrap().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter(is_ours).collect()
+}
+
+/// Asks until there is an answer.
+pub async fn until<T>(what: &str, mut answer: impl AsyncFnMut() -> Option<T>) -> T {
+    let asked = async {
+        loop {
+            match answer().await {
+                Some(answer) => return answer,
+                None => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), asked)
+        .await
+        .unwrap_or_else(|_| panic!("not within 10 s: {what}"))
+}
+
+/// Whether a process is no more, or only its exit code is left.
+pub fn is_gone(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.is_empty() || stat.contains(") Z ")
 }
 
 fn pids_below(cgroup: &Path) -> Vec<i32> {
@@ -198,13 +220,12 @@ impl Host {
     }
 
     pub async fn end(&self, uid: &PodUid, name: &ContainerName) -> Exit {
-        for _ in 0..2000 {
-            if let ContainerStatus::Exited(exit) = self.status(uid, name).await {
-                return exit;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        panic!("{name} does not end");
+        // Not by its event: that is the test's.
+        until(&format!("{name} ends"), async || match self.status(uid, name).await {
+            ContainerStatus::Exited(exit) => Some(exit),
+            _ => None,
+        })
+        .await
     }
 
     pub async fn status(&self, uid: &PodUid, name: &ContainerName) -> ContainerStatus {

@@ -6,7 +6,7 @@ use runtime::spec::PodSpec;
 use runtime::state::{ContainerStatus, Event, ExitReason};
 use runtime::{LogOptions, OpenError, StartError};
 
-use crate::harness::{container, on_host, shims};
+use crate::harness::{container, is_gone, on_host, shims, until};
 
 #[test]
 fn a_new_agent_finds_containers_exit_codes_and_logs() {
@@ -34,11 +34,10 @@ fn a_new_agent_finds_containers_exit_codes_and_logs() {
         assert!(host.runtime().pod(&uid).await.unwrap().sandboxed);
         host.kill_agent();
         std::fs::write(shared.join("go"), "").unwrap();
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        until("it has ended while there was no agent", async || is_gone(started.pid).then_some(())).await;
         host.open().await.unwrap();
-        let ContainerStatus::Exited(exit) = host.status(&uid, &spec.name).await else {
-            panic!("still running")
-        };
+        // The shim may be about to write it down.
+        let exit = host.end(&uid, &spec.name).await;
         assert_eq!((exit.code, exit.started_at), (9, Some(started.started_at)));
         assert_eq!(host.log(&uid, "main").await, "begun\nended\n");
         // And it is a whole agent: restart it, hear of its end.
@@ -69,11 +68,7 @@ fn a_killed_shim_takes_its_pod_along_and_is_reported() {
             let Event::ContainerExited { exit, .. } = host.event().await else { panic!("no exit") };
             assert_eq!((exit.code, exit.reason), (137, ExitReason::ShimLost));
             assert_eq!(host.event().await, Event::ShimLost { uid: uid.clone() });
-            let gone = |pid: i32| {
-                let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-                stat.is_empty() || stat.contains(") Z ")
-            };
-            assert!(gone(started.pid), "its process is dead");
+            assert!(is_gone(started.pid), "its process is dead");
             assert!(!host.runtime().pod(&uid).await.unwrap().sandboxed);
             assert!(matches!(host.status(&uid, &name).await, ContainerStatus::Exited(_)));
             let refused = host.runtime().start_container(&uid, spec.clone()).await;
@@ -94,18 +89,21 @@ fn a_killed_shim_takes_its_pod_along_and_is_reported() {
 fn a_reboot_empties_the_run_directory_and_loses_no_volume() {
     on_host(async |host| {
         let uid = host.pod("p1").await;
-        let mut spec = host.shell("main", "echo kept >> /v/file; exec sleep 1000");
+        let mut spec = host.shell("main", "echo kept >> /v/file; echo written; exec sleep 1000");
         let name = "v".parse().unwrap();
         let source = runtime::spec::MountSource::EmptyDir { name, memory: false, size_bytes: None };
         spec.mounts =
             vec![runtime::spec::Mount { source, target: "/v".into(), read_only: false, sub_path: None }];
         host.runtime().start_container(&uid, spec.clone()).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        let is_written = async || (host.log(&uid, "main").await == "written\n").then_some(());
+        until("the volume holds it", is_written).await;
         host.kill_agent();
-        for pid in shims(&host.dir) {
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL).unwrap();
+        let shims = shims(&host.dir);
+        for pid in &shims {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::SIGKILL).unwrap();
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        let dead = async || shims.iter().all(|pid| is_gone(*pid)).then_some(());
+        until("the shim is gone", dead).await;
         for kind in ["net", "uts", "ipc"] {
             nix::mount::umount(&host.config.run.join(format!("{kind}ns/p1"))).unwrap();
         }

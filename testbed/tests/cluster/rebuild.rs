@@ -1,7 +1,7 @@
 //! Stores that cannot be trusted: damaged logs, and states that differ without a trace in the log.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -10,9 +10,12 @@ use serde_json::{Value, json};
 use crate::world::{World, pod};
 
 fn log_files(world: &World, index: usize, prefix: &str) -> Vec<PathBuf> {
-    let directory = world.host(index).data_path().join("store/log");
-    let mut files: Vec<PathBuf> =
-        fs::read_dir(directory).unwrap().flatten().map(|entry| entry.path()).collect();
+    files_of(&world.host(index).data_path().join("store/log"), prefix)
+}
+
+fn files_of(directory: &Path, prefix: &str) -> Vec<PathBuf> {
+    let found = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = found.map(|entry| entry.path()).collect();
     files.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)));
     files.sort();
     files
@@ -104,10 +107,23 @@ fn a_voter_whose_log_rots_comes_back_by_itself_with_its_name_and_its_pods() {
 }
 
 #[test]
-fn an_only_voter_whose_log_rots_stops_and_says_what_can_be_done() {
+fn an_only_voter_whose_log_rots_stops_and_what_it_says_brings_the_last_backup_back() {
     let world = World::bare(1, "rot-alone");
     world.run(0, &["skein", "init"]);
     (0..5).for_each(|n| write(&world, 0, &format!("m{n}")));
+    // The scheduled backup of the first seconds, made anew with what was written since.
+    let backups = || {
+        let mut files = files_of(&world.host(0).data_path().join("backups"), "");
+        files.retain(|path| path.extension().is_some_and(|ending| ending == "skein-backup"));
+        files
+    };
+    world.until("the first backup", || backups().len() == 1);
+    fs::remove_file(&backups()[0]).unwrap();
+    world.host(0).stop_agent(Signal::SIGTERM).unwrap();
+    world.host(0).start_agent().unwrap();
+    world.until("another backup", || backups().len() == 1);
+    let file = backups().remove(0).file_name().unwrap().to_string_lossy().into_owned();
+    (5..10).for_each(|n| write(&world, 0, &format!("m{n}")));
     world.host(0).stop_agent(Signal::SIGTERM).unwrap();
     rot(&world, 0);
     let kept: Vec<Vec<u8>> =
@@ -116,10 +132,57 @@ fn an_only_voter_whose_log_rots_stops_and_says_what_can_be_done() {
     world.until("it has ended", || world.host(0).agent_pid().unwrap().is_none());
     let text = log(&world, 0);
     assert!(text.contains("no other member is known"), "{text}");
-    assert!(text.contains("'skein cluster restore'") || text.contains("`skein cluster restore`"), "{text}");
-    assert!(text.contains("skein cluster recover"), "{text}");
+    let told = "If there are none: `skein node reset`, start the agent, and `skein cluster restore` the newest backup; \
+                a reset leaves those below /var/lib/skein/backups";
+    assert!(text.contains(told), "{text}");
     let now: Vec<Vec<u8>> = log_files(&world, 0, "log-").iter().map(|path| fs::read(path).unwrap()).collect();
     assert!(kept == now, "nothing was changed");
+    world.run(0, &["skein", "node", "reset", "--yes"]);
+    world.host(0).start_agent().unwrap();
+    world.until_told_nothing(0);
+    world.run(0, &["skein", "cluster", "restore", &format!("/var/lib/skein/backups/{file}")]);
+    assert_eq!(world.get(0, "configmap", "m4")["data"]["k"], "m4");
+    write(&world, 0, "after");
+}
+
+#[test]
+fn an_only_voter_whose_log_rots_is_gone_on_without_by_the_member_beside_it() {
+    let world = World::of(2, "rot-beside");
+    let voters = world.status(0).unwrap()["voters"].clone();
+    assert_eq!(voters.as_array().map_or(0, Vec::len), 1, "{voters}");
+    let rotten = (0..2).find(|index| voters[0] == world.host(*index).name()).unwrap();
+    let (other, name) = (1 - rotten, world.host(rotten).name().to_owned());
+    let key = world.run(rotten, &["skein", "cluster", "recovery-key"]);
+    let is_key = |line: &&str| agent::keyring::recovery_key(line).is_some();
+    let key = key.lines().map(str::trim).find(is_key).unwrap().to_string();
+    (0..5).for_each(|n| write(&world, rotten, &format!("m{n}")));
+    world.until("the other has it", || {
+        let path = "/api/v1/namespaces/default/configmaps/m4?resourceVersion=0";
+        world.api(other).get(path).is_ok()
+    });
+    world.host(rotten).stop_agent(Signal::SIGTERM).unwrap();
+    rot(&world, rotten);
+    world.host(rotten).start_agent_with(&[], false).unwrap();
+    world.until("it has ended", || world.host(rotten).agent_pid().unwrap().is_none());
+    let text = log(&world, rotten);
+    assert!(text.contains("no leader answered"), "{text}");
+    assert!(text.contains("`skein cluster recover` on one of them goes on from what it has"), "{text}");
+    world.until("its loss is seen", || {
+        world.fails(other, &["skein", "cluster", "recover"]).contains(&format!("--lost {name}"))
+    });
+    world.run(other, &["skein", "cluster", "recover", "--lost", &name, "--yes"]);
+    world.until("it leads a new epoch", || {
+        world.status(other).is_some_and(|status| status["epoch"] == 1 && status["leader"].is_string())
+    });
+    // It never voted, so that it cannot open the keyring by itself ('skein cluster status' says so).
+    let unlock = world.host(other).command(["skein", "cluster", "unlock", "--recovery-key", "-"]);
+    assert!(unlock.stdin(key).run().unwrap().success());
+    world.run(rotten, &["skein", "node", "reset", "--yes"]);
+    world.host(rotten).start_agent().unwrap();
+    world.until_told_nothing(rotten);
+    world.join(other, rotten);
+    assert_eq!(world.get(rotten, "configmap", "m4")["data"]["k"], "m4");
+    write(&world, rotten, "after");
 }
 
 /// CRC32C, bit by bit.

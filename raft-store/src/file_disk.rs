@@ -17,7 +17,7 @@ static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 pub struct FileDisk {
     directory: PathBuf,
     open: BTreeMap<String, File>,
-    _lock: File,
+    lock: File,
 }
 
 /// A directory that cannot be used.
@@ -48,7 +48,7 @@ impl FileDisk {
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
         let lock = options().create(true).truncate(false).open(directory.join(LOCK)).map_err(failed)?;
         match lock.try_lock() {
-            Ok(()) => Ok(FileDisk { directory: directory.to_owned(), open: BTreeMap::new(), _lock: lock }),
+            Ok(()) => Ok(FileDisk { directory: directory.to_owned(), open: BTreeMap::new(), lock }),
             Err(TryLockError::WouldBlock) => Err(FileDiskError::InUse { directory: directory.to_owned() }),
             Err(TryLockError::Error(source)) => Err(failed(source)),
         }
@@ -165,6 +165,13 @@ impl Disk for FileDisk {
     fn remove(&mut self, name: &str) -> Result<(), DiskError> {
         self.open.remove(name);
         fs::remove_file(self.path(name)).map_err(|e| DiskError::new("removal", name, e))
+    }
+
+    fn room(&self) -> Result<u64, DiskError> {
+        let found = rustix::fs::fstatvfs(&self.lock).map_err(|errno| {
+            DiskError::new("asking for the room", &self.directory.display().to_string(), errno.into())
+        })?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
     }
 
     fn sync_dir(&mut self) -> Result<(), DiskError> {

@@ -62,8 +62,14 @@ pub const FEED_STALE_MS: u64 = 1_000;
 pub const FEED_AGAIN_MS: u64 = 100;
 /// … but at least this often.
 pub const FEED_AGAIN_MOST_MS: u64 = 3_200;
-/// A state that was delivered is installed within this, or comes again.
+/// The pieces of a state that are under way are sent again when none was taken for so long.
+pub const FEED_PIECE_AGAIN_MS: u64 = 1_000;
+/// A state all of which was taken is installed within this, or begun anew,
 pub const FEED_INSTALL_MS: u64 = 5_000;
+/// as is one of which nothing more is taken for so long, …
+pub const FEED_STUCK_MS: u64 = 15_000;
+/// … and one that a full disk had no room for, after this.
+pub const FEED_ROOM_MS: u64 = 5_000;
 /// A learner that has not caught up after this is not to vote after all …
 pub const PROMOTION_MS: u64 = 5_000;
 /// … (if it is being sent a state, after this) …

@@ -212,6 +212,11 @@ impl Follower {
         Some(left)
     }
 
+    /// What the feeder sends cannot be used: nothing more from there, for long.
+    pub(crate) fn shun(&mut self, now: Millis) -> Option<(NodeId, u64)> {
+        self.leave(now, timing::FEED_SHUN_MS)
+    }
+
     /// What the feeder's state was after an entry of its own.
     pub(crate) fn expect(&mut self, index: u64, hash: [u8; 32]) {
         if self.expected.len() < EXPECTED {

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::recent::Recent;
-use super::{Batch, FedEntry, Feed, News, Picture, Place, Reason, Scope, encode};
+use super::sending::Sending;
+use super::{Batch, FedEntry, Feed, News, Place, Reason, Scope, Want, encode};
 use crate::ids::{Millis, NodeId};
 use crate::storage::Memory;
 use crate::{limits, timing};
@@ -20,6 +21,8 @@ pub(crate) struct Stock<'a> {
     pub(crate) fresh: bool,
     /// Whom it would name to somebody it refuses.
     pub(crate) others: Vec<NodeId>,
+    /// Length of a state's pieces.
+    pub(crate) piece_bytes: usize,
 }
 
 /// One member that is fed.
@@ -32,8 +35,12 @@ struct Feeding {
     under_way: VecDeque<(u64, u64)>,
     said: Millis,
     heard: Millis,
-    /// A state is on its way, and until when its arrival is waited for.
-    picture: Option<Millis>,
+    /// A state is on its way.
+    state: Option<Sending>,
+    /// No state before this.
+    no_state_before: Millis,
+    /// It got a state and has not caught up since: the log is kept for it.
+    behind: bool,
     /// After which index it was last sent again, when, and how long until the next time.
     again: (u64, Millis, u64),
 }
@@ -50,8 +57,6 @@ pub(crate) struct Said {
     pub(crate) to: NodeId,
     pub(crate) stream: u64,
     pub(crate) body: Vec<u8>,
-    /// A state.
-    pub(crate) bulk: bool,
 }
 
 /// The batch that the last feed got, with its first and last index: others want the same one.
@@ -103,10 +108,10 @@ impl Feeder {
         while feed.under_way.front().is_some_and(|(end, _)| *end <= index) {
             feed.under_way.pop_front();
         }
-        if feed.picture.is_some() && index + 1 >= feed.next {
-            feed.picture = None;
+        if feed.state.as_ref().is_some_and(|state| state.index() <= index) {
+            feed.state = None;
         }
-        if !fits && feed.picture.is_none() {
+        if !fits && feed.state.is_none() {
             feed.send_again(now, index);
         }
     }
@@ -118,47 +123,52 @@ impl Feeder {
         }
     }
 
-    /// A state was delivered, or was not.
-    pub(crate) fn reported(&mut self, now: Millis, to: NodeId, ok: bool) {
-        let Some(feed) = self.feeds.get_mut(&to).filter(|feed| feed.picture.is_some()) else { return };
-        let wait_ms = if ok { timing::FEED_INSTALL_MS } else { timing::FEED_RETRY_MS };
-        feed.picture = Some(Millis(now.0 + wait_ms));
+    /// What a member that is sent a state says of its pieces.
+    pub(crate) fn took(
+        &mut self,
+        now: Millis,
+        from: NodeId,
+        stream: u64,
+        (index, pieces, want): (u64, u64, Want),
+    ) {
+        let Some(feed) = self.feeds.get_mut(&from).filter(|feed| feed.stream == stream) else { return };
+        feed.heard = now;
+        let Some(state) = feed.state.as_mut().filter(|state| state.index() == index) else { return };
+        match want {
+            Want::More | Want::Missing => state.took(now, pieces, want == Want::Missing),
+            Want::Room => feed.begin_anew(Millis(now.0 + timing::FEED_ROOM_MS)),
+        }
+    }
+
+    /// The first index that the log has to go on holding, as far as there is memory for it.
+    pub(crate) fn needs(&self) -> Option<u64> {
+        let behind = self.feeds.values().filter(|feed| feed.behind);
+        behind.map(|feed| feed.state.as_ref().map_or(feed.acked, Sending::index) + 1).min()
     }
 
     /// All that is to be sent now.
     pub(crate) fn pump(&mut self, now: Millis, stock: &Stock<'_>) -> Vec<Said> {
         let mut said = self.shed(now, stock);
         let mut shared: Shared = None;
-        let mut pictures = self.feeds.values().filter(|feed| feed.picture.is_some()).count();
+        self.feeds.values_mut().for_each(|feed| feed.look(now, stock));
+        let mut states = self.feeds.values().filter(|feed| feed.state.is_some()).count();
         for (to, feed) in &mut self.feeds {
-            feed.give_up_picture(now);
-            let say = |body: Vec<u8>, bulk: bool| Said { to: *to, stream: feed.stream, body, bulk };
-            let mut out = Vec::new();
-            while feed.picture.is_none() && feed.has_room() && feed.next <= offered(stock) {
-                match batch(stock, feed.next, &mut shared) {
-                    Some((end, body)) => {
-                        feed.under_way.push_back((end, body.len() as u64));
-                        feed.next = end + 1;
-                        out.push(say(body, false));
-                    }
-                    None if pictures < limits::FEED_PICTURES => {
-                        pictures += 1;
-                        feed.picture = Some(Millis(now.0 + timing::SNAPSHOT_REPORT_MS));
-                        feed.next = stock.applied.index + 1;
-                        feed.under_way.clear();
-                        let picture = Picture { news: stock.news, data: stock.log.picture() };
-                        out.push(say(encode(&Feed::Snapshot(picture)), true));
-                    }
-                    None => break,
-                }
+            let mut out = feed.batches(stock, &mut shared);
+            if feed.lacks(stock) && now >= feed.no_state_before && states < limits::FEED_STATES {
+                states += 1;
+                feed.begin_state(now, stock);
+            }
+            if let Some(state) = &mut feed.state {
+                out.extend(state.messages(now, stock.news, stock.piece_bytes));
             }
             if out.is_empty() && now.since(feed.said) >= timing::FEED_BEAT_MS {
-                out.push(say(feed.beat(stock), false));
+                out.push(feed.beat(stock));
             }
             if !out.is_empty() {
                 feed.said = now;
             }
-            said.extend(out);
+            let stream = feed.stream;
+            said.extend(out.into_iter().map(|body| Said { to: *to, stream, body }));
         }
         said
     }
@@ -176,7 +186,7 @@ impl Feeder {
         while self.feeds.len() > keep {
             let Some((to, feed)) = self.feeds.pop_last() else { break };
             let body = encode(&Feed::Refused { reason, others: stock.others.clone() });
-            said.push(Said { to, stream: feed.stream, body, bulk: false });
+            said.push(Said { to, stream: feed.stream, body });
         }
         said
     }
@@ -192,7 +202,9 @@ impl Feeding {
             // The first word comes at once.
             said: Millis(0),
             heard: now,
-            picture: None,
+            state: None,
+            no_state_before: Millis(0),
+            behind: false,
             again: (0, Millis(0), timing::FEED_AGAIN_MS),
         }
     }
@@ -213,18 +225,51 @@ impl Feeding {
         self.under_way.clear();
     }
 
-    /// A state that never came is sent anew.
-    fn give_up_picture(&mut self, now: Millis) {
-        if self.picture.is_some_and(|until| until <= now) {
-            self.picture = None;
-            self.next = self.acked + 1;
+    /// Gives up a state of which nothing comes, and notices who has caught up.
+    fn look(&mut self, now: Millis, stock: &Stock<'_>) {
+        if self.state.as_ref().is_some_and(|state| state.is_stuck(now)) {
+            self.begin_anew(now);
         }
+        self.behind &= self.state.is_some() || self.acked < stock.applied.index;
+    }
+
+    /// Forgets the state that was on its way.
+    fn begin_anew(&mut self, not_before: Millis) {
+        self.state = None;
+        self.behind = false;
+        self.no_state_before = not_before;
+        self.next = self.acked + 1;
+    }
+
+    /// The entries that follow, as long as they are here and there is room under way.
+    fn batches(&mut self, stock: &Stock<'_>, shared: &mut Shared) -> Vec<Vec<u8>> {
+        let mut out = Vec::new();
+        while self.state.is_none() && self.has_room() && self.next <= offered(stock) {
+            let Some((end, body)) = batch(stock, self.next, shared) else { break };
+            self.under_way.push_back((end, body.len() as u64));
+            self.next = end + 1;
+            out.push(body);
+        }
+        out
+    }
+
+    /// Whether the log has forgotten what comes next.
+    fn lacks(&self, stock: &Stock<'_>) -> bool {
+        self.state.is_none() && self.next <= stock.applied.index && stock.log.term_of(self.next - 1).is_none()
+    }
+
+    fn begin_state(&mut self, now: Millis, stock: &Stock<'_>) {
+        let state = Sending::new(now, stock.log.state().clone());
+        self.next = state.index() + 1;
+        self.under_way.clear();
+        self.behind = true;
+        self.state = Some(state);
     }
 
     /// A batch without entries: what was sent before shows to be missing if it is.
     fn beat(&self, stock: &Stock<'_>) -> Vec<u8> {
         let last = self.next - 1;
-        let known = self.picture.is_none() && last <= stock.applied.index;
+        let known = self.state.is_none() && last <= stock.applied.index;
         let term = if known { stock.log.term_of(last) } else { None };
         let after = term.map_or((0, 0), |term| (last, term));
         encode(&Feed::Batch(Batch { news: stock.news, after, entries: Vec::new(), hash: None }))

@@ -181,6 +181,7 @@ impl Store {
             leads: false,
             fresh: true,
             others: vec![NodeId(2)],
+            piece_bytes: 64,
         }
     }
 }
@@ -204,7 +205,7 @@ fn only_what_is_applied_is_fed_and_what_is_forgotten_comes_as_a_state() {
     let [Feed::Batch(batch)] = &said(&mut feeder, 1, &stock)[..] else { panic!() };
     assert_eq!((batch.after, batch.end()), ((12, 3), 14));
     feeder.subscribe(Millis(1), (NodeId(9), 2), (FULL, Place::default()), &stock).unwrap();
-    assert!(matches!(&said(&mut feeder, 1, &stock)[..], [Feed::Snapshot(_)]));
+    assert!(matches!(&said(&mut feeder, 1, &stock)[..], [Feed::Piece(_), ..]));
 }
 
 #[test]

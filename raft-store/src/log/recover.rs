@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use raft::eraftpb::{Entry, HardState};
 
 use super::batch::{self, Batch, Chain};
+use super::fedfile;
 use super::identity::{Identity, Prefix};
 use super::segment::{self, Segment};
 use super::snapfile;
@@ -185,7 +186,7 @@ fn clean<D: Disk>(disk: &mut D, trim: Option<(String, u64)>, stale: Vec<String>)
 }
 
 fn is_leftover(name: &str, snapshot: u64) -> bool {
-    [snapfile::TEMPORARY, snapfile::TRIAL].contains(&name)
+    [snapfile::TEMPORARY, fedfile::TEMPORARY].contains(&name)
         || snapfile::index(name).is_some_and(|index| index != snapshot)
 }
 

@@ -9,8 +9,6 @@ use crate::state::State;
 
 pub(crate) const MAGIC: &[u8; 8] = b"skeinsnp";
 pub(crate) const TEMPORARY: &str = "snap.new";
-/// A file that only shows that there is room.
-pub(crate) const TRIAL: &str = "room.new";
 pub(super) const HEADER_BYTES: usize = PREFIX_BYTES + 8 + 4;
 pub(crate) fn name(index: u64) -> String {
     format!("snap-{index:016x}")
@@ -96,7 +94,7 @@ impl Writing {
     }
 }
 
-fn header(identity: &Identity, sequence: u64) -> Vec<u8> {
+pub(super) fn header(identity: &Identity, sequence: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     identity.write_prefix(MAGIC, &mut bytes);
     bytes.extend_from_slice(&sequence.to_le_bytes());

@@ -48,15 +48,15 @@ fn an_observer_whose_feeder_dies_goes_on_at_its_index_with_another_within_two_se
     write(&mut world, 1, 5);
     settle(&mut world);
     let dead = feeder_of(&world, 4).unwrap();
-    let (sent, snapshots) = (world.bulk_sent, *world.fed.get("snapshot").unwrap_or(&0));
+    let (sent, pieces) = (world.bulk_sent, *world.fed.get("piece").unwrap_or(&0));
     world.crash(dead);
     assert!(world.run_until(2_000, |w| feeder_of(w, 4).is_some_and(|feeder| feeder != dead)));
     write(&mut world, 6, 40);
     let revision = world.view(world.leader().unwrap()).revision();
     assert!(world.run_until(2_000, |w| w.view(4).revision() == revision));
     assert_eq!(
-        (world.bulk_sent, *world.fed.get("snapshot").unwrap_or(&0)),
-        (sent, snapshots),
+        (world.bulk_sent, *world.fed.get("piece").unwrap_or(&0)),
+        (sent, pieces),
         "no state was sent"
     );
 }
@@ -77,10 +77,10 @@ fn an_observer_far_behind_gets_a_state_and_then_entries_without_a_gap_in_its_wat
     world.isolate(4);
     let before = world.view(4).revision();
     write(&mut world, 1, 400);
-    let snapshots = *world.fed.get("snapshot").unwrap();
+    let pieces = *world.fed.get("piece").unwrap();
     world.cut.clear();
     settle(&mut world);
-    assert!(world.fed["snapshot"] > snapshots, "by a state");
+    assert!(world.fed["piece"] > pieces, "by a state");
     let changes = world.view(4).changes(before).unwrap().map(|change| change.revision.0).collect::<Vec<_>>();
     assert_eq!(changes, (before.0 + 1..=400).collect::<Vec<_>>());
     world.crash(4);

@@ -22,8 +22,8 @@ pub const ENVELOPE: usize = 17;
 const TELL_MS: u64 = 3;
 /// The version of a feed's envelope, and its messages by number.
 const FEED: u8 = 2;
-const FEED_KINDS: [&str; 8] =
-    ["subscribe", "batch", "snapshot", "ack", "refused", "leave", "ask index", "index"];
+const FEED_KINDS: [&str; 10] =
+    ["subscribe", "batch", "snapshot", "ack", "refused", "leave", "ask index", "index", "piece", "took"];
 
 #[derive(Debug)]
 pub enum Event {
@@ -220,6 +220,8 @@ impl World {
             config.snapshot_every_bytes = 24 << 10;
             // Some snapshots take several steps.
             config.snapshot_step_bytes = 16 << 10;
+            // And states that are fed several pieces.
+            config.feed_piece_bytes = 8 << 10;
             config.trailing_bytes = 4 << 10;
             config.segment_bytes = 8 << 10;
         }

@@ -42,6 +42,8 @@ pub const HAND_OVER_REST_MS: u64 = 30_000;
 pub const FEED_BEAT_MS: u64 = 150;
 /// A feeder that says nothing for so long is left for another, as is raft's leader by one that has never voted.
 pub const FEED_SILENCE_MS: u64 = 600;
+/// Who said nothing is asked after all others for so long.
+pub const FEED_SILENT_MS: u64 = 10_000;
 /// A feeder that hears of no leader for so long is left.
 pub const FEED_LEADERLESS_MS: u64 = 2_000;
 /// Who votes or learns asks for a feed after its leader was silent for so long.

@@ -49,6 +49,8 @@ pub(crate) struct Follower {
     /// Voters, as one that refused us named them: for who has no state yet.
     hinted: BTreeSet<NodeId>,
     not_before: BTreeMap<NodeId, Millis>,
+    /// Who said nothing when it was asked last, or fell silent, and until when that is remembered.
+    silent: BTreeMap<NodeId, Millis>,
     source: Option<Source>,
     expected: VecDeque<(u64, [u8; 32])>,
     /// When a better feeder is looked for again.
@@ -80,6 +82,7 @@ impl Follower {
             peers: BTreeMap::new(),
             hinted: BTreeSet::new(),
             not_before: BTreeMap::new(),
+            silent: BTreeMap::new(),
             source: None,
             expected: VecDeque::new(),
             better_from: Millis(0),
@@ -122,11 +125,21 @@ impl Follower {
         if moves {
             self.better_from = Millis(now.0 + timing::FEED_SHUN_MS);
         }
+        self.remember_silence(now);
         let rest_ms = self.to_leave(now, standing).or(moves.then_some(timing::FEED_RETRY_MS));
         let left = rest_ms.map(|rest_ms| self.leave(now, rest_ms));
         let left = left.flatten();
         let asks = self.source.is_none() && needs(standing, left.is_some());
         Look { left, asked: asks.then(|| self.ask(now, voters, leader)).flatten() }
+    }
+
+    /// Voters that say nothing must not keep an observer from asking others, however many they are.
+    fn remember_silence(&mut self, now: Millis) {
+        let silent = self.source.filter(|source| now.since(source.heard) >= timing::FEED_SILENCE_MS);
+        if let Some(source) = silent {
+            self.silent.insert(source.feeder, Millis(now.0 + timing::FEED_SILENT_MS));
+        }
+        self.silent.retain(|_, until| *until > now);
     }
 
     /// For how long a feeder that is left now is not asked again.
@@ -162,13 +175,13 @@ impl Follower {
         Some((source.feeder, source.stream))
     }
 
-    /// The best of those that may be asked: voters, then other observers, then the leader, then the suspected; among equals by
-    /// chance.
+    /// The best of those that may be asked: voters, then other observers, then the leader, then the suspected and the silent; among
+    /// equals by chance.
     fn ask(&mut self, now: Millis, voters: &[NodeId], leader: Option<NodeId>) -> Option<(NodeId, u64)> {
         self.not_before.retain(|_, at| *at > now);
         let votes = |peer: &NodeId| voters.contains(peer) || self.hinted.contains(peer);
         let rank = |peer: &NodeId| match () {
-            () if self.peers.get(peer) == Some(&true) => 3,
+            () if self.peers.get(peer) == Some(&true) || self.silent.contains_key(peer) => 3,
             () if leader == Some(*peer) => 2,
             () if votes(peer) => 0,
             () => 1,
@@ -187,6 +200,7 @@ impl Follower {
     pub(crate) fn heard(&mut self, now: Millis, news: News) {
         let Some(source) = &mut self.source else { return };
         source.heard = now;
+        self.silent.remove(&source.feeder);
         source.news = Some(news);
         source.leaderless = match news.leader {
             0 => source.leaderless.or(Some(now)),

@@ -143,6 +143,8 @@ pub(crate) enum Feed {
     Piece(Piece),
     /// So many pieces of the state at this index were taken.
     Took { index: u64, pieces: u64, want: Want },
+    /// "A read waits for this index": what reaches it is not to be gathered first.
+    Hurry { index: u64 },
 }
 
 /// A feed's message, encoded.

@@ -11,7 +11,9 @@ use crate::command::{Command, Compare, Expect, Op, Transaction};
 use crate::disk::Disk;
 use crate::feed::follow::{self, Fit};
 use crate::feed::growing::Growing;
-use crate::feed::{self, Batch as FedBatch, FedEntry, Feed, News, Picture, Piece, Place, Reason, Scope, Want};
+use crate::feed::{
+    self, Batch as FedBatch, FedEntry, Feed, News, Picture, Piece, Place, Reason, Scope, Want,
+};
 use crate::ids::{ClusterId, Epoch, NodeId, Revision, SessionId};
 use crate::log::batch::{self, Batch, Chain};
 use crate::log::identity::Identity;
@@ -267,6 +269,7 @@ fn feeds() -> Vec<Vec<u8>> {
         Feed::Took { index: 1, pieces: 1, want: Want::More },
         Feed::Took { index: 70_000, pieces: 300, want: Want::Missing },
         Feed::Took { index: 1, pieces: 0, want: Want::Room },
+        Feed::Hurry { index: 70_000 },
     ];
     all.iter().map(|feed| wire::feed_envelope(&OWNER.cluster, 77, &feed::encode(feed))).collect()
 }

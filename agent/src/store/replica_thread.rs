@@ -182,6 +182,8 @@ impl Thread {
             let wait = Duration::from_millis(together.saturating_sub(now.saturating_sub(self.last_tick)));
             let owes = self.replica.owes_commit();
             let wait = if owes { wait.min(TELL_AFTER) } else { wait };
+            let due = self.replica.due().map(|due| Duration::from_millis(due.0.saturating_sub(now)));
+            let wait = due.map_or(wait, |due| wait.min(due));
             match asks.recv_timeout(wait) {
                 Ok(Ask::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(ask) => {

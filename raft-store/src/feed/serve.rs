@@ -35,6 +35,8 @@ struct Feeding {
     under_way: VecDeque<(u64, u64)>,
     said: Millis,
     heard: Millis,
+    /// Entries up to here are not gathered first.
+    hurried: u64,
     /// A state is on its way.
     state: Option<Sending>,
     /// No state before this.
@@ -50,6 +52,10 @@ struct Feeding {
 pub(crate) struct Feeder {
     feeds: BTreeMap<NodeId, Feeding>,
     stale_since: Option<Millis>,
+    /// When entries were sent last.
+    fed: Option<Millis>,
+    /// When those that are gathered go.
+    due: Option<Millis>,
 }
 
 /// One message to be sent.
@@ -110,6 +116,7 @@ impl Feeder {
         }
         if feed.state.as_ref().is_some_and(|state| state.index() <= index) {
             feed.state = None;
+            feed.next = feed.next.max(index + 1);
         }
         if !fits && feed.state.is_none() {
             feed.send_again(now, index);
@@ -140,20 +147,43 @@ impl Feeder {
         }
     }
 
+    /// A read of a fed member's waits for this index.
+    pub(crate) fn hurry(&mut self, from: NodeId, stream: u64, index: u64) {
+        if let Some(feed) = self.feeds.get_mut(&from).filter(|feed| feed.stream == stream) {
+            feed.hurried = feed.hurried.max(index);
+        }
+    }
+
     /// The first index that the log has to go on holding, as far as there is memory for it.
     pub(crate) fn needs(&self) -> Option<u64> {
         let behind = self.feeds.values().filter(|feed| feed.behind);
         behind.map(|feed| feed.state.as_ref().map_or(feed.acked, Sending::index) + 1).min()
     }
 
-    /// All that is to be sent now.
+    /// When there is something to be sent that is still held back.
+    pub(crate) fn due(&self) -> Option<Millis> {
+        self.due
+    }
+
+    /// All that is to be sent now. Entries are gathered for a moment and go to all at once: each batch costs each of them a message, a
+    /// sync and an acknowledgement.
     pub(crate) fn pump(&mut self, now: Millis, stock: &Stock<'_>) -> Vec<Said> {
         let mut said = self.shed(now, stock);
         let mut shared: Shared = None;
         self.feeds.values_mut().for_each(|feed| feed.look(now, stock));
         let mut states = self.feeds.values().filter(|feed| feed.state.is_some()).count();
+        let next = self.fed.map_or(now, |fed| Millis(fed.0 + timing::FEED_GATHER_MS));
+        self.due = None;
         for (to, feed) in &mut self.feeds {
-            let mut out = feed.batches(stock, &mut shared);
+            let mut out = Vec::new();
+            if feed.waits(stock) && now < next && feed.hurried < feed.next {
+                self.due = Some(next);
+            } else {
+                out = feed.batches(stock, &mut shared);
+            }
+            if !out.is_empty() {
+                self.fed = Some(now);
+            }
             if feed.lacks(stock) && now >= feed.no_state_before && states < limits::FEED_STATES {
                 states += 1;
                 feed.begin_state(now, stock);
@@ -202,6 +232,7 @@ impl Feeding {
             // The first word comes at once.
             said: Millis(0),
             heard: now,
+            hurried: 0,
             state: None,
             no_state_before: Millis(0),
             behind: false,
@@ -239,6 +270,11 @@ impl Feeding {
         self.behind = false;
         self.no_state_before = not_before;
         self.next = self.acked + 1;
+    }
+
+    /// Whether there are entries that could be sent.
+    fn waits(&self, stock: &Stock<'_>) -> bool {
+        self.state.is_none() && self.next <= offered(stock) && self.has_room() && !self.lacks(stock)
     }
 
     /// The entries that follow, as long as they are here and there is room under way.

@@ -181,7 +181,7 @@ impl Store {
             leads: false,
             fresh: true,
             others: vec![NodeId(2)],
-            piece_bytes: 64,
+            piece_bytes: 8,
         }
     }
 }
@@ -282,5 +282,92 @@ fn no_more_than_the_credit_is_under_way() {
     assert!((limits::FEED_CREDIT_BYTES..limits::FEED_CREDIT_BYTES + (1 << 20)).contains(&first), "{first}");
     assert_eq!(bytes(feeder.pump(Millis(2), &stock)), 0);
     feeder.acknowledged(Millis(3), NodeId(9), 1, (12, true));
-    assert!(bytes(feeder.pump(Millis(3), &stock)) > 0);
+    assert!(bytes(feeder.pump(Millis(1 + timing::FEED_GATHER_MS), &stock)) > 0);
+}
+
+#[test]
+fn what_is_applied_shortly_after_a_batch_is_gathered_into_one_for_all() {
+    let store = Store::with(9);
+    let mut feeder = Feeder::default();
+    for from in [8, 9] {
+        feeder.subscribe(Millis(1), (NodeId(from), 1), (FULL, at(11, 3)), &store.stock(12)).unwrap();
+    }
+    assert_eq!(said(&mut feeder, 1, &store.stock(12)).len(), 2, "the first goes at once");
+    assert_eq!(feeder.due(), None);
+    for (now, applied) in [(2, 13), (3, 14), (9, 17)] {
+        assert_eq!(said(&mut feeder, now, &store.stock(applied)), []);
+    }
+    let due = feeder.due().unwrap();
+    assert_eq!(due, Millis(1 + timing::FEED_GATHER_MS));
+    let [Feed::Batch(one), Feed::Batch(other)] = &said(&mut feeder, due.0, &store.stock(18))[..] else {
+        panic!()
+    };
+    assert_eq!((one.after.0, one.end()), (12, 18));
+    assert_eq!(one, other);
+    assert_eq!(feeder.due(), None);
+}
+
+#[test]
+fn a_state_goes_in_pieces_of_which_few_are_under_way() {
+    let store = Store::with(5);
+    let stock = store.stock(14);
+    let mut feeder = Feeder::default();
+    feeder.subscribe(Millis(1), (NodeId(9), 1), (FULL, Place::default()), &stock).unwrap();
+    let mut growing = super::growing::Growing::new(NodeId(1), 1, (1, 1));
+    let (mut now, mut pieces) = (1, 0);
+    while !growing.is_whole() {
+        for feed in said(&mut feeder, now, &stock) {
+            let Feed::Piece(piece) = feed else { panic!("{feed:?}") };
+            assert!(piece.is_sound() && piece.number < growing.taken() + limits::FEED_PIECES as u64);
+            assert!(growing.offer(piece).is_none());
+        }
+        // One is taken, then another may come.
+        let data = growing.next().expect("one came");
+        growing.take(&data);
+        pieces += 1;
+        feeder.took(Millis(now), NodeId(9), 1, (1, pieces, Want::More));
+        now += 1;
+    }
+    assert!(pieces > limits::FEED_PIECES as u64, "{pieces}");
+    assert_eq!(feeder.needs(), Some(2), "what follows on it is kept");
+    let state = growing.finish().unwrap();
+    assert_eq!(crate::snapshot::encode(&state), crate::snapshot::encode(&State::first(NodeId(1))));
+    feeder.acknowledged(Millis(now), NodeId(9), 1, (14, true));
+    said(&mut feeder, now, &stock);
+    assert_eq!(feeder.needs(), None);
+}
+
+#[test]
+fn a_lost_piece_comes_again_and_a_state_of_which_nothing_is_taken_is_begun_anew() {
+    let store = Store::with(5);
+    let stock = store.stock(14);
+    let mut feeder = Feeder::default();
+    feeder.subscribe(Millis(1), (NodeId(9), 1), (FULL, Place::default()), &stock).unwrap();
+    let numbers = |said: Vec<Feed>| -> Vec<u64> {
+        let number = |feed| if let Feed::Piece(piece) = feed { Some(piece.number) } else { None };
+        said.into_iter().filter_map(number).collect()
+    };
+    assert_eq!(numbers(said(&mut feeder, 1, &stock)), [0, 1, 2, 3]);
+    feeder.took(Millis(2), NodeId(9), 1, (1, 1, Want::More));
+    assert_eq!(numbers(said(&mut feeder, 2, &stock)), [4]);
+    feeder.took(Millis(3), NodeId(9), 1, (1, 1, Want::Missing));
+    assert_eq!(numbers(said(&mut feeder, 4, &stock)), [], "not at every complaint");
+    assert_eq!(numbers(said(&mut feeder, 2 + timing::FEED_AGAIN_MS, &stock)), [1, 2, 3, 4]);
+    let mut now = 200;
+    let mut sent = Vec::new();
+    while now < 100 + timing::FEED_STUCK_MS {
+        feeder.acknowledged(Millis(now), NodeId(9), 1, (0, true));
+        sent.extend(numbers(said(&mut feeder, now, &stock)));
+        now += 25;
+    }
+    assert!(sent.contains(&1) && sent.ends_with(&[0, 1, 2, 3]), "{sent:?}");
+    feeder.took(Millis(now), NodeId(9), 1, (1, 0, Want::Room));
+    assert_eq!(numbers(said(&mut feeder, now, &stock)), [], "no room there");
+    assert_eq!(feeder.needs(), None);
+    now += 2_000;
+    feeder.acknowledged(Millis(now), NodeId(9), 1, (0, true));
+    now += 2_000;
+    feeder.acknowledged(Millis(now), NodeId(9), 1, (0, true));
+    assert_eq!(numbers(said(&mut feeder, now, &stock)), []);
+    assert_eq!(numbers(said(&mut feeder, now + 1_100, &stock)), [0, 1, 2, 3], "asked again after a while");
 }

@@ -10,7 +10,7 @@ use crate::effect::Effect;
 use crate::feed::follow::{self, Fit, Standing};
 use crate::feed::serve::{Feeder, Said, Stock};
 use crate::feed::{self, Batch, Feed, News, Place};
-use crate::ids::NodeId;
+use crate::ids::{Millis, NodeId};
 use crate::replica::reads::ReadContext;
 use crate::{limits, timing, wire};
 
@@ -49,6 +49,11 @@ impl<D: Disk> Replica<D> {
             Feed::Index { boot, counter, index } => {
                 let context = ReadContext { asker: self.config.id, boot, counter };
                 self.reads.confirmed(context, index);
+                self.hurry(index);
+            }
+            Feed::Hurry { index } => {
+                self.feeder.hurry(from, stream, index);
+                self.hurry(index);
             }
         }
     }
@@ -70,6 +75,11 @@ impl<D: Disk> Replica<D> {
         if deaf && !standing.member && !standing.leads {
             self.node.raft.leader_id = raft::INVALID_ID;
         }
+    }
+
+    /// When an `advance` is due though nothing came in: something is held back until then.
+    pub fn due(&self) -> Option<Millis> {
+        self.feeder.due()
     }
 
     /// Feeds whoever is fed.
@@ -114,6 +124,16 @@ impl<D: Disk> Replica<D> {
         if let Some(leader) = self.leader() {
             let ReadContext { boot, counter, .. } = context;
             self.say(leader, 0, &Feed::AskIndex { boot, counter });
+        }
+    }
+
+    /// Reads, here or at one that is fed, wait for what this replica has yet to be fed.
+    fn hurry(&mut self, index: u64) {
+        if index > self.state.applied_index
+            && let Some((feeder, _, _)) = self.follower.fed()
+            && let Some((_, stream)) = self.follower.stream()
+        {
+            self.say(feeder, stream, &Feed::Hurry { index });
         }
     }
 

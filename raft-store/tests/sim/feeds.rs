@@ -54,11 +54,7 @@ fn an_observer_whose_feeder_dies_goes_on_at_its_index_with_another_within_two_se
     write(&mut world, 6, 40);
     let revision = world.view(world.leader().unwrap()).revision();
     assert!(world.run_until(2_000, |w| w.view(4).revision() == revision));
-    assert_eq!(
-        (world.bulk_sent, *world.fed.get("piece").unwrap_or(&0)),
-        (sent, pieces),
-        "no state was sent"
-    );
+    assert_eq!((world.bulk_sent, *world.fed.get("piece").unwrap_or(&0)), (sent, pieces), "no state was sent");
 }
 
 #[test]
@@ -288,7 +284,12 @@ fn a_state_gets_through_a_network_that_loses_and_reorders() {
     world.faults.loss = 0.2;
     world.faults.duplicate = 0.3;
     world.faults.max_delay_ms = 30;
-    assert!(world.run_until(60_000, |w| w.view(4).revision().0 == 400), "{:?} {:?}", world.status(4), world.fed);
+    assert!(
+        world.run_until(60_000, |w| w.view(4).revision().0 == 400),
+        "{:?} {:?}",
+        world.status(4),
+        world.fed
+    );
     world.faults = crate::world::CALM;
     settle(&mut world);
 }

@@ -41,7 +41,9 @@ pub const HAND_OVER_REST_MS: u64 = 30_000;
 /// A feeder with nothing to feed says so this often.
 pub const FEED_BEAT_MS: u64 = 150;
 /// A feeder that has just fed gathers for so long what is applied meanwhile.
-pub const FEED_GATHER_MS: u64 = 50;
+pub const FEED_GATHER_MS: u64 = 80;
+/// Who is fed says this often what is durable; at once only after many bytes. A feeder at rest speaks more often, so none waits for long.
+pub const FEED_ACK_MS: u64 = 200;
 /// A feeder that says nothing for so long is left for another, as is raft's leader by one that has never voted.
 pub const FEED_SILENCE_MS: u64 = 600;
 /// Who said nothing is asked after all others for so long.

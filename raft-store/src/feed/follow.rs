@@ -37,6 +37,9 @@ struct Source {
     leaderless: Option<Millis>,
     /// Since when it feeds.
     began: Millis,
+    /// When it was told last what is durable here, and how many bytes came since.
+    acknowledged: Millis,
+    since_bytes: u64,
 }
 
 /// What an observer remembers of its feeds.
@@ -190,9 +193,16 @@ impl Follower {
         let free = self.peers.keys().filter(|peer| !self.not_before.contains_key(peer));
         let feeder = *free.min_by_key(|peer| (rank(peer), chance(peer), **peer))?;
         self.streams += 1;
-        let source =
-            Source { feeder, stream: self.streams, heard: now, news: None, leaderless: None, began: now };
-        self.source = Some(source);
+        self.source = Some(Source {
+            feeder,
+            stream: self.streams,
+            heard: now,
+            news: None,
+            leaderless: None,
+            began: now,
+            acknowledged: Millis(0),
+            since_bytes: 0,
+        });
         Some((feeder, self.streams))
     }
 
@@ -206,6 +216,24 @@ impl Follower {
             0 => source.leaderless.or(Some(now)),
             _ => None,
         };
+    }
+
+    /// A batch came that raft takes.
+    pub(crate) fn took(&mut self, bytes: u64) {
+        if let Some(source) = &mut self.source {
+            source.since_bytes += bytes;
+        }
+    }
+
+    /// Whom to tell now, under which stream, that a batch is durable here. Not of each: the feeder counts bytes, and whether it is heard.
+    pub(crate) fn acknowledges(&mut self, now: Millis) -> Option<(NodeId, u64)> {
+        let source = self.source.as_mut()?;
+        let late = now.since(source.acknowledged) >= timing::FEED_ACK_MS;
+        if !late && source.since_bytes < limits::FEED_CREDIT_BYTES / 8 {
+            return None;
+        }
+        (source.acknowledged, source.since_bytes) = (now, 0);
+        Some((source.feeder, source.stream))
     }
 
     /// The feeder refused; who is asked next may be one that it names.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::recent::Recent;
 use super::sending::Sending;
-use super::{Batch, FedEntry, Feed, News, Place, Reason, Scope, Want, encode};
+use super::{Batch, FedEntry, Feed, News, Place, Reason, SANE, Scope, Want, encode};
 use crate::ids::{Millis, NodeId};
 use crate::storage::Memory;
 use crate::{limits, timing};
@@ -25,9 +25,13 @@ pub(crate) struct Stock<'a> {
     pub(crate) piece_bytes: usize,
 }
 
+/// Feeds take turns in so many parts: not all who are fed get to work at once.
+const PARTS: usize = 4;
+
 /// One member that is fed.
 struct Feeding {
     stream: u64,
+    part: usize,
     /// The next index to be sent.
     next: u64,
     acked: u64,
@@ -41,8 +45,8 @@ struct Feeding {
     state: Option<Sending>,
     /// No state before this.
     no_state_before: Millis,
-    /// It got a state and has not caught up since: the log is kept for it.
-    behind: bool,
+    /// It is being sent a state, or got one and has not come up to this index since: the log is kept for it.
+    behind: Option<u64>,
     /// After which index it was last sent again, when, and how long until the next time.
     again: (u64, Millis, u64),
 }
@@ -52,8 +56,10 @@ struct Feeding {
 pub(crate) struct Feeder {
     feeds: BTreeMap<NodeId, Feeding>,
     stale_since: Option<Millis>,
-    /// When entries were sent last.
-    fed: Option<Millis>,
+    /// How many there ever were.
+    subscribed: usize,
+    /// When entries were sent last, to each part of the feeds.
+    fed: [Option<Millis>; PARTS],
     /// When those that are gathered go.
     due: Option<Millis>,
 }
@@ -91,7 +97,9 @@ impl Feeder {
             () if differs(&place, stock) => Err(Reason::Diverged),
             () if self.feeds.len() >= bound(stock.leads) => Err(Reason::Full),
             () => {
-                self.feeds.insert(from, Feeding::new(now, stream, place.index));
+                let part = self.subscribed % PARTS;
+                self.subscribed += 1;
+                self.feeds.insert(from, Feeding::new(now, (stream, part), place.index));
                 Ok(())
             }
         }
@@ -105,7 +113,8 @@ impl Feeder {
         stream: u64,
         (index, fits): (u64, bool),
     ) {
-        let Some(feed) = self.feeds.get_mut(&from).filter(|feed| feed.stream == stream) else { return };
+        let known = |feed: &&mut Feeding| feed.stream == stream && index < SANE;
+        let Some(feed) = self.feeds.get_mut(&from).filter(known) else { return };
         feed.heard = now;
         if index > feed.acked {
             feed.acked = index;
@@ -156,7 +165,7 @@ impl Feeder {
 
     /// The first index that the log has to go on holding, as far as there is memory for it.
     pub(crate) fn needs(&self) -> Option<u64> {
-        let behind = self.feeds.values().filter(|feed| feed.behind);
+        let behind = self.feeds.values().filter(|feed| feed.behind.is_some());
         behind.map(|feed| feed.state.as_ref().map_or(feed.acked, Sending::index) + 1).min()
     }
 
@@ -165,24 +174,25 @@ impl Feeder {
         self.due
     }
 
-    /// All that is to be sent now. Entries are gathered for a moment and go to all at once: each batch costs each of them a message, a
-    /// sync and an acknowledgement.
+    /// All that is to be sent now. Entries are gathered for a moment and go to many at once: each batch costs each of them a message and a
+    /// sync.
     pub(crate) fn pump(&mut self, now: Millis, stock: &Stock<'_>) -> Vec<Said> {
         let mut said = self.shed(now, stock);
         let mut shared: Shared = None;
         self.feeds.values_mut().for_each(|feed| feed.look(now, stock));
         let mut states = self.feeds.values().filter(|feed| feed.state.is_some()).count();
-        let next = self.fed.map_or(now, |fed| Millis(fed.0 + timing::FEED_GATHER_MS));
+        let turns: Vec<Millis> = (0..PARTS).map(|part| turn(part, self.fed[part])).collect();
         self.due = None;
         for (to, feed) in &mut self.feeds {
+            let turn = turns[feed.part];
             let mut out = Vec::new();
-            if feed.waits(stock) && now < next && feed.hurried < feed.next {
-                self.due = Some(next);
-            } else {
+            if now >= turn || feed.hurried >= feed.next {
                 out = feed.batches(stock, &mut shared);
+            } else if feed.waits(stock) {
+                self.due = self.due.map_or(Some(turn), |due| Some(due.min(turn)));
             }
             if !out.is_empty() {
-                self.fed = Some(now);
+                self.fed[feed.part] = Some(now);
             }
             if feed.lacks(stock) && now >= feed.no_state_before && states < limits::FEED_STATES {
                 states += 1;
@@ -223,9 +233,10 @@ impl Feeder {
 }
 
 impl Feeding {
-    fn new(now: Millis, stream: u64, acked: u64) -> Feeding {
+    fn new(now: Millis, (stream, part): (u64, usize), acked: u64) -> Feeding {
         Feeding {
             stream,
+            part,
             next: acked + 1,
             acked,
             under_way: VecDeque::new(),
@@ -235,7 +246,7 @@ impl Feeding {
             hurried: 0,
             state: None,
             no_state_before: Millis(0),
-            behind: false,
+            behind: None,
             again: (0, Millis(0), timing::FEED_AGAIN_MS),
         }
     }
@@ -261,13 +272,16 @@ impl Feeding {
         if self.state.as_ref().is_some_and(|state| state.is_stuck(now)) {
             self.begin_anew(now);
         }
-        self.behind &= self.state.is_some() || self.acked < stock.applied.index;
+        if self.state.is_none() {
+            self.behind = self.behind.map(|index| index.min(stock.applied.index));
+            self.behind.take_if(|index| *index <= self.acked);
+        }
     }
 
     /// Forgets the state that was on its way.
     fn begin_anew(&mut self, not_before: Millis) {
         self.state = None;
-        self.behind = false;
+        self.behind = None;
         self.no_state_before = not_before;
         self.next = self.acked + 1;
     }
@@ -298,7 +312,7 @@ impl Feeding {
         let state = Sending::new(now, stock.log.state().clone());
         self.next = state.index() + 1;
         self.under_way.clear();
-        self.behind = true;
+        self.behind = Some(u64::MAX);
         self.state = Some(state);
     }
 
@@ -310,6 +324,12 @@ impl Feeding {
         let after = term.map_or((0, 0), |term| (last, term));
         encode(&Feed::Batch(Batch { news: stock.news, after, entries: Vec::new(), hash: None }))
     }
+}
+
+/// When a part of the feeds may be sent entries again that was last at `fed`: the parts' times lie between each other's.
+fn turn(part: usize, fed: Option<Millis>) -> Millis {
+    let (whole, offset) = (timing::FEED_GATHER_MS, part as u64 * timing::FEED_GATHER_MS / PARTS as u64);
+    fed.map_or(Millis(0), |fed| Millis((fed.0 + whole - offset) / whole * whole + offset))
 }
 
 /// How many may be fed.

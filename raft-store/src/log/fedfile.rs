@@ -61,7 +61,10 @@ impl<D: Disk> Log<D> {
         if self.disk.list()?.iter().any(|name| name == TEMPORARY) {
             self.disk.remove(TEMPORARY)?;
         }
-        self.disk.create(TEMPORARY, 0)?;
+        match self.disk.create(TEMPORARY, 0) {
+            Err(error) if error.is_full() => return Ok(false),
+            made => made?,
+        }
         self.fed = Some(FedFile { index, whole: false, length: 0, checked: 0, checksum: 0 });
         let header = snapfile::header(&self.identity, self.next_sequence - 1);
         self.write_fed(&header, u64::MAX)

@@ -97,7 +97,8 @@ impl<D: Disk> Replica<D> {
 
     /// raft's answer to a fed batch: what it had appended is durable now.
     pub(super) fn acknowledge_feed(&mut self, message: &Message) {
-        if let Some((feeder, stream)) = self.follower.stream() {
+        let told = if message.reject { self.follower.stream() } else { self.follower.acknowledges(self.now) };
+        if let Some((feeder, stream)) = told {
             self.say(feeder, stream, &Feed::Ack { index: message.index, fits: !message.reject });
         }
     }
@@ -167,8 +168,10 @@ impl<D: Disk> Replica<D> {
             return self.say(from, stream, &Feed::Ack { index, fits: true });
         }
         let expected = batch.hash.map(|hash| (batch.end(), hash));
+        let bytes = batch.entries.iter().map(|entry| entry.data.len() as u64).sum();
         match follow::fit(batch, raft.id, raft.term, &raft.raft_log) {
             Fit::Step(message) => {
+                self.follower.took(bytes);
                 if let Some((end, hash)) = expected.filter(|(end, _)| *end > self.state.applied_index) {
                     self.follower.expect(end, hash);
                 }

@@ -171,7 +171,7 @@ impl Feeder {
 
     /// When there is something to be sent that is still held back.
     pub(crate) fn due(&self) -> Option<Millis> {
-        self.due
+        self.due.filter(|_| !self.feeds.is_empty())
     }
 
     /// All that is to be sent now. Entries are gathered for a moment and go to many at once: each batch costs each of them a message and a

@@ -299,6 +299,7 @@ fn what_is_applied_shortly_after_a_batch_is_gathered_and_not_all_are_fed_at_once
     feeder.hurry(NodeId(8), 1, 13);
     let hurried = said(&mut feeder, 1_001, &store.stock(13));
     assert!(matches!(&hurried[..], [Feed::Batch(batch)] if batch.end() == 13), "a read waits for it");
+    assert!(feeder.due().is_some());
     feeder.acknowledged(Millis(1_001), NodeId(8), 1, (13, true));
     let mut fed = BTreeMap::new();
     let mut now = 1_001;
@@ -314,6 +315,10 @@ fn what_is_applied_shortly_after_a_batch_is_gathered_and_not_all_are_fed_at_once
         *fed.entry(now).or_insert(0) += batches.len();
     }
     assert_eq!(fed.values().sum::<usize>(), 8);
+    assert_eq!(said(&mut feeder, now + 1, &store.stock(19)), []);
+    assert!(feeder.due().is_some());
+    (1..=8).for_each(|from| feeder.left(NodeId(from), 1));
+    assert_eq!(feeder.due(), None, "nobody waits: a driver would not sleep for a time that has passed");
     assert!(fed.len() >= 4 && fed.values().all(|fed| *fed <= 2), "{fed:?}");
 }
 

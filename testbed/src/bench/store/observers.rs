@@ -40,6 +40,7 @@ pub fn run(directory: &Path) -> Result<(), BenchError> {
     for index in VOTERS..all {
         system.cluster.wait("an observer is fed", || is_fed(index))?;
     }
+    rest(&system, all);
     print("all on all cores", &shared, &measure(&system, all)?);
     let voter = (system.leader()? + 1) % VOTERS;
     for (who, host) in [("a voter", voter), ("an observer", VOTERS)] {
@@ -49,6 +50,17 @@ pub fn run(directory: &Path) -> Result<(), BenchError> {
     pin(&system, all, Some(0))?;
     print("voters and load on one core, observers on the others", &apart, &measure(&system, all)?);
     Ok(())
+}
+
+/// What the agents take that nobody asks anything: no small part of what they take beside writes.
+fn rest(system: &ours::Ours, hosts: usize) {
+    let pids: Vec<i32> = (0..hosts).filter_map(|index| idle::machine_pid(&system.cluster, index)).collect();
+    std::thread::sleep(ROUND);
+    let before: f64 = pids.iter().map(|pid| idle::cpu(*pid)).sum();
+    std::thread::sleep(ROUND);
+    let used: f64 = pids.iter().map(|pid| idle::cpu(*pid)).sum::<f64>() - before;
+    let share = used / ROUND.as_secs_f64() / pids.len().max(1) as f64 * 100.0;
+    println!("at rest: {share:.1} % of a core for each of {} agents", pids.len());
 }
 
 fn print(title: &str, alone: &[Measured], observed: &[Measured]) {

@@ -69,10 +69,38 @@ pub(crate) fn encode_into<T: Encode>(value: &T, bytes: &mut Vec<u8>) {
         .expect("plain data into a vector always encodes");
 }
 
-/// Reads one part of a state. None is longer than a command's parts, but for a change, which holds two entries.
-pub(crate) fn read<T: Decode<()>>(source: &mut impl std::io::Read) -> Result<T, CodecError> {
+/// What the bytes that are there hold of something.
+pub(crate) enum Part<T> {
+    /// All of it, and how long it is.
+    Whole(T, usize),
+    /// At least so many bytes are missing.
+    Short(usize),
+}
+
+impl<T> Part<T> {
+    pub(crate) fn map<U>(self, make: impl FnOnce(T) -> U) -> Part<U> {
+        match self {
+            Part::Whole(value, used) => Part::Whole(make(value), used),
+            Part::Short(missing) => Part::Short(missing),
+        }
+    }
+
+    pub(crate) fn try_map<U, E>(self, make: impl FnOnce(T) -> Result<U, E>) -> Result<Part<U>, E> {
+        Ok(match self {
+            Part::Whole(value, used) => Part::Whole(make(value)?, used),
+            Part::Short(missing) => Part::Short(missing),
+        })
+    }
+}
+
+/// One part of a state from the begin of `bytes`. None is longer than a command's parts, but for a change, which holds two entries.
+pub(crate) fn part<T: Decode<()>>(bytes: &[u8]) -> Result<Part<T>, CodecError> {
     let config = bincode::config::standard().with_limit::<{ limits::COMMAND_CLAIM }>();
-    bincode::decode_from_std_read(source, config).map_err(|error| CodecError::Malformed(error.to_string()))
+    match bincode::decode_from_slice(bytes, config) {
+        Ok((value, used)) => Ok(Part::Whole(value, used)),
+        Err(DecodeError::UnexpectedEnd { additional }) => Ok(Part::Short(additional.max(1))),
+        Err(error) => Err(CodecError::Malformed(error.to_string())),
+    }
 }
 
 /// Reads a length and so many bytes straight into where they stay: a state has millions of them.

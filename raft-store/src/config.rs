@@ -19,6 +19,8 @@ pub struct Config {
     pub snapshot_every_bytes: u64,
     /// Bytes of a snapshot that are written and synced in one `advance`, beside what else is to be written.
     pub snapshot_step_bytes: usize,
+    /// Bytes of one piece of a state that is fed.
+    pub feed_piece_bytes: usize,
     /// Bytes of entries kept in memory behind a snapshot, for followers that lag a little.
     pub trailing_bytes: u64,
     /// Length of a log segment, zero-filled when it is made.
@@ -37,6 +39,7 @@ impl Config {
             seed,
             snapshot_every_bytes: 32 << 20,
             snapshot_step_bytes: 4 << 20,
+            feed_piece_bytes: 256 << 10,
             trailing_bytes: 8 << 20,
             segment_bytes: 8 << 20,
             supported: Supported::OURS,

@@ -29,6 +29,8 @@ pub trait Disk {
     fn rename(&mut self, from: &str, to: &str) -> Result<(), DiskError>;
     /// Removes. Not durable before `sync_dir`.
     fn remove(&mut self, name: &str) -> Result<(), DiskError>;
+    /// Bytes that may still be written, as far as that is known: others write too.
+    fn room(&self) -> Result<u64, DiskError>;
     /// Makes names durable.
     fn sync_dir(&mut self) -> Result<(), DiskError>;
 }

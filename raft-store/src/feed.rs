@@ -6,7 +6,9 @@
 //! names: each batch says what it follows. Bytes: docs/formats/raft-store.md; why: docs/decisions/0109.
 
 pub(crate) mod follow;
+pub(crate) mod growing;
 pub(crate) mod recent;
+mod sending;
 pub(crate) mod serve;
 #[cfg(test)]
 mod tests;
@@ -73,11 +75,36 @@ pub(crate) struct Batch {
     pub(crate) hash: Option<[u8; 32]>,
 }
 
-/// A whole state (`crate::snapshot`), for who is too far behind.
+/// A whole state (`crate::snapshot`) in one message, as no version sends it any more.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct Picture {
     pub(crate) news: News,
     pub(crate) data: Vec<u8>,
+}
+
+/// A piece of a whole state (`crate::snapshot`), for who is too far behind.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Piece {
+    pub(crate) news: News,
+    /// Index and term of the last entry in the state.
+    pub(crate) place: (u64, u64),
+    /// From 0.
+    pub(crate) number: u64,
+    pub(crate) last: bool,
+    /// CRC32C of the data.
+    pub(crate) checksum: u32,
+    pub(crate) data: Vec<u8>,
+}
+
+/// What whoever is sent a state in pieces wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) enum Want {
+    /// The next ones.
+    More,
+    /// What is missing before the one that came.
+    Missing,
+    /// Nothing: the disk has no room for it.
+    Room,
 }
 
 /// Why there is no feed.
@@ -100,7 +127,7 @@ pub(crate) enum Feed {
     Subscribe { scope: Scope, from: Place },
     /// Entries, or only news.
     Batch(Batch),
-    /// A state to begin with.
+    /// Not sent, and refused.
     Snapshot(Picture),
     /// What is durable here. `fits` is false where a batch did not follow on that.
     Ack { index: u64, fits: bool },
@@ -112,6 +139,12 @@ pub(crate) enum Feed {
     AskIndex { boot: u64, counter: u64 },
     /// Whoever has applied this index sees all that was acknowledged when it was asked.
     Index { boot: u64, counter: u64, index: u64 },
+    /// Of a state to begin with.
+    Piece(Piece),
+    /// So many pieces of the state at this index were taken.
+    Took { index: u64, pieces: u64, want: Want },
+    /// "A read waits for this index": what reaches it is not to be gathered first.
+    Hurry { index: u64 },
 }
 
 /// A feed's message, encoded.
@@ -125,8 +158,7 @@ pub(crate) fn encode(feed: &Feed) -> Vec<u8> {
 pub(crate) fn decode(bytes: &[u8]) -> Result<Feed, CodecError> {
     match bytes.len() {
         ..=0x8000 => codec::decode::<Feed, { 1 << 20 }>(bytes),
-        0x8001..=0x40_0000 => codec::decode::<Feed, { 32 << 20 }>(bytes),
-        _ => codec::decode::<Feed, { limits::SNAPSHOT_BYTES + limits::MESSAGE_BYTES }>(bytes),
+        _ => codec::decode::<Feed, { 2 * limits::MESSAGE_BYTES }>(bytes),
     }
 }
 
@@ -155,6 +187,15 @@ impl FedEntry {
 impl News {
     fn is_sane(&self) -> bool {
         self.term > 0 && self.term < SANE && self.commit < SANE
+    }
+}
+
+impl Piece {
+    /// Whether its numbers make sense together, and its bytes are those that were sent.
+    pub(crate) fn is_sound(&self) -> bool {
+        let (index, term) = self.place;
+        let placed = index > 0 && index <= self.news.commit && term > 0 && term <= self.news.term;
+        self.news.is_sane() && placed && self.number < SANE && crc32c::crc32c(&self.data) == self.checksum
     }
 }
 

@@ -21,7 +21,7 @@ pub struct FileDisk {
     directory: PathBuf,
     open: BTreeMap<String, Arc<File>>,
     syncs: Syncs,
-    _lock: File,
+    lock: File,
 }
 
 /// A directory that cannot be used.
@@ -56,7 +56,7 @@ impl FileDisk {
                 directory: directory.to_owned(),
                 open: BTreeMap::new(),
                 syncs: Syncs::default(),
-                _lock: lock,
+                lock,
             }),
             Err(TryLockError::WouldBlock) => Err(FileDiskError::InUse { directory: directory.to_owned() }),
             Err(TryLockError::Error(source)) => Err(failed(source)),
@@ -252,6 +252,13 @@ impl Disk for FileDisk {
     fn remove(&mut self, name: &str) -> Result<(), DiskError> {
         self.open.remove(name);
         fs::remove_file(self.path(name)).map_err(|e| DiskError::new("removal", name, e))
+    }
+
+    fn room(&self) -> Result<u64, DiskError> {
+        let found = rustix::fs::fstatvfs(&self.lock).map_err(|errno| {
+            DiskError::new("asking for the room", &self.directory.display().to_string(), errno.into())
+        })?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
     }
 
     fn sync_dir(&mut self) -> Result<(), DiskError> {

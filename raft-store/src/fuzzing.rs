@@ -10,7 +10,10 @@ use crate::codec;
 use crate::command::{Command, Compare, Expect, Op, Transaction};
 use crate::disk::Disk;
 use crate::feed::follow::{self, Fit};
-use crate::feed::{self, Batch as FedBatch, FedEntry, Feed, News, Picture, Place, Reason, Scope};
+use crate::feed::growing::Growing;
+use crate::feed::{
+    self, Batch as FedBatch, FedEntry, Feed, News, Picture, Piece, Place, Reason, Scope, Want,
+};
 use crate::ids::{ClusterId, Epoch, NodeId, Revision, SessionId};
 use crate::log::batch::{self, Batch, Chain};
 use crate::log::identity::Identity;
@@ -249,17 +252,24 @@ fn feeds() -> Vec<Vec<u8>> {
     let news = News { term: 9, leader: 3, commit: 900, hops: 1 };
     let place = Place { index: 7, term: 2, hash: [5; 32] };
     let entries: Vec<FedEntry> = log_entries().iter().map(FedEntry::of).collect();
+    let state = snapshot::encode(&State::first(NodeId(3)));
+    let checksum = crc32c::crc32c(&state);
     let all = [
         Feed::Subscribe { scope: Scope::Full, from: place },
         Feed::Subscribe { scope: Scope::Node, from: Place::default() },
         Feed::Batch(FedBatch { news, after: (1, 1), entries, hash: Some([9; 32]) }),
         Feed::Batch(FedBatch { news, after: (0, 0), entries: vec![], hash: None }),
-        Feed::Snapshot(Picture { news, data: snapshot::encode(&State::first(NodeId(3))) }),
+        Feed::Snapshot(Picture { news, data: state.clone() }),
         Feed::Ack { index: 300, fits: true },
         Feed::Refused { reason: Reason::Full, others: vec![NodeId(4), NodeId(u64::MAX / 3)] },
         Feed::Leave,
         Feed::AskIndex { boot: 2, counter: 70_000 },
         Feed::Index { boot: 2, counter: 70_000, index: 12 },
+        Feed::Piece(Piece { news, place: (1, 1), number: 0, last: true, checksum, data: state }),
+        Feed::Took { index: 1, pieces: 1, want: Want::More },
+        Feed::Took { index: 70_000, pieces: 300, want: Want::Missing },
+        Feed::Took { index: 1, pieces: 0, want: Want::Room },
+        Feed::Hurry { index: 70_000 },
     ];
     all.iter().map(|feed| wire::feed_envelope(&OWNER.cluster, 77, &feed::encode(feed))).collect()
 }
@@ -275,9 +285,26 @@ fn check_feed(bytes: &[u8]) -> Result<bool, String> {
             same(follows && batch.is_sound(), "an append")?;
         }
     }
+    if let Feed::Piece(piece) = &feed {
+        check_piece(piece)?;
+    }
     let again = wire::feed_envelope(&OWNER.cluster, stream, &feed::encode(&feed));
     let read = wire::decode(&OWNER.cluster, &again);
     same(read == Ok(Said::Feed(stream, feed)) && again.len() <= bytes.len(), "a feed's message")
+}
+
+/// A piece alone: a state comes of it if it is the first and the last, and its bytes are one.
+fn check_piece(piece: &Piece) -> Result<(), String> {
+    let mut growing = Growing::new(OWNER.node, 1, piece.place);
+    if !piece.is_sound() || growing.offer(piece.clone()).is_some() {
+        return same(piece.number > 0 || !piece.is_sound(), "a piece").map(drop);
+    }
+    let data = growing.next().unwrap_or_default();
+    growing.take(&data);
+    let whole = growing.is_whole();
+    let decoded = snapshot::decode(&data).map(|state| snapshot::encode(&state));
+    let grown = growing.finish().map(|state| snapshot::encode(&state));
+    same(whole == piece.last && decoded == grown, "a state of one piece").map(drop)
 }
 
 #[cfg(test)]

@@ -45,7 +45,13 @@ pub const FEED_HOPS: u32 = 4;
 pub const FEED_CREDIT_BYTES: u64 = 4 << 20;
 /// Bytes of entries in one batch of a feed.
 pub const FEED_BATCH_BYTES: u64 = 1 << 20;
-/// Whole states on their way to those that are fed, at once.
-pub const FEED_PICTURES: usize = 2;
+/// Whole states on their way to those that are fed, at once, …
+pub const FEED_STATES: usize = 2;
+/// … so many pieces of each: what raft says to the same machine waits behind them.
+pub const FEED_PIECES: usize = 4;
+/// Longest piece that is taken.
+pub const FEED_PIECE_BYTES: usize = 1 << 20;
+/// Bytes of entries that are kept in memory for who takes a state, and will lack what came after it.
+pub const FEED_KEPT_BYTES: u64 = 128 << 20;
 /// Names that are believed of who refuses a feed.
 pub const FEED_HINTS: usize = 16;

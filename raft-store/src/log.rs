@@ -3,6 +3,7 @@
 //! Must not decide what is persisted (raft does) nor what it means (`state`). Bytes: docs/formats/raft-store.md.
 
 pub(crate) mod batch;
+mod fedfile;
 pub(crate) mod identity;
 pub(crate) mod outbound;
 pub(crate) mod recover;
@@ -55,6 +56,7 @@ pub(crate) struct Log<D> {
     writing: Option<snapfile::Writing>,
     /// Snapshots that nothing needs any more: they go bit by bit.
     going: Vec<String>,
+    fed: Option<fedfile::FedFile>,
     /// The next one waits for so many bytes of log, where the last had no room.
     snapshot_after: u64,
     /// The disk is full: the reserve was given up, or could not be made.
@@ -101,6 +103,7 @@ impl<D: Disk> Log<D> {
             bytes_since_snapshot: recovered.log_bytes,
             writing: None,
             going: recovered.going,
+            fed: None,
             snapshot_after: 0,
             segments: recovered.segments,
             pressed: false,
@@ -296,12 +299,9 @@ impl<D: Disk> Log<D> {
 
     /// Whether the disk has room for a snapshot of so many bytes that a leader sends. Asked before it is taken: afterwards there is no
     /// way back.
-    pub(crate) fn has_room(&mut self, bytes: u64) -> bool {
-        let name = snapfile::TRIAL;
-        // Any other failure shows itself again where it is not passed over.
-        let made = self.disk.create(name, bytes + segment::HEADER_BYTES as u64).is_ok();
-        let _ = self.disk.remove(name);
-        made
+    pub(crate) fn has_room(&self, bytes: u64) -> bool {
+        // A disk that cannot be asked shows itself where its failure is not passed over.
+        self.disk.room().is_ok_and(|room| room >= bytes + segment::HEADER_BYTES as u64)
     }
 
     /// Made aside: nothing was lost. Where the disk has no room for it the log grows until there is some.
@@ -344,11 +344,14 @@ impl<D: Disk> Log<D> {
             && (hard_state.term != self.hard_state.term || hard_state.vote != self.hard_state.vote)
     }
 
-    /// A leader's snapshot replaces state and log. The file comes first: `recover` prefers it to a log that ends
+    /// A leader's snapshot, or a fed state, replaces state and log. The file comes first: `recover` prefers it to a log that ends
     /// before it. Hard state and entries after it follow as one batch: a commit index must not stand before its entries.
     fn begin_anew(&mut self, state: &State) -> Result<(), LogError> {
         self.writing = None;
-        let length = write_whole(&mut self.disk, &self.identity, state, self.next_sequence - 1)?;
+        let length = match self.fed.take_if(|fed| fed.is_whole(state.applied_index)) {
+            Some(fed) => fed.put(&mut self.disk)?,
+            None => write_whole(&mut self.disk, &self.identity, state, self.next_sequence - 1)?,
+        };
         self.replace_snapshot(state.applied_index, length);
         self.last = (state.applied_index, state.applied_term);
         self.new_segment(0)

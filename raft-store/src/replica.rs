@@ -7,6 +7,7 @@ mod burden;
 mod expiry;
 mod feeding;
 mod housekeeping;
+mod installing;
 mod membership;
 mod open;
 mod proposals;
@@ -23,6 +24,7 @@ use crate::disk::Disk;
 use crate::effect::{Effect, Fatal, Input, Role, Status};
 use crate::feed::FEED;
 use crate::feed::follow::Follower;
+use crate::feed::growing::Growing;
 use crate::feed::recent::Recent;
 use crate::feed::serve::Feeder;
 use crate::gate::{self, Verdict};
@@ -37,8 +39,8 @@ use crate::{snapshot, timing, wire};
 
 use burden::Burden;
 use expiry::Expiry;
-use feeding::Installing;
 use housekeeping::Housekeeping;
+use installing::Installing;
 use membership::Membership;
 use proposals::Proposals;
 use reads::Reads;
@@ -63,6 +65,7 @@ pub struct Replica<D: Disk> {
     recent: Recent,
     follower: Follower,
     feeder: Feeder,
+    growing: Option<Growing>,
     installing: Option<Installing>,
     /// When raft last heard of a leader.
     heard: Option<Millis>,
@@ -234,7 +237,6 @@ impl<D: Disk> Replica<D> {
             return;
         }
         self.housekeeping.snapshot_reported(peer);
-        self.feeder.reported(self.now, peer, ok);
         let status = if ok { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
         self.node.report_snapshot(peer.0, status);
     }
@@ -258,6 +260,7 @@ impl<D: Disk> Replica<D> {
             self.take(input);
         }
         self.rounds_while_ready()?;
+        self.take_in_fed()?;
         self.install_fed()?;
         self.rounds_while_ready()?;
         if !self.started {

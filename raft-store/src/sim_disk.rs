@@ -330,6 +330,11 @@ impl Disk for MemDisk {
         Ok(())
     }
 
+    fn room(&self) -> Result<u64, DiskError> {
+        let platter = self.platter();
+        Ok(platter.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(platter.used())))
+    }
+
     fn sync_dir(&mut self) -> Result<(), DiskError> {
         let mut platter = self.platter();
         platter.step("sync", "directory")?;

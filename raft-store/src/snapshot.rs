@@ -2,8 +2,10 @@
 //! state of a gigabyte needs no second one beside it.
 //! Must not touch files (`log::snapfile`) nor messages (`wire`).
 
-use std::io::{self, BufReader, Read};
-use std::sync::Arc;
+mod decoder;
+
+use std::io::Read;
+use std::ops::Bound;
 
 use bincode::{Decode, Encode};
 
@@ -12,10 +14,11 @@ use crate::command::Key;
 use crate::ids::{Epoch, Revision, SessionId};
 use crate::limits;
 use crate::members::Members;
-use crate::state::history::History;
-use crate::state::sessions::{Session, SessionRecord};
-use crate::state::{Change, Entry, State};
-use crate::version::{self, Version};
+use crate::state::State;
+use crate::state::sessions::SessionRecord;
+use crate::version;
+
+pub(crate) use decoder::Decoder;
 
 /// Of a cluster at its first version.
 const FIRST_FORM: u8 = 2;
@@ -61,7 +64,10 @@ enum Place {
     Objects(Option<Key>),
     /// After so many changes.
     History(usize),
-    Rest,
+    /// After this session.
+    Sessions(Option<SessionId>),
+    /// After this key.
+    Ttls(Option<Key>),
     Over,
 }
 
@@ -69,12 +75,13 @@ enum Place {
 pub(crate) struct Encoder {
     state: State,
     place: Place,
+    ended: bool,
     checksum: u32,
 }
 
 impl Encoder {
     pub(crate) fn new(state: State) -> Encoder {
-        Encoder { state, place: Place::Head, checksum: 0 }
+        Encoder { state, place: Place::Head, ended: false, checksum: 0 }
     }
 
     /// The next piece, of about so many bytes; an empty one is the end.
@@ -85,13 +92,15 @@ impl Encoder {
                 Place::Head => self.head(&mut bytes),
                 Place::Objects(after) => self.objects(after, about, &mut bytes),
                 Place::History(after) => self.history(after, about, &mut bytes),
-                Place::Rest => {
-                    self.rest(&mut bytes);
+                Place::Sessions(after) => self.sessions(after, about, &mut bytes),
+                Place::Ttls(after) => self.ttls(after, about, &mut bytes),
+                Place::Over if self.ended => return bytes,
+                Place::Over => {
+                    self.ended = true;
                     self.checksum = crc32c::crc32c_append(self.checksum, &bytes);
                     bytes.extend_from_slice(&self.checksum.to_le_bytes());
                     return bytes;
                 }
-                Place::Over => return bytes,
             };
         }
         self.checksum = crc32c::crc32c_append(self.checksum, &bytes);
@@ -121,7 +130,6 @@ impl Encoder {
     }
 
     fn objects(&self, after: Option<Key>, about: usize, bytes: &mut Vec<u8>) -> Place {
-        use std::ops::Bound;
         let start = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
         for (key, entry) in self.state.objects.range::<_, Key>((start, Bound::Unbounded)) {
             codec::encode_into(key, bytes);
@@ -146,17 +154,38 @@ impl Encoder {
                 return Place::History(at);
             }
         }
-        Place::Rest
+        codec::encode_into(&self.open_sessions(), bytes);
+        Place::Sessions(None)
     }
 
-    fn rest(&self, bytes: &mut Vec<u8>) {
-        let open = self.state.sessions.iter().filter(|_| !planted!(SnapshotWithoutSessions));
-        let sessions: Vec<(SessionId, SessionRecord)> =
-            open.map(|(id, session)| (*id, session.to_record())).collect();
-        codec::encode_into(&sessions, bytes);
-        let ttls: Vec<(Key, u32)> =
-            self.state.ttls.iter().map(|(key, seconds)| (key.clone(), *seconds)).collect();
-        codec::encode_into(&ttls, bytes);
+    fn open_sessions(&self) -> usize {
+        if planted!(SnapshotWithoutSessions) { 0 } else { self.state.sessions.len() }
+    }
+
+    fn sessions(&self, after: Option<SessionId>, about: usize, bytes: &mut Vec<u8>) -> Place {
+        let start = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let left = self.state.sessions.range::<_, SessionId>((start, Bound::Unbounded));
+        for (id, session) in left.take(self.open_sessions()) {
+            let record: (SessionId, SessionRecord) = (*id, session.to_record());
+            codec::encode_into(&record, bytes);
+            if bytes.len() >= about {
+                return Place::Sessions(Some(*id));
+            }
+        }
+        codec::encode_into(&self.state.ttls.len(), bytes);
+        Place::Ttls(None)
+    }
+
+    fn ttls(&self, after: Option<Key>, about: usize, bytes: &mut Vec<u8>) -> Place {
+        let start = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        for (key, seconds) in self.state.ttls.range::<_, Key>((start, Bound::Unbounded)) {
+            codec::encode_into(key, bytes);
+            codec::encode_into(seconds, bytes);
+            if bytes.len() >= about {
+                return Place::Ttls(Some(key.clone()));
+            }
+        }
+        Place::Over
     }
 }
 
@@ -178,95 +207,20 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<State, SnapshotError> {
     read(bytes, bytes.len() as u64)
 }
 
-/// Reads a state whose bytes, checksum included, are `length` long. What it takes of memory grows with what was read, whatever is announced.
-pub(crate) fn read(from: impl Read, length: u64) -> Result<State, SnapshotError> {
-    let left = length.checked_sub(CHECKSUM_BYTES as u64).ok_or(SnapshotError::Checksum)?;
+/// Reads a state whose bytes, checksum included, are `length` long.
+pub(crate) fn read(mut from: impl Read, length: u64) -> Result<State, SnapshotError> {
     if length > limits::SNAPSHOT_BYTES as u64 {
         return Err(CodecError::Malformed("longer than a state may be".into()).into());
     }
-    let mut source = BufReader::with_capacity(READ, Summed { from, left, checksum: 0 });
-    let state = body(&mut source);
-    // A wrong checksum says more than what was made of wrong bytes.
-    let trailing = io::copy(&mut source, &mut io::sink()).map_err(failed)?;
-    let mut summed = source.into_inner();
-    let mut checksum = [0; CHECKSUM_BYTES];
-    summed.from.read_exact(&mut checksum).map_err(failed)?;
-    if summed.checksum.to_le_bytes() != checksum {
-        return Err(SnapshotError::Checksum);
+    let mut decoder = Decoder::new();
+    let (mut left, mut piece) = (length, vec![0; READ]);
+    while left > 0 {
+        let count = usize::try_from(left).map_or(READ, |left| left.min(READ));
+        from.read_exact(&mut piece[..count]).map_err(|error| SnapshotError::Read(error.to_string()))?;
+        decoder.take(&piece[..count]);
+        left -= count as u64;
     }
-    let state = state?;
-    match usize::try_from(trailing) {
-        Ok(0) => {}
-        rest => return Err(CodecError::Trailing(rest.unwrap_or(usize::MAX)).into()),
-    }
-    match state.members.is_sound() {
-        true => Ok(state),
-        false => Err(SnapshotError::Members),
-    }
-}
-
-fn failed(error: io::Error) -> SnapshotError {
-    SnapshotError::Read(error.to_string())
-}
-
-/// What is read of a snapshot before its checksum.
-struct Summed<R> {
-    from: R,
-    left: u64,
-    checksum: u32,
-}
-
-impl<R: Read> Read for Summed<R> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let most = usize::try_from(self.left).map_or(into.len(), |left| left.min(into.len()));
-        let count = self.from.read(&mut into[..most])?;
-        if count == 0 && most > 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.left -= count as u64;
-        self.checksum = crc32c::crc32c_append(self.checksum, &into[..count]);
-        Ok(count)
-    }
-}
-
-fn body(source: &mut impl Read) -> Result<State, CodecError> {
-    let mut form = [0];
-    source.read_exact(&mut form).map_err(|error| CodecError::Malformed(error.to_string()))?;
-    let version = match form[0] {
-        FIRST_FORM => version::FIRST,
-        WITH_VERSION => codec::read::<Version>(source)?,
-        form => return Err(CodecError::Version(form)),
-    };
-    let head: Head = codec::read(source)?;
-    let mut state = State {
-        members: Arc::new(head.members),
-        version,
-        revision: head.revision,
-        epoch: head.epoch,
-        applied_index: head.applied_index,
-        applied_term: head.applied_term,
-        hash: head.hash,
-        ..State::default()
-    };
-    for _ in 0..codec::read::<usize>(source)? {
-        let (key, entry): (Key, Entry) = codec::read(source)?;
-        state.content.put(&key, &entry);
-        state.objects.insert(key, entry);
-    }
-    let mut changes = Vec::new();
-    for _ in 0..codec::read::<usize>(source)? {
-        changes.push(codec::read::<Change>(source)?);
-    }
-    state.history = History::from_parts(changes, head.floor);
-    for _ in 0..codec::read::<usize>(source)? {
-        let (id, record): (SessionId, SessionRecord) = codec::read(source)?;
-        state.sessions.insert(id, Session::from_record(record));
-    }
-    for _ in 0..codec::read::<usize>(source)? {
-        let (key, seconds): (Key, u32) = codec::read(source)?;
-        state.ttls.insert(key, seconds);
-    }
-    Ok(state)
+    decoder.finish()
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
 
 use crate::ids::NodeId;
-use crate::snapshot;
 use crate::state::State;
+use crate::{limits, snapshot};
 
 /// Bytes of a snapshot that are kept for the next one who asks. Bigger ones are made again.
 const KEPT: usize = 32 << 20;
@@ -66,9 +66,18 @@ impl Memory {
         &self.state
     }
 
-    /// Forgets entries at and below `index`, except for the last `trailing` bytes.
-    pub(crate) fn compact(&mut self, index: u64, trailing: u64) {
+    /// Forgets entries at and below `index`, except for the last `trailing` bytes, and for those from `needed` on while they are no more
+    /// than may be kept for that.
+    pub(crate) fn compact(&mut self, index: u64, trailing: u64, needed: Option<u64>) {
         self.encoded.replace(None);
+        if let Some(needed) = needed.filter(|needed| *needed <= index) {
+            self.forget(needed.saturating_sub(1), trailing);
+            return self.forget(index, trailing.max(limits::FEED_KEPT_BYTES));
+        }
+        self.forget(index, trailing);
+    }
+
+    fn forget(&mut self, index: u64, trailing: u64) {
         while self.bytes > trailing && self.base.0 < index {
             let Some(entry) = self.entries.pop_front() else { return };
             self.bytes -= weight(&entry);
@@ -85,11 +94,6 @@ impl Memory {
     pub(crate) fn some(&self, low: u64, high: u64, bytes: u64) -> Option<Vec<Entry>> {
         let high = high.min(self.last());
         self.entries(low, high + 1, Some(bytes), GetEntriesContext::empty(false)).ok()
-    }
-
-    /// The newest applied state as bytes.
-    pub(crate) fn picture(&self) -> Vec<u8> {
-        self.data()
     }
 
     /// The last index that is durable here, committed or not.

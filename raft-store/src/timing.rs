@@ -40,8 +40,14 @@ pub const HAND_OVER_REST_MS: u64 = 30_000;
 
 /// A feeder with nothing to feed says so this often.
 pub const FEED_BEAT_MS: u64 = 150;
+/// A feeder that has just fed gathers for so long what is applied meanwhile.
+pub const FEED_GATHER_MS: u64 = 80;
+/// Who is fed says this often what is durable; at once only after many bytes. A feeder at rest speaks more often, so none waits for long.
+pub const FEED_ACK_MS: u64 = 200;
 /// A feeder that says nothing for so long is left for another, as is raft's leader by one that has never voted.
 pub const FEED_SILENCE_MS: u64 = 600;
+/// Who said nothing is asked after all others for so long.
+pub const FEED_SILENT_MS: u64 = 10_000;
 /// A feeder that hears of no leader for so long is left.
 pub const FEED_LEADERLESS_MS: u64 = 2_000;
 /// Who votes or learns asks for a feed after its leader was silent for so long.
@@ -62,8 +68,14 @@ pub const FEED_STALE_MS: u64 = 1_000;
 pub const FEED_AGAIN_MS: u64 = 100;
 /// … but at least this often.
 pub const FEED_AGAIN_MOST_MS: u64 = 3_200;
-/// A state that was delivered is installed within this, or comes again.
+/// The pieces of a state that are under way are sent again when none was taken for so long.
+pub const FEED_PIECE_AGAIN_MS: u64 = 1_000;
+/// A state all of which was taken is installed within this, or begun anew,
 pub const FEED_INSTALL_MS: u64 = 5_000;
+/// as is one of which nothing more is taken for so long, …
+pub const FEED_STUCK_MS: u64 = 15_000;
+/// … and one that a full disk had no room for, after this.
+pub const FEED_ROOM_MS: u64 = 5_000;
 /// A learner that has not caught up after this is not to vote after all …
 pub const PROMOTION_MS: u64 = 5_000;
 /// … (if it is being sent a state, after this) …

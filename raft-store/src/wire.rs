@@ -95,7 +95,7 @@ pub(crate) fn decode(cluster: &ClusterId, bytes: &[u8]) -> Result<Said, WireErro
     };
     let is_state = match &said {
         Said::Raft(message) => message.msg_type == MessageType::MsgSnapshot as i32,
-        Said::Feed(_, feed) => matches!(feed, Feed::Snapshot(_)),
+        Said::Feed(..) => false,
     };
     if bytes.len() > limits::MESSAGE_BYTES && !is_state { Err(WireError::TooLong) } else { Ok(said) }
 }

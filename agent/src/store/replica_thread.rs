@@ -179,14 +179,20 @@ impl Thread {
             let wait = Duration::from_millis(together.saturating_sub(now.saturating_sub(self.last_tick)));
             let owes = self.replica.owes_commit();
             let wait = if owes { wait.min(self.tell_in(now)) } else { wait };
+            let due = self.replica.due().map(|due| Duration::from_millis(due.0.saturating_sub(now)));
+            let wait = due.map_or(wait, |due| wait.min(due));
             match tokio::time::timeout(wait, asks.recv()).await {
                 Ok(Some(Ask::Stop) | None) => return,
                 Ok(Some(ask)) => {
                     heard = clock::millis();
                     self.take(ask);
                 }
-                Err(_) if owes => self.replica.handle(Millis(now), Input::Tell),
-                Err(_) => {}
+                Err(_) => {
+                    let now = clock::millis();
+                    if owes && self.tell_in(now).is_zero() {
+                        self.replica.handle(Millis(now), Input::Tell);
+                    }
+                }
             }
             // What else waits goes into the same batch, as long as the reserve for a full disk could hold it.
             while self.taken < BATCH_BYTES {

@@ -37,6 +37,9 @@ struct Source {
     leaderless: Option<Millis>,
     /// Since when it feeds.
     began: Millis,
+    /// When it was told last what is durable here, and how many bytes came since.
+    acknowledged: Millis,
+    since_bytes: u64,
 }
 
 /// What an observer remembers of its feeds.
@@ -49,6 +52,8 @@ pub(crate) struct Follower {
     /// Voters, as one that refused us named them: for who has no state yet.
     hinted: BTreeSet<NodeId>,
     not_before: BTreeMap<NodeId, Millis>,
+    /// Who said nothing when it was asked last, or fell silent, and until when that is remembered.
+    silent: BTreeMap<NodeId, Millis>,
     source: Option<Source>,
     expected: VecDeque<(u64, [u8; 32])>,
     /// When a better feeder is looked for again.
@@ -80,6 +85,7 @@ impl Follower {
             peers: BTreeMap::new(),
             hinted: BTreeSet::new(),
             not_before: BTreeMap::new(),
+            silent: BTreeMap::new(),
             source: None,
             expected: VecDeque::new(),
             better_from: Millis(0),
@@ -122,11 +128,21 @@ impl Follower {
         if moves {
             self.better_from = Millis(now.0 + timing::FEED_SHUN_MS);
         }
+        self.remember_silence(now);
         let rest_ms = self.to_leave(now, standing).or(moves.then_some(timing::FEED_RETRY_MS));
         let left = rest_ms.map(|rest_ms| self.leave(now, rest_ms));
         let left = left.flatten();
         let asks = self.source.is_none() && needs(standing, left.is_some());
         Look { left, asked: asks.then(|| self.ask(now, voters, leader)).flatten() }
+    }
+
+    /// Voters that say nothing must not keep an observer from asking others, however many they are.
+    fn remember_silence(&mut self, now: Millis) {
+        let silent = self.source.filter(|source| now.since(source.heard) >= timing::FEED_SILENCE_MS);
+        if let Some(source) = silent {
+            self.silent.insert(source.feeder, Millis(now.0 + timing::FEED_SILENT_MS));
+        }
+        self.silent.retain(|_, until| *until > now);
     }
 
     /// For how long a feeder that is left now is not asked again.
@@ -162,13 +178,13 @@ impl Follower {
         Some((source.feeder, source.stream))
     }
 
-    /// The best of those that may be asked: voters, then other observers, then the leader, then the suspected; among equals by
-    /// chance.
+    /// The best of those that may be asked: voters, then other observers, then the leader, then the suspected and the silent; among
+    /// equals by chance.
     fn ask(&mut self, now: Millis, voters: &[NodeId], leader: Option<NodeId>) -> Option<(NodeId, u64)> {
         self.not_before.retain(|_, at| *at > now);
         let votes = |peer: &NodeId| voters.contains(peer) || self.hinted.contains(peer);
         let rank = |peer: &NodeId| match () {
-            () if self.peers.get(peer) == Some(&true) => 3,
+            () if self.peers.get(peer) == Some(&true) || self.silent.contains_key(peer) => 3,
             () if leader == Some(*peer) => 2,
             () if votes(peer) => 0,
             () => 1,
@@ -177,9 +193,16 @@ impl Follower {
         let free = self.peers.keys().filter(|peer| !self.not_before.contains_key(peer));
         let feeder = *free.min_by_key(|peer| (rank(peer), chance(peer), **peer))?;
         self.streams += 1;
-        let source =
-            Source { feeder, stream: self.streams, heard: now, news: None, leaderless: None, began: now };
-        self.source = Some(source);
+        self.source = Some(Source {
+            feeder,
+            stream: self.streams,
+            heard: now,
+            news: None,
+            leaderless: None,
+            began: now,
+            acknowledged: Millis(0),
+            since_bytes: 0,
+        });
         Some((feeder, self.streams))
     }
 
@@ -187,11 +210,30 @@ impl Follower {
     pub(crate) fn heard(&mut self, now: Millis, news: News) {
         let Some(source) = &mut self.source else { return };
         source.heard = now;
+        self.silent.remove(&source.feeder);
         source.news = Some(news);
         source.leaderless = match news.leader {
             0 => source.leaderless.or(Some(now)),
             _ => None,
         };
+    }
+
+    /// A batch came that raft takes.
+    pub(crate) fn took(&mut self, bytes: u64) {
+        if let Some(source) = &mut self.source {
+            source.since_bytes += bytes;
+        }
+    }
+
+    /// Whom to tell now, under which stream, that a batch is durable here. Not of each: the feeder counts bytes, and whether it is heard.
+    pub(crate) fn acknowledges(&mut self, now: Millis) -> Option<(NodeId, u64)> {
+        let source = self.source.as_mut()?;
+        let late = now.since(source.acknowledged) >= timing::FEED_ACK_MS;
+        if !late && source.since_bytes < limits::FEED_CREDIT_BYTES / 8 {
+            return None;
+        }
+        (source.acknowledged, source.since_bytes) = (now, 0);
+        Some((source.feeder, source.stream))
     }
 
     /// The feeder refused; who is asked next may be one that it names.
@@ -210,6 +252,11 @@ impl Follower {
         let left = self.leave(now, timing::FEED_SHUN_MS)?;
         self.diverged = Some((left.0, index));
         Some(left)
+    }
+
+    /// What the feeder sends cannot be used: nothing more from there, for long.
+    pub(crate) fn shun(&mut self, now: Millis) -> Option<(NodeId, u64)> {
+        self.leave(now, timing::FEED_SHUN_MS)
     }
 
     /// What the feeder's state was after an entry of its own.

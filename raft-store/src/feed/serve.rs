@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::recent::Recent;
-use super::{Batch, FedEntry, Feed, News, Picture, Place, Reason, Scope, encode};
+use super::sending::Sending;
+use super::{Batch, FedEntry, Feed, News, Place, Reason, SANE, Scope, Want, encode};
 use crate::ids::{Millis, NodeId};
 use crate::storage::Memory;
 use crate::{limits, timing};
@@ -20,11 +21,17 @@ pub(crate) struct Stock<'a> {
     pub(crate) fresh: bool,
     /// Whom it would name to somebody it refuses.
     pub(crate) others: Vec<NodeId>,
+    /// Length of a state's pieces.
+    pub(crate) piece_bytes: usize,
 }
+
+/// Feeds take turns in so many parts: not all who are fed get to work at once.
+const PARTS: usize = 4;
 
 /// One member that is fed.
 struct Feeding {
     stream: u64,
+    part: usize,
     /// The next index to be sent.
     next: u64,
     acked: u64,
@@ -32,8 +39,14 @@ struct Feeding {
     under_way: VecDeque<(u64, u64)>,
     said: Millis,
     heard: Millis,
-    /// A state is on its way, and until when its arrival is waited for.
-    picture: Option<Millis>,
+    /// Entries up to here are not gathered first.
+    hurried: u64,
+    /// A state is on its way.
+    state: Option<Sending>,
+    /// No state before this.
+    no_state_before: Millis,
+    /// It is being sent a state, or got one and has not come up to this index since: the log is kept for it.
+    behind: Option<u64>,
     /// After which index it was last sent again, when, and how long until the next time.
     again: (u64, Millis, u64),
 }
@@ -43,6 +56,12 @@ struct Feeding {
 pub(crate) struct Feeder {
     feeds: BTreeMap<NodeId, Feeding>,
     stale_since: Option<Millis>,
+    /// How many there ever were.
+    subscribed: usize,
+    /// When entries were sent last, to each part of the feeds.
+    fed: [Option<Millis>; PARTS],
+    /// When those that are gathered go.
+    due: Option<Millis>,
 }
 
 /// One message to be sent.
@@ -50,8 +69,6 @@ pub(crate) struct Said {
     pub(crate) to: NodeId,
     pub(crate) stream: u64,
     pub(crate) body: Vec<u8>,
-    /// A state.
-    pub(crate) bulk: bool,
 }
 
 /// The batch that the last feed got, with its first and last index: others want the same one.
@@ -80,7 +97,9 @@ impl Feeder {
             () if differs(&place, stock) => Err(Reason::Diverged),
             () if self.feeds.len() >= bound(stock.leads) => Err(Reason::Full),
             () => {
-                self.feeds.insert(from, Feeding::new(now, stream, place.index));
+                let part = self.subscribed % PARTS;
+                self.subscribed += 1;
+                self.feeds.insert(from, Feeding::new(now, (stream, part), place.index));
                 Ok(())
             }
         }
@@ -94,7 +113,8 @@ impl Feeder {
         stream: u64,
         (index, fits): (u64, bool),
     ) {
-        let Some(feed) = self.feeds.get_mut(&from).filter(|feed| feed.stream == stream) else { return };
+        let known = |feed: &&mut Feeding| feed.stream == stream && index < SANE;
+        let Some(feed) = self.feeds.get_mut(&from).filter(known) else { return };
         feed.heard = now;
         if index > feed.acked {
             feed.acked = index;
@@ -103,10 +123,11 @@ impl Feeder {
         while feed.under_way.front().is_some_and(|(end, _)| *end <= index) {
             feed.under_way.pop_front();
         }
-        if feed.picture.is_some() && index + 1 >= feed.next {
-            feed.picture = None;
+        if feed.state.as_ref().is_some_and(|state| state.index() <= index) {
+            feed.state = None;
+            feed.next = feed.next.max(index + 1);
         }
-        if !fits && feed.picture.is_none() {
+        if !fits && feed.state.is_none() {
             feed.send_again(now, index);
         }
     }
@@ -118,47 +139,76 @@ impl Feeder {
         }
     }
 
-    /// A state was delivered, or was not.
-    pub(crate) fn reported(&mut self, now: Millis, to: NodeId, ok: bool) {
-        let Some(feed) = self.feeds.get_mut(&to).filter(|feed| feed.picture.is_some()) else { return };
-        let wait_ms = if ok { timing::FEED_INSTALL_MS } else { timing::FEED_RETRY_MS };
-        feed.picture = Some(Millis(now.0 + wait_ms));
+    /// What a member that is sent a state says of its pieces.
+    pub(crate) fn took(
+        &mut self,
+        now: Millis,
+        from: NodeId,
+        stream: u64,
+        (index, pieces, want): (u64, u64, Want),
+    ) {
+        let Some(feed) = self.feeds.get_mut(&from).filter(|feed| feed.stream == stream) else { return };
+        feed.heard = now;
+        let Some(state) = feed.state.as_mut().filter(|state| state.index() == index) else { return };
+        match want {
+            Want::More | Want::Missing => state.took(now, pieces, want == Want::Missing),
+            Want::Room => feed.begin_anew(Millis(now.0 + timing::FEED_ROOM_MS)),
+        }
     }
 
-    /// All that is to be sent now.
+    /// A read of a fed member's waits for this index.
+    pub(crate) fn hurry(&mut self, from: NodeId, stream: u64, index: u64) {
+        if let Some(feed) = self.feeds.get_mut(&from).filter(|feed| feed.stream == stream) {
+            feed.hurried = feed.hurried.max(index);
+        }
+    }
+
+    /// The first index that the log has to go on holding, as far as there is memory for it.
+    pub(crate) fn needs(&self) -> Option<u64> {
+        let behind = self.feeds.values().filter(|feed| feed.behind.is_some());
+        behind.map(|feed| feed.state.as_ref().map_or(feed.acked, Sending::index) + 1).min()
+    }
+
+    /// When there is something to be sent that is still held back.
+    pub(crate) fn due(&self) -> Option<Millis> {
+        self.due.filter(|_| !self.feeds.is_empty())
+    }
+
+    /// All that is to be sent now. Entries are gathered for a moment and go to many at once: each batch costs each of them a message and a
+    /// sync.
     pub(crate) fn pump(&mut self, now: Millis, stock: &Stock<'_>) -> Vec<Said> {
         let mut said = self.shed(now, stock);
         let mut shared: Shared = None;
-        let mut pictures = self.feeds.values().filter(|feed| feed.picture.is_some()).count();
+        self.feeds.values_mut().for_each(|feed| feed.look(now, stock));
+        let mut states = self.feeds.values().filter(|feed| feed.state.is_some()).count();
+        let turns: Vec<Millis> = (0..PARTS).map(|part| turn(part, self.fed[part])).collect();
+        self.due = None;
         for (to, feed) in &mut self.feeds {
-            feed.give_up_picture(now);
-            let say = |body: Vec<u8>, bulk: bool| Said { to: *to, stream: feed.stream, body, bulk };
+            let turn = turns[feed.part];
             let mut out = Vec::new();
-            while feed.picture.is_none() && feed.has_room() && feed.next <= offered(stock) {
-                match batch(stock, feed.next, &mut shared) {
-                    Some((end, body)) => {
-                        feed.under_way.push_back((end, body.len() as u64));
-                        feed.next = end + 1;
-                        out.push(say(body, false));
-                    }
-                    None if pictures < limits::FEED_PICTURES => {
-                        pictures += 1;
-                        feed.picture = Some(Millis(now.0 + timing::SNAPSHOT_REPORT_MS));
-                        feed.next = stock.applied.index + 1;
-                        feed.under_way.clear();
-                        let picture = Picture { news: stock.news, data: stock.log.picture() };
-                        out.push(say(encode(&Feed::Snapshot(picture)), true));
-                    }
-                    None => break,
-                }
+            if now >= turn || feed.hurried >= feed.next {
+                out = feed.batches(stock, &mut shared);
+            } else if feed.waits(stock) {
+                self.due = self.due.map_or(Some(turn), |due| Some(due.min(turn)));
+            }
+            if !out.is_empty() {
+                self.fed[feed.part] = Some(now);
+            }
+            if feed.lacks(stock) && now >= feed.no_state_before && states < limits::FEED_STATES {
+                states += 1;
+                feed.begin_state(now, stock);
+            }
+            if let Some(state) = &mut feed.state {
+                out.extend(state.messages(now, stock.news, stock.piece_bytes));
             }
             if out.is_empty() && now.since(feed.said) >= timing::FEED_BEAT_MS {
-                out.push(say(feed.beat(stock), false));
+                out.push(feed.beat(stock));
             }
             if !out.is_empty() {
                 feed.said = now;
             }
-            said.extend(out);
+            let stream = feed.stream;
+            said.extend(out.into_iter().map(|body| Said { to: *to, stream, body }));
         }
         said
     }
@@ -176,23 +226,27 @@ impl Feeder {
         while self.feeds.len() > keep {
             let Some((to, feed)) = self.feeds.pop_last() else { break };
             let body = encode(&Feed::Refused { reason, others: stock.others.clone() });
-            said.push(Said { to, stream: feed.stream, body, bulk: false });
+            said.push(Said { to, stream: feed.stream, body });
         }
         said
     }
 }
 
 impl Feeding {
-    fn new(now: Millis, stream: u64, acked: u64) -> Feeding {
+    fn new(now: Millis, (stream, part): (u64, usize), acked: u64) -> Feeding {
         Feeding {
             stream,
+            part,
             next: acked + 1,
             acked,
             under_way: VecDeque::new(),
             // The first word comes at once.
             said: Millis(0),
             heard: now,
-            picture: None,
+            hurried: 0,
+            state: None,
+            no_state_before: Millis(0),
+            behind: None,
             again: (0, Millis(0), timing::FEED_AGAIN_MS),
         }
     }
@@ -213,22 +267,69 @@ impl Feeding {
         self.under_way.clear();
     }
 
-    /// A state that never came is sent anew.
-    fn give_up_picture(&mut self, now: Millis) {
-        if self.picture.is_some_and(|until| until <= now) {
-            self.picture = None;
-            self.next = self.acked + 1;
+    /// Gives up a state of which nothing comes, and notices who has caught up.
+    fn look(&mut self, now: Millis, stock: &Stock<'_>) {
+        if self.state.as_ref().is_some_and(|state| state.is_stuck(now)) {
+            self.begin_anew(now);
         }
+        if self.state.is_none() {
+            self.behind = self.behind.map(|index| index.min(stock.applied.index));
+            self.behind.take_if(|index| *index <= self.acked);
+        }
+    }
+
+    /// Forgets the state that was on its way.
+    fn begin_anew(&mut self, not_before: Millis) {
+        self.state = None;
+        self.behind = None;
+        self.no_state_before = not_before;
+        self.next = self.acked + 1;
+    }
+
+    /// Whether there are entries that could be sent.
+    fn waits(&self, stock: &Stock<'_>) -> bool {
+        self.state.is_none() && self.next <= offered(stock) && self.has_room() && !self.lacks(stock)
+    }
+
+    /// The entries that follow, as long as they are here and there is room under way.
+    fn batches(&mut self, stock: &Stock<'_>, shared: &mut Shared) -> Vec<Vec<u8>> {
+        let mut out = Vec::new();
+        while self.state.is_none() && self.has_room() && self.next <= offered(stock) {
+            let Some((end, body)) = batch(stock, self.next, shared) else { break };
+            self.under_way.push_back((end, body.len() as u64));
+            self.next = end + 1;
+            out.push(body);
+        }
+        out
+    }
+
+    /// Whether the log has forgotten what comes next.
+    fn lacks(&self, stock: &Stock<'_>) -> bool {
+        self.state.is_none() && self.next <= stock.applied.index && stock.log.term_of(self.next - 1).is_none()
+    }
+
+    fn begin_state(&mut self, now: Millis, stock: &Stock<'_>) {
+        let state = Sending::new(now, stock.log.state().clone());
+        self.next = state.index() + 1;
+        self.under_way.clear();
+        self.behind = Some(u64::MAX);
+        self.state = Some(state);
     }
 
     /// A batch without entries: what was sent before shows to be missing if it is.
     fn beat(&self, stock: &Stock<'_>) -> Vec<u8> {
         let last = self.next - 1;
-        let known = self.picture.is_none() && last <= stock.applied.index;
+        let known = self.state.is_none() && last <= stock.applied.index;
         let term = if known { stock.log.term_of(last) } else { None };
         let after = term.map_or((0, 0), |term| (last, term));
         encode(&Feed::Batch(Batch { news: stock.news, after, entries: Vec::new(), hash: None }))
     }
+}
+
+/// When a part of the feeds may be sent entries again that was last at `fed`: the parts' times lie between each other's.
+fn turn(part: usize, fed: Option<Millis>) -> Millis {
+    let (whole, offset) = (timing::FEED_GATHER_MS, part as u64 * timing::FEED_GATHER_MS / PARTS as u64);
+    fed.map_or(Millis(0), |fed| Millis((fed.0 + whole - offset) / whole * whole + offset))
 }
 
 /// How many may be fed.

@@ -1,5 +1,7 @@
 //! What becomes of batches, of feeders and of feeds, case by case.
 
+use std::collections::BTreeMap;
+
 use raft::RaftLog;
 use raft::eraftpb::HardState;
 
@@ -181,6 +183,7 @@ impl Store {
             leads: false,
             fresh: true,
             others: vec![NodeId(2)],
+            piece_bytes: 8,
         }
     }
 }
@@ -204,7 +207,7 @@ fn only_what_is_applied_is_fed_and_what_is_forgotten_comes_as_a_state() {
     let [Feed::Batch(batch)] = &said(&mut feeder, 1, &stock)[..] else { panic!() };
     assert_eq!((batch.after, batch.end()), ((12, 3), 14));
     feeder.subscribe(Millis(1), (NodeId(9), 2), (FULL, Place::default()), &stock).unwrap();
-    assert!(matches!(&said(&mut feeder, 1, &stock)[..], [Feed::Snapshot(_)]));
+    assert!(matches!(&said(&mut feeder, 1, &stock)[..], [Feed::Piece(_), ..]));
 }
 
 #[test]
@@ -281,5 +284,105 @@ fn no_more_than_the_credit_is_under_way() {
     assert!((limits::FEED_CREDIT_BYTES..limits::FEED_CREDIT_BYTES + (1 << 20)).contains(&first), "{first}");
     assert_eq!(bytes(feeder.pump(Millis(2), &stock)), 0);
     feeder.acknowledged(Millis(3), NodeId(9), 1, (12, true));
-    assert!(bytes(feeder.pump(Millis(3), &stock)) > 0);
+    assert!(bytes(feeder.pump(Millis(2 + timing::FEED_GATHER_MS), &stock)) > 0);
+}
+
+#[test]
+fn what_is_applied_shortly_after_a_batch_is_gathered_and_not_all_are_fed_at_once() {
+    let store = Store::with(9);
+    let mut feeder = Feeder::default();
+    for from in 1..=8 {
+        feeder.subscribe(Millis(1_000), (NodeId(from), 1), (FULL, at(11, 3)), &store.stock(12)).unwrap();
+    }
+    assert_eq!(said(&mut feeder, 1_000, &store.stock(12)).len(), 8, "the first goes at once");
+    assert_eq!(feeder.due(), None);
+    feeder.hurry(NodeId(8), 1, 13);
+    let hurried = said(&mut feeder, 1_001, &store.stock(13));
+    assert!(matches!(&hurried[..], [Feed::Batch(batch)] if batch.end() == 13), "a read waits for it");
+    assert!(feeder.due().is_some());
+    feeder.acknowledged(Millis(1_001), NodeId(8), 1, (13, true));
+    let mut fed = BTreeMap::new();
+    let mut now = 1_001;
+    while let Some(due) = feeder.due() {
+        assert!(now <= due.0 && due.0 <= 1_001 + 2 * timing::FEED_GATHER_MS);
+        now = due.0;
+        let batches = said(&mut feeder, now, &store.stock(18));
+        assert!(
+            batches.iter().all(|feed| matches!(feed, Feed::Batch(batch) if batch.end() == 18)),
+            "{batches:?}"
+        );
+        assert!(!batches.is_empty());
+        *fed.entry(now).or_insert(0) += batches.len();
+    }
+    assert_eq!(fed.values().sum::<usize>(), 8);
+    assert_eq!(said(&mut feeder, now + 1, &store.stock(19)), []);
+    assert!(feeder.due().is_some());
+    (1..=8).for_each(|from| feeder.left(NodeId(from), 1));
+    assert_eq!(feeder.due(), None, "nobody waits: a driver would not sleep for a time that has passed");
+    assert!(fed.len() >= 4 && fed.values().all(|fed| *fed <= 2), "{fed:?}");
+}
+
+#[test]
+fn a_state_goes_in_pieces_of_which_few_are_under_way() {
+    let store = Store::with(5);
+    let stock = store.stock(14);
+    let mut feeder = Feeder::default();
+    feeder.subscribe(Millis(1), (NodeId(9), 1), (FULL, Place::default()), &stock).unwrap();
+    let mut growing = super::growing::Growing::new(NodeId(1), 1, (1, 1));
+    let (mut now, mut pieces) = (1, 0);
+    while !growing.is_whole() {
+        for feed in said(&mut feeder, now, &stock) {
+            let Feed::Piece(piece) = feed else { panic!("{feed:?}") };
+            assert!(piece.is_sound() && piece.number < growing.taken() + limits::FEED_PIECES as u64);
+            assert!(growing.offer(piece).is_none());
+        }
+        // One is taken, then another may come.
+        let data = growing.next().expect("one came");
+        growing.take(&data);
+        pieces += 1;
+        feeder.took(Millis(now), NodeId(9), 1, (1, pieces, Want::More));
+        now += 1;
+    }
+    assert!(pieces > limits::FEED_PIECES as u64, "{pieces}");
+    assert_eq!(feeder.needs(), Some(2), "what follows on it is kept");
+    let state = growing.finish().unwrap();
+    assert_eq!(crate::snapshot::encode(&state), crate::snapshot::encode(&State::first(NodeId(1))));
+    feeder.acknowledged(Millis(now), NodeId(9), 1, (14, true));
+    said(&mut feeder, now, &stock);
+    assert_eq!(feeder.needs(), None);
+}
+
+#[test]
+fn a_lost_piece_comes_again_and_a_state_of_which_nothing_is_taken_is_begun_anew() {
+    let store = Store::with(5);
+    let stock = store.stock(14);
+    let mut feeder = Feeder::default();
+    feeder.subscribe(Millis(1), (NodeId(9), 1), (FULL, Place::default()), &stock).unwrap();
+    let numbers = |said: Vec<Feed>| -> Vec<u64> {
+        let number = |feed| if let Feed::Piece(piece) = feed { Some(piece.number) } else { None };
+        said.into_iter().filter_map(number).collect()
+    };
+    assert_eq!(numbers(said(&mut feeder, 1, &stock)), [0, 1, 2, 3]);
+    feeder.took(Millis(2), NodeId(9), 1, (1, 1, Want::More));
+    assert_eq!(numbers(said(&mut feeder, 2, &stock)), [4]);
+    feeder.took(Millis(3), NodeId(9), 1, (1, 1, Want::Missing));
+    assert_eq!(numbers(said(&mut feeder, 4, &stock)), [], "not at every complaint");
+    assert_eq!(numbers(said(&mut feeder, 2 + timing::FEED_AGAIN_MS, &stock)), [1, 2, 3, 4]);
+    let mut now = 200;
+    let mut sent = Vec::new();
+    while now < 100 + timing::FEED_STUCK_MS {
+        feeder.acknowledged(Millis(now), NodeId(9), 1, (0, true));
+        sent.extend(numbers(said(&mut feeder, now, &stock)));
+        now += 25;
+    }
+    assert!(sent.contains(&1) && sent.ends_with(&[0, 1, 2, 3]), "{sent:?}");
+    feeder.took(Millis(now), NodeId(9), 1, (1, 0, Want::Room));
+    assert_eq!(numbers(said(&mut feeder, now, &stock)), [], "no room there");
+    assert_eq!(feeder.needs(), None);
+    now += 2_000;
+    feeder.acknowledged(Millis(now), NodeId(9), 1, (0, true));
+    now += 2_000;
+    feeder.acknowledged(Millis(now), NodeId(9), 1, (0, true));
+    assert_eq!(numbers(said(&mut feeder, now, &stock)), []);
+    assert_eq!(numbers(said(&mut feeder, now + 1_100, &stock)), [0, 1, 2, 3], "asked again after a while");
 }

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use raft::eraftpb::{Entry, HardState};
 
 use super::batch::{self, Batch, Chain};
+use super::fedfile;
 use super::identity::{Identity, Prefix};
 use super::segment::{self, Segment};
 use super::snapfile;
@@ -174,7 +175,8 @@ pub(crate) fn recover<D: Disk>(disk: &mut D, identity: &Identity) -> Result<Foun
 fn set_apart<D: Disk>(disk: &mut D, stale: &mut Vec<String>) -> Result<Vec<String>, DiskError> {
     let mut going = Vec::new();
     for name in std::mem::take(stale) {
-        match disk.length(&name)? <= snapfile::AT_ONCE {
+        // What a feeder's state was taken into goes at once: an observer answers a moment later, and its name is wanted again.
+        match name == fedfile::TEMPORARY || disk.length(&name)? <= snapfile::AT_ONCE {
             true => stale.push(name),
             false if name == snapfile::TEMPORARY => {
                 disk.rename(&name, snapfile::OLD)?;
@@ -210,7 +212,7 @@ fn clean<D: Disk>(disk: &mut D, trim: Option<(String, u64)>, stale: Vec<String>)
 }
 
 fn is_leftover(name: &str, snapshot: u64) -> bool {
-    [snapfile::TEMPORARY, snapfile::TRIAL, snapfile::OLD].contains(&name)
+    [snapfile::TEMPORARY, snapfile::OLD, fedfile::TEMPORARY].contains(&name)
         || snapfile::index(name).is_some_and(|index| index != snapshot)
 }
 

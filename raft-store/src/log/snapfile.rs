@@ -13,8 +13,6 @@ pub(crate) const TEMPORARY: &str = "snap.new";
 pub(crate) const OLD: &str = "snap.old";
 /// Bytes that are taken away at once. A gigabyte would hold the replica up for most of a second.
 pub(crate) const AT_ONCE: u64 = 16 << 20;
-/// A file that only shows that there is room.
-pub(crate) const TRIAL: &str = "room.new";
 pub(super) const HEADER_BYTES: usize = PREFIX_BYTES + 8 + 4;
 pub(crate) fn name(index: u64) -> String {
     format!("snap-{index:016x}")
@@ -100,7 +98,7 @@ impl Writing {
     }
 }
 
-fn header(identity: &Identity, sequence: u64) -> Vec<u8> {
+pub(super) fn header(identity: &Identity, sequence: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     identity.write_prefix(MAGIC, &mut bytes);
     bytes.extend_from_slice(&sequence.to_le_bytes());

@@ -1,33 +1,18 @@
 //! Joins feeds and raft. Decides nothing of who feeds whom (`feed` does): a fed batch becomes an append that raft judges like a
-//! leader's, and raft's answer becomes the feed's once it is durable; a fed state replaces log and state as a leader's would.
+//! leader's, and raft's answer becomes the feed's once it is durable. (A whole state: `installing`.)
 //! Must not let a feed look like a leader: what raft knows of its leader and of elections stays as it was for whoever votes or learns.
 
-use std::collections::VecDeque;
+use raft::eraftpb::{Message, MessageType};
 
-use raft::RawNode;
-use raft::eraftpb::{HardState, Message, MessageType};
-
-use super::{Replica, open};
-use crate::consistency::Marks;
+use super::Replica;
 use crate::disk::Disk;
-use crate::effect::{Effect, Fatal};
+use crate::effect::Effect;
 use crate::feed::follow::{self, Fit, Standing};
 use crate::feed::serve::{Feeder, Said, Stock};
-use crate::feed::{self, Batch, Feed, News, Picture, Place};
-use crate::ids::NodeId;
-use crate::log::outbound::Unsynced;
+use crate::feed::{self, Batch, Feed, News, Place};
+use crate::ids::{Millis, NodeId};
 use crate::replica::reads::ReadContext;
-use crate::state::State;
-use crate::storage::Memory;
-use crate::{limits, raft_log_drain, snapshot, timing, wire};
-
-/// A fed state that waits until raft has nothing half done.
-pub(super) struct Installing {
-    state: State,
-    from: NodeId,
-    stream: u64,
-    term: u64,
-}
+use crate::{limits, timing, wire};
 
 impl<D: Disk> Replica<D> {
     pub(super) fn take_feed(&mut self, from: NodeId, stream: u64, message: Feed) {
@@ -45,7 +30,11 @@ impl<D: Disk> Replica<D> {
                 }
             }
             Feed::Batch(batch) => self.take_batch(from, stream, batch),
-            Feed::Snapshot(picture) => self.take_picture(from, stream, picture),
+            Feed::Snapshot(_) => self.refuse(from, "a state in one message"),
+            Feed::Piece(piece) => self.take_piece(from, stream, piece),
+            Feed::Took { index, pieces, want } => {
+                self.feeder.took(self.now, from, stream, (index, pieces, want));
+            }
             Feed::Ack { index, fits } => self.feeder.acknowledged(self.now, from, stream, (index, fits)),
             Feed::Leave => self.feeder.left(from, stream),
             Feed::Refused { reason, others } if self.follower.is_from(from, stream) => {
@@ -60,6 +49,11 @@ impl<D: Disk> Replica<D> {
             Feed::Index { boot, counter, index } => {
                 let context = ReadContext { asker: self.config.id, boot, counter };
                 self.reads.confirmed(context, index);
+                self.hurry(index);
+            }
+            Feed::Hurry { index } => {
+                self.feeder.hurry(from, stream, index);
+                self.hurry(index);
             }
         }
     }
@@ -83,6 +77,11 @@ impl<D: Disk> Replica<D> {
         }
     }
 
+    /// When an `advance` is due though nothing came in: something is held back until then.
+    pub fn due(&self) -> Option<Millis> {
+        self.feeder.due()
+    }
+
     /// Feeds whoever is fed.
     pub(super) fn feed(&mut self) {
         if self.feeder.feeds() == 0 {
@@ -90,15 +89,16 @@ impl<D: Disk> Replica<D> {
         }
         let now = self.now;
         let said = self.with_feeder(|feeder, stock| feeder.pump(now, stock));
-        for Said { to, stream, body, bulk } in said {
+        for Said { to, stream, body } in said {
             let bytes = wire::feed_envelope(&self.config.cluster, stream, &body);
-            self.effects.push(Effect::Send { to, bytes, bulk });
+            self.effects.push(Effect::Send { to, bytes, bulk: false });
         }
     }
 
     /// raft's answer to a fed batch: what it had appended is durable now.
     pub(super) fn acknowledge_feed(&mut self, message: &Message) {
-        if let Some((feeder, stream)) = self.follower.stream() {
+        let told = if message.reject { self.follower.stream() } else { self.follower.acknowledges(self.now) };
+        if let Some((feeder, stream)) = told {
             self.say(feeder, stream, &Feed::Ack { index: message.index, fits: !message.reject });
         }
     }
@@ -128,6 +128,16 @@ impl<D: Disk> Replica<D> {
         }
     }
 
+    /// Reads, here or at one that is fed, wait for what this replica has yet to be fed.
+    fn hurry(&mut self, index: u64) {
+        if index > self.state.applied_index
+            && let Some((feeder, _, _)) = self.follower.fed()
+            && let Some((_, stream)) = self.follower.stream()
+        {
+            self.say(feeder, stream, &Feed::Hurry { index });
+        }
+    }
+
     /// A read index that raft confirmed for an observer.
     pub(super) fn tell_index(&mut self, context: ReadContext, index: u64) {
         let ReadContext { asker, boot, counter } = context;
@@ -137,42 +147,6 @@ impl<D: Disk> Replica<D> {
     /// Whether it votes or learns by its own log.
     pub(super) fn is_member(&self) -> bool {
         self.state.members.contains(self.config.id)
-    }
-
-    /// Installs a fed state. Only when raft has nothing half done: it begins anew.
-    pub(super) fn install_fed(&mut self) -> Result<(), Fatal> {
-        let Some(installing) = self.installing.take() else { return Ok(()) };
-        let Installing { state, from, stream, term } = installing;
-        let (index, applied_term) = (state.applied_index, state.applied_term);
-        let log = &self.node.raft.raft_log;
-        if self.leads() || index <= log.committed || log.match_term(index, applied_term) {
-            return Ok(());
-        }
-        let supported = self.config.supported;
-        if !supported.holds(state.version) {
-            return Err(Fatal::ClusterVersion { cluster: state.version, supported });
-        }
-        let leader = self.node.raft.leader_id;
-        let own = self.node.raft.hard_state();
-        let term = own.term.max(term).max(applied_term);
-        let vote = if term == own.term { own.vote } else { raft::INVALID_ID };
-        let hard_state = HardState { term, vote, commit: index };
-        let _ = self.log.persist(Unsynced::installing(hard_state.clone(), state.clone()))?.open();
-        let memory = Memory::new((index, applied_term), VecDeque::new(), hard_state, state.clone());
-        let settings = open::settings(&self.config, &self.timing, index);
-        self.node = RawNode::new(&settings, memory, &raft_log_drain::logger())
-            .map_err(|error| Fatal::Consensus(error.to_string()))?;
-        self.set_election_timeout();
-        self.node.raft.leader_id =
-            if self.state.members.is_empty() || !self.is_member() { leader } else { 0 };
-        self.state = state;
-        self.marks = Marks::default();
-        self.marks.applied(self.state.applied_index, self.state.hash);
-        self.incoming = None;
-        self.reads.leader_changed();
-        self.compare_with_feeder();
-        self.say(from, stream, &Feed::Ack { index, fits: true });
-        Ok(())
     }
 
     fn take_batch(&mut self, from: NodeId, stream: u64, batch: Batch) {
@@ -194,8 +168,10 @@ impl<D: Disk> Replica<D> {
             return self.say(from, stream, &Feed::Ack { index, fits: true });
         }
         let expected = batch.hash.map(|hash| (batch.end(), hash));
+        let bytes = batch.entries.iter().map(|entry| entry.data.len() as u64).sum();
         match follow::fit(batch, raft.id, raft.term, &raft.raft_log) {
             Fit::Step(message) => {
+                self.follower.took(bytes);
                 if let Some((end, hash)) = expected.filter(|(end, _)| *end > self.state.applied_index) {
                     self.follower.expect(end, hash);
                 }
@@ -208,7 +184,7 @@ impl<D: Disk> Replica<D> {
     }
 
     /// raft takes it as an append of a leader's, but must not take the feeder for one.
-    fn step_fed(&mut self, message: Message, news: News) {
+    pub(super) fn step_fed(&mut self, message: Message, news: News) {
         let raft = &self.node.raft;
         let (term, leader, elapsed) = (raft.term, raft.leader_id, raft.election_elapsed);
         let followed = raft.state == raft::StateRole::Follower;
@@ -224,42 +200,12 @@ impl<D: Disk> Replica<D> {
     }
 
     /// An observer knows of the leader by its feed.
-    fn learn_leader(&mut self, news: News) {
+    pub(super) fn learn_leader(&mut self, news: News) {
         if self.is_member() || self.leads() {
             return;
         }
         let leader = if news.leader == self.config.id.0 { raft::INVALID_ID } else { news.leader };
         self.node.raft.leader_id = leader;
-    }
-
-    fn take_picture(&mut self, from: NodeId, stream: u64, picture: Picture) {
-        if self.leads() || !self.follower.is_from(from, stream) {
-            return self.say(from, stream, &Feed::Leave);
-        }
-        if self.log.is_pressed() {
-            return self.refuse(from, "the disk is full");
-        }
-        let Ok(state) = snapshot::decode(&picture.data) else {
-            return self.refuse(from, "a fed state that cannot be used");
-        };
-        self.follower.heard(self.now, picture.news);
-        self.learn_leader(picture.news);
-        let (index, term) = (state.applied_index, state.applied_term);
-        let log = &self.node.raft.raft_log;
-        let committed = log.committed;
-        match () {
-            () if index <= committed => self.say(from, stream, &Feed::Ack { index: committed, fits: true }),
-            // All of it is in the log already: it only was not known to be committed.
-            () if log.match_term(index, term) => {
-                let own = self.node.raft.term.max(picture.news.term);
-                let message = follow::append(self.config.id.0, own, (index, term), index, Vec::new());
-                self.step_fed(message, picture.news);
-            }
-            () if !self.log.has_room(picture.data.len() as u64) => {
-                self.refuse(from, "the disk has no room for the state");
-            }
-            () => self.installing = Some(Installing { state, from, stream, term: picture.news.term }),
-        }
     }
 
     /// This replica and its feeder hold different things: no more from there.
@@ -329,13 +275,14 @@ impl<D: Disk> Replica<D> {
             leads: self.leads(),
             fresh: hops.is_some() && !self.log.is_pressed(),
             others: self.others(),
+            piece_bytes: self.config.feed_piece_bytes,
         };
         let done = work(&mut feeder, &stock);
         self.feeder = feeder;
         done
     }
 
-    fn say(&mut self, to: NodeId, stream: u64, message: &Feed) {
+    pub(super) fn say(&mut self, to: NodeId, stream: u64, message: &Feed) {
         let bytes = wire::feed_envelope(&self.config.cluster, stream, &feed::encode(message));
         self.effects.push(Effect::Send { to, bytes, bulk: false });
     }

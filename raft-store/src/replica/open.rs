@@ -97,6 +97,7 @@ impl<D: Disk> Replica<D> {
             recent: Recent::default(),
             follower: Follower::new(config.id, config.seed, log.boot() << 32),
             feeder: Feeder::default(),
+            growing: None,
             installing: None,
             heard: None,
             begun: None,

@@ -48,17 +48,13 @@ fn an_observer_whose_feeder_dies_goes_on_at_its_index_with_another_within_two_se
     write(&mut world, 1, 5);
     settle(&mut world);
     let dead = feeder_of(&world, 4).unwrap();
-    let (sent, snapshots) = (world.bulk_sent, *world.fed.get("snapshot").unwrap_or(&0));
+    let (sent, pieces) = (world.bulk_sent, *world.fed.get("piece").unwrap_or(&0));
     world.crash(dead);
     assert!(world.run_until(2_000, |w| feeder_of(w, 4).is_some_and(|feeder| feeder != dead)));
     write(&mut world, 6, 40);
     let revision = world.view(world.leader().unwrap()).revision();
     assert!(world.run_until(2_000, |w| w.view(4).revision() == revision));
-    assert_eq!(
-        (world.bulk_sent, *world.fed.get("snapshot").unwrap_or(&0)),
-        (sent, snapshots),
-        "no state was sent"
-    );
+    assert_eq!((world.bulk_sent, *world.fed.get("piece").unwrap_or(&0)), (sent, pieces), "no state was sent");
 }
 
 #[test]
@@ -77,10 +73,10 @@ fn an_observer_far_behind_gets_a_state_and_then_entries_without_a_gap_in_its_wat
     world.isolate(4);
     let before = world.view(4).revision();
     write(&mut world, 1, 400);
-    let snapshots = *world.fed.get("snapshot").unwrap();
+    let pieces = *world.fed.get("piece").unwrap();
     world.cut.clear();
     settle(&mut world);
-    assert!(world.fed["snapshot"] > snapshots, "by a state");
+    assert!(world.fed["piece"] > pieces, "by a state");
     let changes = world.view(4).changes(before).unwrap().map(|change| change.revision.0).collect::<Vec<_>>();
     assert_eq!(changes, (before.0 + 1..=400).collect::<Vec<_>>());
     world.crash(4);
@@ -217,4 +213,95 @@ fn two_hundred_observers_are_fed_within_the_bounds_and_the_leader_stays_within_i
     let all = |w: &World| (4..=203).all(|id| w.view(id).revision() == revision);
     assert!(world.run_until(20_000, all), "all go on");
     within(&world);
+}
+
+/// Writes so much that an observer which was cut off needs a state, of many pieces; then lets it ask, until some of them came.
+fn half_fed(world: &mut World, observer: u64) -> u64 {
+    world.isolate(observer);
+    write(world, 1, 400);
+    let before = world.fed.get("piece").copied().unwrap_or(0);
+    world.cut.clear();
+    let some = |w: &World| w.fed.get("piece").is_some_and(|pieces| *pieces > before + 8);
+    for _ in 0..5_000 {
+        if some(world) {
+            break;
+        }
+        world.run_for(1);
+    }
+    assert!(some(world) && world.view(observer).revision().0 < 400, "it is in the midst of a state");
+    feeder_of(world, observer).expect("somebody feeds it")
+}
+
+#[test]
+fn a_state_whose_feeder_dies_in_the_midst_comes_whole_from_another() {
+    let mut world = world(4, &[2, 3], &[]);
+    let feeder = half_fed(&mut world, 4);
+    world.crash(feeder);
+    assert!(world.run_until(10_000, |w| w.view(4).revision().0 == 400), "{:?}", world.status(4));
+    assert_ne!(feeder_of(&world, 4), Some(feeder));
+    world.restart(feeder);
+    settle(&mut world);
+    assert_eq!(world.view(4).hash(), world.view(1).hash());
+}
+
+#[test]
+fn a_state_whose_taker_dies_in_the_midst_is_begun_anew_and_leaves_nothing_behind() {
+    let mut world = world(4, &[2, 3], &[]);
+    half_fed(&mut world, 4);
+    let has_part = |world: &World| world.nodes[&4].disk.list().unwrap().iter().any(|name| name == "fed.new");
+    assert!(has_part(&world), "what came is on the disk");
+    world.crash(4);
+    world.restart(4);
+    assert!(!has_part(&world), "what is half there is nothing");
+    assert!(world.run_until(10_000, |w| w.view(4).revision().0 == 400));
+    settle(&mut world);
+    assert!(!has_part(&world));
+    assert_eq!(world.view(4).hash(), world.view(1).hash());
+}
+
+#[test]
+fn a_state_for_which_the_disk_has_no_room_is_taken_once_there_is_some() {
+    let mut world = world(4, &[2, 3], &[]);
+    half_fed(&mut world, 4);
+    let used = world.nodes[&4].disk.used();
+    world.nodes[&4].disk.set_capacity(Some(used + (16 << 10)));
+    world.run_for(4_000);
+    assert!(world.view(4).revision().0 < 400);
+    assert!(world.nodes[&4].disk.used() < used, "the part that came was given up");
+    assert!(world.status(4).unwrap().fed_by.is_some(), "it still hears who leads");
+    let taken = world.fed["piece"];
+    world.run_for(4_000);
+    assert!(world.fed["piece"] < taken + 100, "it is not sent over and over");
+    world.nodes[&4].disk.set_capacity(None);
+    assert!(world.run_until(10_000, |w| w.view(4).revision().0 == 400));
+    settle(&mut world);
+}
+
+#[test]
+fn a_state_gets_through_a_network_that_loses_and_reorders() {
+    let mut world = world(4, &[2, 3], &[]);
+    half_fed(&mut world, 4);
+    world.faults.loss = 0.2;
+    world.faults.duplicate = 0.3;
+    world.faults.max_delay_ms = 30;
+    assert!(
+        world.run_until(60_000, |w| w.view(4).revision().0 == 400),
+        "{:?} {:?}",
+        world.status(4),
+        world.fed
+    );
+    world.faults = crate::world::CALM;
+    settle(&mut world);
+}
+
+#[test]
+fn what_is_written_while_a_state_is_on_its_way_follows_it_without_another_state() {
+    let mut world = world(4, &[2, 3], &[]);
+    half_fed(&mut world, 4);
+    let began = world.fed["subscribe"];
+    // Far more than the log keeps in memory, snapshots among it.
+    write(&mut world, 401, 700);
+    assert!(world.run_until(10_000, |w| w.view(4).revision().0 == 700));
+    assert_eq!(world.fed["subscribe"], began, "by the same feed");
+    settle(&mut world);
 }

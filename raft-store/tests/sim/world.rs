@@ -22,13 +22,25 @@ pub const ENVELOPE: usize = 17;
 const TELL_MS: u64 = 3;
 /// The version of a feed's envelope, and its messages by number.
 const FEED: u8 = 2;
-const FEED_KINDS: [&str; 8] =
-    ["subscribe", "batch", "snapshot", "ack", "refused", "leave", "ask index", "index"];
+const FEED_KINDS: [&str; 11] = [
+    "subscribe",
+    "batch",
+    "snapshot",
+    "ack",
+    "refused",
+    "leave",
+    "ask index",
+    "index",
+    "piece",
+    "took",
+    "hurry",
+];
 
 #[derive(Debug)]
 pub enum Event {
     Tick(u64),
     Advance(u64),
+    Due(u64),
     Tell(u64),
     Deliver { from: u64, to: u64, bytes: Vec<u8>, bulk: bool },
     Reported { peer: u64, to: u64, ok: bool },
@@ -99,6 +111,8 @@ pub struct Node {
     pub rate: u64,
     /// Which list of reachable machines it was told.
     pub told: u64,
+    /// When it asked for an `advance` last.
+    pub due: u64,
 }
 
 pub struct World {
@@ -206,6 +220,7 @@ impl World {
             broken: false,
             rate: 1_000,
             told: 0,
+            due: 0,
         };
         self.comings += 1;
         self.nodes.insert(id, node);
@@ -220,6 +235,8 @@ impl World {
             config.snapshot_every_bytes = 24 << 10;
             // Some snapshots take several steps.
             config.snapshot_step_bytes = 16 << 10;
+            // And states that are fed several pieces.
+            config.feed_piece_bytes = 8 << 10;
             config.trailing_bytes = 4 << 10;
             config.segment_bytes = 8 << 10;
         }
@@ -270,6 +287,7 @@ impl World {
                 (0..together).for_each(|_| self.input(id, Input::Tick));
             }
             Event::Advance(id) => self.advance(id),
+            Event::Due(id) => self.wake(id),
             Event::Tell(id) => {
                 self.telling.remove(&id);
                 self.input(id, Input::Tell);
@@ -392,9 +410,21 @@ impl World {
             }
         }
         effects.into_iter().for_each(|effect| self.effect(id, effect));
+        self.plan_next(id);
         let owes = self.nodes[&id].replica.as_ref().is_some_and(Replica::owes_commit);
         if owes && self.telling.insert(id) {
             self.at(self.now + TELL_MS, Event::Tell(id));
+        }
+    }
+
+    /// A driver does not sleep beyond what its replica holds back.
+    fn plan_next(&mut self, id: u64) {
+        let node = self.nodes.get_mut(&id).unwrap();
+        let Some(due) = node.replica.as_ref().and_then(Replica::due) else { return };
+        let due = due.0 * 1_000 / node.rate + 1;
+        if node.due < due {
+            node.due = due;
+            self.at(due.max(self.now), Event::Due(id));
         }
     }
 

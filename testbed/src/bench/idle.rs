@@ -103,13 +103,13 @@ pub fn crowd(directory: &Path) -> Result<(), BenchError> {
     busy(&cluster)
 }
 
-fn machine_pid(cluster: &Cluster, index: usize) -> Option<i32> {
+pub(super) fn machine_pid(cluster: &Cluster, index: usize) -> Option<i32> {
     let host = cluster.host(index);
     host.machine_pid(host.agent_pid().ok()??).ok()?
 }
 
 /// Seconds of CPU that a process has used.
-fn cpu(pid: i32) -> f64 {
+pub(super) fn cpu(pid: i32) -> f64 {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields: Vec<&str> = text.rsplit(')').next().unwrap_or("").split_whitespace().collect();
     let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0);

@@ -62,6 +62,15 @@ pub struct Figures {
     pub failed: usize,
 }
 
+impl Figures {
+    /// Of sorted times in microseconds.
+    fn of(times: &[u32], failed: usize, length: Duration) -> Figures {
+        let at =
+            |share: usize| times.get(times.len() * share / 100).map_or(0.0, |us| f64::from(*us) / 1000.0);
+        Figures { rate: times.len() as f64 / length.as_secs_f64(), p50: at(50), p99: at(99), failed }
+    }
+}
+
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let failed = if self.failed > 0 { format!(", {} FAILED", self.failed) } else { String::new() };
@@ -120,9 +129,32 @@ pub fn round<S: System + Sync>(
             failed += errors;
         }
         times.sort_unstable();
-        let at =
-            |share: usize| times.get(times.len() * share / 100).map_or(0.0, |us| f64::from(*us) / 1000.0);
-        Ok(Figures { rate: times.len() as f64 / length.as_secs_f64(), p50: at(50), p99: at(99), failed })
+        Ok(Figures::of(&times, failed, length))
+    })
+}
+
+/// Linearizable reads of one client at `host` while others write by way of the leader.
+pub fn reads_beside_writes<S: System + Sync>(
+    system: &S,
+    host: usize,
+    writers: usize,
+    length: Duration,
+) -> Result<Figures, BenchError> {
+    let leader = system.leader()?;
+    outside(system, async move || {
+        let (writing, reading) = (system.connect(leader).await?, system.connect(host).await?);
+        fill(&writing).await?;
+        let round = ROUND.fetch_add(1, Ordering::Relaxed);
+        let (begun, warm) = (clock::now(), length / 5);
+        let (from, until) = (begun + warm, begun + warm + length);
+        let mut tasks = JoinSet::new();
+        for number in 0..writers {
+            tasks.spawn(ask(writing.clone(), Work::Put, (round, number as u64), from, until));
+        }
+        let (mut times, failed) = ask(reading, Work::Read, (round, 0), from, until).await;
+        while tasks.join_next().await.is_some() {}
+        times.sort_unstable();
+        Ok(Figures::of(&times, failed, length))
     })
 }
 

@@ -1,42 +1,124 @@
-//! What machines that do not vote cost the leader: the write rate with none of them and with twenty.
+//! What machines that do not vote cost the leader: the write rate with none of them and with twenty, and what CPU a write costs whom.
 //!
-//! Decides how many there are. Ours only. All of them share one machine, so that their own work weighs on the figure too.
+//! Decides how many there are. Ours only. All of them share one machine, so that their own work weighs on the figure too: therefore it is
+//! measured a second time with the voters and the load on the first core and the observers on the others.
 
 use std::path::Path;
 
-use super::super::{BenchError, Cluster};
-use super::load::{self, Work};
-use super::{ROUND, ROUNDS, ours};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 
+use super::super::{BenchError, Cluster, idle};
+use super::load::{self, Figures, Work};
+use super::{ROUND, ROUNDS, System, ours};
+
+const VOTERS: usize = 3;
 const OBSERVERS: usize = 20;
 const CLIENTS: [usize; 3] = [1, 16, 64];
 
+/// One figure, with the microseconds of CPU per write: the leader's, another voter's, an observer's.
+struct Measured {
+    figures: Figures,
+    cpu: [f64; 3],
+}
+
 pub fn run(directory: &Path) -> Result<(), BenchError> {
-    let cluster = Cluster::form_with("bench-observers", &directory.join("observers"), 3 + OBSERVERS)?;
+    let cluster = Cluster::form_with("bench-observers", &directory.join("observers"), VOTERS + OBSERVERS)?;
     let access = ours::access(&cluster.api(0))?;
     let system = ours::Ours { cluster, access };
-    let alone = rates(&system)?;
-    for host in system.cluster.bed.hosts().iter().skip(3) {
+    let shared = measure(&system, VOTERS)?;
+    pin(&system, VOTERS, Some(0))?;
+    let apart = measure(&system, VOTERS)?;
+    pin(&system, VOTERS, None)?;
+    for host in system.cluster.bed.hosts().iter().skip(VOTERS) {
         host.start_agent()?;
         system.cluster.wait("an agent answers", || Ok(host.run(["skein", "version"])?.success()))?;
         system.cluster.join(host, &["--no-voter"])?;
     }
+    let all = VOTERS + OBSERVERS;
     let is_fed = |index: usize| Ok(system.cluster.status(index)?["feed"]["from"].is_string());
-    for index in 3..3 + OBSERVERS {
+    for index in VOTERS..all {
         system.cluster.wait("an observer is fed", || is_fed(index))?;
     }
-    let observed = rates(&system)?;
-    println!("{:>7} | {:>34} | {:>34} | ops", "clients", "no observers", format!("{OBSERVERS} observers"));
-    for ((clients, alone), observed) in CLIENTS.into_iter().zip(alone).zip(observed) {
-        println!("{clients:>7} | {alone:>34} | {observed:>34} | {:.2}x", observed.rate / alone.rate);
+    rest(&system, all);
+    print("all on all cores", &shared, &measure(&system, all)?);
+    let voter = (system.leader()? + 1) % VOTERS;
+    for (who, host) in [("a voter", voter), ("an observer", VOTERS)] {
+        let reads = load::reads_beside_writes(&system, host, 16, ROUND)?;
+        println!("linearizable reads at {who}, beside 16 writers: {reads}");
     }
+    pin(&system, all, Some(0))?;
+    print("voters and load on one core, observers on the others", &apart, &measure(&system, all)?);
     Ok(())
 }
 
-fn rates(system: &ours::Ours) -> Result<Vec<load::Figures>, BenchError> {
+/// What the agents take that nobody asks anything: no small part of what they take beside writes.
+fn rest(system: &ours::Ours, hosts: usize) {
+    let pids: Vec<i32> = (0..hosts).filter_map(|index| idle::machine_pid(&system.cluster, index)).collect();
+    std::thread::sleep(ROUND);
+    let before: f64 = pids.iter().map(|pid| idle::cpu(*pid)).sum();
+    std::thread::sleep(ROUND);
+    let used: f64 = pids.iter().map(|pid| idle::cpu(*pid)).sum::<f64>() - before;
+    let share = used / ROUND.as_secs_f64() / pids.len().max(1) as f64 * 100.0;
+    println!("at rest: {share:.1} % of a core for each of {} agents", pids.len());
+}
+
+fn print(title: &str, alone: &[Measured], observed: &[Measured]) {
+    println!("{title}; CPU: microseconds per write of leader / another voter / an observer");
+    println!("{:>7} | {:>50} | {:>50} | ops", "clients", "no observers", format!("{OBSERVERS} observers"));
+    let text = |measured: &Measured| {
+        let [leader, voter, observer] = measured.cpu;
+        format!("{} CPU {leader:.0}/{voter:.0}/{observer:.0}", measured.figures)
+    };
+    for ((clients, alone), observed) in CLIENTS.into_iter().zip(alone).zip(observed) {
+        let ratio = observed.figures.rate / alone.figures.rate;
+        println!("{clients:>7} | {:>50} | {:>50} | {ratio:.2}x", text(alone), text(observed));
+    }
+}
+
+fn measure(system: &ours::Ours, hosts: usize) -> Result<Vec<Measured>, BenchError> {
+    let pids: Vec<i32> = (0..hosts).filter_map(|index| idle::machine_pid(&system.cluster, index)).collect();
+    let used = || pids.iter().map(|pid| idle::cpu(*pid)).collect::<Vec<f64>>();
     let each = CLIENTS.into_iter().map(|clients| {
+        let before = used();
         let rounds = (0..ROUNDS).map(|_| load::round(system, Work::Put, clients, ROUND));
-        Ok(load::median(rounds.collect::<Result<Vec<_>, BenchError>>()?))
+        let rounds = rounds.collect::<Result<Vec<_>, BenchError>>()?;
+        // What was written while a round warmed up costs the same.
+        let writes: f64 = rounds.iter().map(|round| round.rate * ROUND.as_secs_f64() * 1.2).sum();
+        let took: Vec<f64> =
+            used().iter().zip(before).map(|(now, before)| (now - before) * 1e6 / writes).collect();
+        let leader = system.leader()?;
+        let mean = |of: Vec<f64>| of.iter().sum::<f64>() / of.len().max(1) as f64;
+        let voters = (0..VOTERS).filter(|index| *index != leader).map(|index| took[index]).collect();
+        let cpu = [took[leader], mean(voters), mean(took[VOTERS..].to_vec())];
+        Ok(Measured { figures: load::median(rounds), cpu })
     });
     each.collect()
+}
+
+/// Keeps voters and load on one core and the observers on the others, or lets all run everywhere again.
+fn pin(system: &ours::Ours, hosts: usize, core: Option<usize>) -> Result<(), BenchError> {
+    let cores = std::thread::available_parallelism()?.get().max(2);
+    let set = |wanted: &dyn Fn(usize) -> bool| {
+        let mut set = CpuSet::new();
+        (0..cores).filter(|core| wanted(*core)).try_for_each(|core| set.set(core)).map(|()| set)
+    };
+    let failed = |errno: nix::Error| BenchError::Io(errno.into());
+    let voters = set(&|other| core.is_none_or(|core| core == other)).map_err(failed)?;
+    let observers = set(&|other| core.is_none_or(|core| core != other)).map_err(failed)?;
+    let agents = (0..hosts).filter_map(|index| Some((index, idle::machine_pid(&system.cluster, index)?)));
+    let load = (0, std::process::id().cast_signed());
+    for (index, pid) in agents.chain([load]) {
+        let set = if index < VOTERS { &voters } else { &observers };
+        for thread in std::fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
+            let thread = thread.file_name().to_str().and_then(|name| name.parse().ok());
+            let Some(thread) = thread else { continue };
+            match sched_setaffinity(Pid::from_raw(thread), set) {
+                // It has ended since.
+                Ok(()) | Err(nix::Error::ESRCH) => {}
+                Err(errno) => return Err(failed(errno)),
+            }
+        }
+    }
+    Ok(())
 }

@@ -89,12 +89,15 @@ pub struct Running {
     pub disk_full: watch::Receiver<bool>,
 }
 
-/// Starts the thread of a replica.
+/// Opens the store below `directory` and starts its thread.
 pub fn start(
-    replica: Replica<FileDisk>,
+    directory: &Path,
+    config: Config,
+    birth: Birth,
     sends: Sends,
     distrusted: Distrusted,
 ) -> Result<Running, StoreError> {
+    let replica = bring_to_life(directory, config, birth)?;
     let looked_at = replica.view().revision();
     let (asks, receiver) = channel();
     let (view_sender, views) = watch::channel(replica.view());
@@ -123,8 +126,7 @@ pub fn start(
     Ok(Running { asks, views, objects, caught_up, leadership, disk_full })
 }
 
-/// Opens the store below `directory`. A big state takes seconds.
-pub fn open(directory: &Path, config: Config, birth: Birth) -> Result<Replica<FileDisk>, StoreError> {
+fn bring_to_life(directory: &Path, config: Config, birth: Birth) -> Result<Replica<FileDisk>, StoreError> {
     let disk = || FileDisk::open(directory).map_err(|error| StoreError::Disk(error.to_string()));
     let made = match birth {
         Birth::First => Replica::create_first(disk()?, config.clone()),

@@ -12,7 +12,7 @@ use api::kinds::Kind;
 use api::{Object, duration, keys};
 use hyper::{Method, Request};
 use netfabric::{Fabric, FabricConfig, LocalPod};
-use raft_store::{Config as ReplicaConfig, FileDisk, Input, Replica};
+use raft_store::{Config as ReplicaConfig, Input};
 use runtime::Runtime;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
@@ -345,8 +345,6 @@ pub fn towards(address: SocketAddr) -> Option<std::net::IpAddr> {
 async fn start(config: &Config, identity: Identity, birth: Birth) -> Result<Arc<Cluster>, RunError> {
     let me = identity.member.clone();
     let api = listen::bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), config.api_port)).await?;
-    // Who is a member already loses nothing: its state is read meanwhile.
-    let early = (birth == Birth::Again).then(|| begin_to_open(config, &identity, birth));
     let network = Fabric::open(FabricConfig::default()).await?;
     let (runtime, events) = open_runtime(config).await?;
     let addresses = Addresses::open(&config.run, me.block)?;
@@ -356,8 +354,7 @@ async fn start(config: &Config, identity: Identity, birth: Birth) -> Result<Arc<
     let (incoming_sender, incoming) = mpsc::channel(4096);
     let (seal_key, credential) = (keyring::own_key(&config.data)?, Credential::new(&identity)?);
     let mesh = Mesh::start(&identity, &credential, roster.clone(), incoming_sender)?;
-    let opening = early.unwrap_or_else(|| begin_to_open(config, &identity, birth));
-    let store = match open_store(config, &identity, opening, &mesh).await {
+    let store = match open_store(config, &identity, birth, &mesh) {
         Ok(store) => store,
         Err(error) => {
             mesh.close();
@@ -413,33 +410,18 @@ async fn start(config: &Config, identity: Identity, birth: Birth) -> Result<Arc<
     Ok(cluster)
 }
 
-/// A replica that is being opened, on a thread of its own.
-type Opening = tokio::task::JoinHandle<Result<Replica<FileDisk>, RunError>>;
-
-fn begin_to_open(config: &Config, identity: &Identity, birth: Birth) -> Opening {
+fn open_store(config: &Config, identity: &Identity, birth: Birth, mesh: &Mesh) -> Result<Store, RunError> {
     let directory = config.data.join("store");
+    identity::make_private_directory(&directory)?;
     let me = identity.member.node_id();
     let replica = ReplicaConfig::new(me, identity.store_id(identity.epoch), clock::random_u64());
-    tokio::task::spawn_blocking(move || {
-        identity::make_private_directory(&directory)?;
-        match rebuild::condemned(&directory) {
-            Some(why) => Err(store::StoreError::Untrusted(why).into()),
-            None => Ok(store::open(&directory.join("log"), replica, birth)?),
-        }
-    })
-}
-
-async fn open_store(
-    config: &Config,
-    identity: &Identity,
-    opening: Opening,
-    mesh: &Mesh,
-) -> Result<Store, RunError> {
-    let directory = config.data.join("store");
-    let me = identity.member.node_id();
-    let replica = opening.await.map_err(|error| store::StoreError::Thread(error.to_string()))??;
-    let distrusted = Box::new(move |why: &str| rebuild::condemn(&directory, why));
-    let running = store::start(replica, sends(mesh.clone()), distrusted, mesh);
+    if let Some(why) = rebuild::condemned(&directory) {
+        return Err(store::StoreError::Untrusted(why).into());
+    }
+    let condemned = directory.clone();
+    let distrusted = Box::new(move |why: &str| rebuild::condemn(&condemned, why));
+    let running =
+        store::start(&directory.join("log"), replica, birth, sends(mesh.clone()), distrusted, mesh)?;
     // Beside the identity, not beside the log: a member whose store is gone must not vote under its old name.
     identity::write_durably(&config.data.join("member").join(identity::STORE_SEEN), b"")?;
     let store = Store::new(me, running, mesh.clone());

@@ -24,7 +24,7 @@ use crate::mesh::Mesh;
 use crate::timing;
 use forward::Forward;
 use lanes::Lanes;
-pub use replica_thread::{Birth, Leadership, Outgoing, Running, StoreError, open, start};
+pub use replica_thread::{Birth, Leadership, Outgoing, Running, StoreError, start};
 use rounds::Rounds;
 pub use touched::Touched;
 use tries::{Tried, Tries};

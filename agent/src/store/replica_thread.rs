@@ -63,8 +63,6 @@ pub enum StoreError {
     /// An earlier life of the agent found out that it does not hold what it had promised.
     #[error("{0}")]
     Untrusted(String),
-    #[error("the thread that opens the store has ended early: {0}")]
-    Thread(String),
 }
 
 /// Which way a replica comes to life.
@@ -91,8 +89,16 @@ pub struct Running {
     pub disk_full: watch::Receiver<bool>,
 }
 
-/// Starts a replica on its thread.
-pub fn start(replica: Replica<FileDisk>, sends: Sends, distrusted: Distrusted, mesh: &Mesh) -> Running {
+/// Opens the store below `directory` and starts the replica on its thread.
+pub fn start(
+    directory: &Path,
+    config: Config,
+    birth: Birth,
+    sends: Sends,
+    distrusted: Distrusted,
+    mesh: &Mesh,
+) -> Result<Running, StoreError> {
+    let replica = bring_to_life(directory, config, birth)?;
     let looked_at = replica.view().revision();
     let (asks, receiver) = unbounded_channel();
     let (view_sender, views) = watch::channel(replica.view());
@@ -118,11 +124,10 @@ pub fn start(replica: Replica<FileDisk>, sends: Sends, distrusted: Distrusted, m
         proposed: (0, false),
     };
     mesh.spawn_replica(thread.run(receiver));
-    Running { asks, views, objects, caught_up, leadership, disk_full }
+    Ok(Running { asks, views, objects, caught_up, leadership, disk_full })
 }
 
-/// Opens the store below `directory`. A big state takes seconds.
-pub fn open(directory: &Path, config: Config, birth: Birth) -> Result<Replica<FileDisk>, StoreError> {
+fn bring_to_life(directory: &Path, config: Config, birth: Birth) -> Result<Replica<FileDisk>, StoreError> {
     let disk = || FileDisk::open(directory).map_err(|error| StoreError::Disk(error.to_string()));
     let made = match birth {
         Birth::First => Replica::create_first(disk()?, config.clone()),

@@ -85,6 +85,18 @@ fn identify<'a>(
     Ok((kind, namespace, text("/metadata/name")))
 }
 
+/// From what was applied last to what is applied now, which is written down with it.
+fn patch(kind: &Kind, last: &Value, plain: &Value) -> Value {
+    // Annotations that are all left out go one by one: the map itself stays, with ours in it.
+    let mut wanted = plain.clone();
+    if wanted["metadata"]["annotations"].is_null() {
+        wanted["metadata"]["annotations"] = json!({});
+    }
+    let mut patch = three_way::create(kind.type_name, last, &wanted);
+    patch["metadata"]["annotations"][LAST_APPLIED] = json!(format!("{plain}\n"));
+    patch
+}
+
 impl Apply {
     pub async fn run(self, client: &Client) -> Result<(), CommandError> {
         let mut failed = None;
@@ -127,13 +139,7 @@ impl Apply {
             .pointer(&format!("/metadata/annotations/{}", LAST_APPLIED.replace('/', "~1")))
             .and_then(Value::as_str);
         let last: Value = last.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_else(|| json!({}));
-        // Annotations that are all left out go one by one: the map itself stays, with ours in it.
-        let mut wanted = plain.clone();
-        if wanted["metadata"]["annotations"].is_null() {
-            wanted["metadata"]["annotations"] = json!({});
-        }
-        let mut patch = three_way::create(kind.type_name, &last, &wanted);
-        patch["metadata"]["annotations"][LAST_APPLIED] = json!(format!("{plain}\n"));
+        let patch = patch(kind, &last, &plain);
         let path = format!("{path}?fieldManager=skein-apply");
         let answer = client
             .ask(
@@ -285,5 +291,17 @@ mod tests {
         assert!(said(json!(["list"])).starts_with("metadata is not a map"));
         assert!(said(json!({"annotations": "text"})).starts_with("metadata.annotations is not a map"));
         assert_eq!(said(json!({"name": "a", "annotations": null})), "");
+    }
+
+    #[test]
+    fn annotations_that_are_left_out_go_and_ours_stays() {
+        let map = |metadata: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata});
+        let last = map(json!({"name": "a", "annotations": {"gone": "1"}}));
+        for now in [json!({"name": "a"}), json!({"name": "a", "annotations": null})] {
+            let kind = Kind::by_name("ConfigMap").unwrap();
+            let annotations = patch(kind, &last, &map(now))["metadata"]["annotations"].clone();
+            assert_eq!(annotations.get("gone"), Some(&Value::Null));
+            assert!(annotations[LAST_APPLIED].is_string());
+        }
     }
 }

@@ -66,7 +66,7 @@ pub enum Bug {
     SnapshotWithoutHistory,
     /// The members of before stay after a snapshot is installed.
     SnapshotKeepsMembers,
-    /// The bytes of an older state are sent as the snapshot of the newest.
+    /// The bytes of an older state are sent as the snapshot of the newest, or fed as it.
     SnapshotFromOldBytes,
     /// Nobody tells raft what became of a snapshot.
     SnapshotNeverReported,

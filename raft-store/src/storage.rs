@@ -66,6 +66,21 @@ impl Memory {
         &self.state
     }
 
+    /// The newest applied state, as it stays while it is fed.
+    pub(crate) fn state_to_feed(&self) -> State {
+        let mut state = self.state.clone();
+        if planted!(SnapshotFromOldBytes)
+            && let Some(change) =
+                self.state.history.all_from(self.state.history.len().saturating_sub(1)).next()
+        {
+            match change.before.clone() {
+                Some(before) => drop(state.objects.insert(change.key.clone(), before)),
+                None => drop(state.objects.remove(&change.key)),
+            }
+        }
+        state
+    }
+
     /// Forgets entries at and below `index`, except for the last `trailing` bytes, and for those from `needed` on while they are no more
     /// than may be kept for that.
     pub(crate) fn compact(&mut self, index: u64, trailing: u64, needed: Option<u64>) {

@@ -309,7 +309,7 @@ impl Feeding {
     }
 
     fn begin_state(&mut self, now: Millis, stock: &Stock<'_>) {
-        let state = Sending::new(now, stock.log.state().clone());
+        let state = Sending::new(now, stock.log.state_to_feed());
         self.next = state.index() + 1;
         self.under_way.clear();
         self.behind = Some(u64::MAX);

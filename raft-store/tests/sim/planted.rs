@@ -56,7 +56,10 @@ fn expect_failures() {
 
 fn all_of(bugs: &[Bug]) {
     expect_failures();
-    let found: Vec<(Bug, Option<(u64, String)>)> = bugs.iter().map(|bug| (*bug, find(*bug))).collect();
+    // One alone: SKEIN_PLANTED=StaleFeedWithGap.
+    let named = std::env::var("SKEIN_PLANTED").ok();
+    let wanted = bugs.iter().filter(|bug| named.as_ref().is_none_or(|name| *name == format!("{bug:?}")));
+    let found: Vec<(Bug, Option<(u64, String)>)> = wanted.map(|bug| (*bug, find(*bug))).collect();
     EXPECTED.set(false);
     for (bug, found) in &found {
         match found {

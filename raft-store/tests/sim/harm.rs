@@ -187,8 +187,8 @@ fn damage(world: &mut World, id: u64) {
     let disk = world.nodes[&id].disk.clone();
     let Ok(mut names) = disk.list() else { return };
     names.sort();
-    // The reserve holds nothing.
-    names.retain(|name| !name.ends_with(".new") && name != "reserve");
+    // The reserve holds nothing, and what is on its way out is not read.
+    names.retain(|name| ![".new", ".old"].iter().any(|end| name.ends_with(end)) && name != "reserve");
     let last = names.iter().filter(|name| name.starts_with("log-")).max().cloned();
     let snapshot = names.iter().filter(|name| name.starts_with("snap-")).max().cloned();
     names.retain(|name| !name.starts_with("snap-") || Some(name) == snapshot.as_ref());

@@ -24,6 +24,7 @@ fn find(bug: Bug) -> Option<(u64, String)> {
             SEEDS => {
                 crate::scenarios::members_that_applied_are_not_forgotten_by_a_power_cut();
                 crate::scenarios::a_rolled_back_disk_stops_its_replica();
+                crate::scenarios::a_rotten_bit_in_the_log_is_no_torn_tail();
             }
             seed => drop(run(seed, CHAOS_MS)),
         };

@@ -370,6 +370,26 @@ fn a_failed_sync_stops_the_replica_and_acknowledges_nothing() {
     assert!(matches!(replica.advance(Millis(9_999)), Err(Fatal::Stopped)));
 }
 
+/// Only the last batch may be torn. One that rots before it was promised to others.
+#[test]
+pub fn a_rotten_bit_in_the_log_is_no_torn_tail() {
+    let mut world = world(3, &[2, 3], &[]);
+    (1..=6).for_each(|n| drop(propose(&mut world, put(n, "a", &n.to_string(), None))));
+    settle(&mut world);
+    world.crash(2);
+    let disk = world.nodes[&2].disk.clone();
+    let log = disk.list().unwrap().into_iter().filter(|name| name.starts_with("log-")).max().unwrap();
+    let bytes = disk.read(&log).unwrap();
+    let batches: Vec<usize> =
+        (0..bytes.len()).step_by(8).filter(|at| bytes[*at..].starts_with(b"BAT1")).collect();
+    assert!(disk.flip(&log, batches[batches.len() / 2] + 40, 4));
+    match Replica::open(disk.image(), world.config(2, 9_999)) {
+        Err(OpenError::Corrupt { .. }) => {}
+        Err(other) => panic!("a rotten bit is called {other}"),
+        Ok(_) => panic!("a rotten bit is cut off as a torn tail"),
+    }
+}
+
 #[test]
 pub fn a_rolled_back_disk_stops_its_replica() {
     let mut world = world(3, &[2, 3], &[]);

@@ -1,5 +1,6 @@
 //! Nodes, disks, network and time. Decides nothing about what should happen: the seed and the test do.
 
+mod growth;
 mod net;
 
 use std::cmp::{Ordering, Reverse};
@@ -555,38 +556,6 @@ impl World {
     pub fn isolate(&mut self, id: u64) {
         let others: Vec<u64> = self.nodes.keys().copied().filter(|other| *other != id).collect();
         others.into_iter().for_each(|other| self.cut.extend([(id, other), (other, id)]));
-    }
-
-    /// Adds learners and makes voters until the members are as asked.
-    pub fn grow(&mut self, voters: &[u64], learners: &[u64]) {
-        for id in voters.iter().chain(learners) {
-            self.change(vec![MemberChange::AddLearner(NodeId(*id))], |s| s.learners.contains(&NodeId(*id)));
-        }
-        for id in voters {
-            let caught_up = |world: &World| {
-                let leader = world.leader().and_then(|leader| world.status(leader));
-                leader.is_some_and(|s| s.peers.iter().any(|p| p.id.0 == *id && p.matched + 5 > s.last_index))
-            };
-            assert!(self.run_until(5_000, caught_up), "{id} catches up");
-            self.change(vec![MemberChange::AddVoter(NodeId(*id))], |s| s.voters.contains(&NodeId(*id)));
-        }
-    }
-
-    pub fn change(&mut self, changes: Vec<MemberChange>, done: impl Fn(&Status) -> bool) {
-        for _ in 0..100 {
-            let leader = self.leader();
-            let finished =
-                leader.and_then(|leader| self.status(leader)).is_some_and(|s| done(&s) && !s.joint);
-            if finished {
-                return;
-            }
-            if let Some(leader) = leader {
-                let id = self.clients.fresh_proposal();
-                self.input(leader, Input::ChangeMembers { id, changes: changes.clone() });
-            }
-            self.run_for(100);
-        }
-        panic!("the members never became what was asked: {changes:?}");
     }
 
     fn fold(&mut self, id: u64, effect: &Effect) {

@@ -1,4 +1,4 @@
-//! The mesh: QUIC between members, one connection for control and one for bulk per pair that talks.
+//! The mesh: QUIC between members; per pair that talks one connection for control, one for bulk, one for raft's messages.
 //!
 //! Decides who may talk (the member list, by public key) and over which connection. It must not interpret what is said:
 //! gossip, raft and requests are handed on with the proven sender. QUIC runs on two threads (`mesh/thread.rs`) that share one port (`mesh/port.rs`).
@@ -280,8 +280,7 @@ impl Mesh {
     /// Ends the mesh and gives its port back.
     pub fn close(&self) {
         for lane in [&self.0.mesh, &self.0.raft_lane] {
-            lane.endpoint.close(0u32.into(), b"closing");
-            lane.thread.end();
+            lane.end();
         }
     }
 
@@ -367,7 +366,19 @@ impl Mesh {
     }
 }
 
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 impl Lane {
+    /// Gives the port back. Once is enough.
+    fn end(&self) {
+        self.endpoint.close(0u32.into(), b"closing");
+        self.thread.end();
+    }
+
     fn start(half: Half, socket: std::net::UdpSocket, server: quinn::ServerConfig) -> std::io::Result<Lane> {
         let name = match half {
             Half::Mesh => "mesh",

@@ -64,10 +64,16 @@ pub(crate) struct Log<D> {
     rng: SmallRng,
 }
 
-/// What [`Log::write_ahead`] wrote: not durable, and its messages are sealed, until [`Log::sync`].
-pub(crate) struct Written {
+/// What is to be durable. Its messages are sealed until [`Log::sync`].
+pub(crate) struct Wanted {
     promises: Promises,
-    batch: Option<WrittenBatch>,
+    batch: Pending,
+}
+
+enum Pending {
+    Nothing,
+    Unwritten(Batch),
+    Written(WrittenBatch),
 }
 
 struct WrittenBatch {
@@ -199,22 +205,27 @@ impl<D: Disk> Log<D> {
 
     /// Makes everything in `unsynced` durable, then gives out the messages that depended on it.
     pub(crate) fn persist(&mut self, unsynced: Unsynced) -> Result<Promises, LogError> {
-        let written = self.write(unsynced)?;
-        self.sync(written)
+        let wanted = self.want(unsynced)?;
+        self.sync(wanted)
     }
 
-    /// As [`Log::write`], and the disk begins to make it durable meanwhile.
-    pub(crate) fn write_ahead(&mut self, unsynced: Unsynced) -> Result<Written, LogError> {
-        let written = self.write(unsynced)?;
-        if written.batch.is_some() {
-            let name = self.current().name();
-            self.disk.begin_sync(&name);
-        }
-        Ok(written)
+    /// Writes it, and the disk begins to make it durable, unless more is to be done for that than to write into the current segment.
+    /// Nothing else is written before it is given to [`Log::sync`].
+    pub(crate) fn write_ahead(&mut self, unsynced: Unsynced) -> Result<Wanted, LogError> {
+        let mut wanted = self.want(unsynced)?;
+        wanted.batch = match wanted.batch {
+            Pending::Unwritten(batch) if self.fits(&batch) => {
+                let written = self.write_batch(batch)?;
+                let name = self.current().name();
+                self.disk.begin_sync(&name);
+                Pending::Written(written)
+            }
+            other => other,
+        };
+        Ok(wanted)
     }
 
-    /// Writes everything in `unsynced`. Nothing else is written before it is given to [`Log::sync`].
-    fn write(&mut self, unsynced: Unsynced) -> Result<Written, LogError> {
+    fn want(&mut self, unsynced: Unsynced) -> Result<Wanted, LogError> {
         let (hard_state, mut promises) = unsynced.into_parts();
         if let Some(state) = &promises.install {
             self.begin_anew(state)?;
@@ -224,18 +235,20 @@ impl<D: Disk> Log<D> {
         let batch = match wanted {
             true => {
                 let entries = std::mem::take(&mut promises.entries);
-                Some(self.write_batch(Batch { hard_state, entries })?)
+                Pending::Unwritten(Batch { hard_state, entries })
             }
-            false => None,
+            false => Pending::Nothing,
         };
-        Ok(Written { promises, batch })
+        Ok(Wanted { promises, batch })
     }
 
     /// Makes it durable, then gives out the messages that depended on it.
-    pub(crate) fn sync(&mut self, written: Written) -> Result<Promises, LogError> {
-        let Written { mut promises, batch } = written;
-        if let Some(batch) = batch {
-            promises.entries = self.sync_batch(batch)?;
+    pub(crate) fn sync(&mut self, wanted: Wanted) -> Result<Promises, LogError> {
+        let Wanted { mut promises, batch } = wanted;
+        match batch {
+            Pending::Nothing => {}
+            Pending::Unwritten(batch) => promises.entries = self.append(batch)?,
+            Pending::Written(written) => promises.entries = self.sync_batch(written)?,
         }
         if promises.install.is_some() {
             self.bytes_since_snapshot = 0;
@@ -384,10 +397,13 @@ impl<D: Disk> Log<D> {
         self.sync_batch(written)
     }
 
+    fn fits(&self, batch: &Batch) -> bool {
+        self.end + batch.encoded_length() as u64 <= self.current().length
+    }
+
     fn write_batch(&mut self, batch: Batch) -> Result<WrittenBatch, LogError> {
-        let encoded_length = batch.encoded_length() as u64;
-        if self.end + encoded_length > self.current().length {
-            self.new_segment(encoded_length)?;
+        if !self.fits(&batch) {
+            self.new_segment(batch.encoded_length() as u64)?;
         }
         let salt = self.current().salt;
         let (bytes, chain) = batch.encode(self.next_sequence, &self.chain, salt);

@@ -30,7 +30,7 @@ use crate::feed::serve::Feeder;
 use crate::gate::{self, Verdict};
 use crate::ids::{Millis, NodeId, Revision};
 use crate::log::outbound::{self, Cleared, Unsynced};
-use crate::log::{Log, LogError, Written};
+use crate::log::{Log, LogError, Wanted};
 use crate::state::State;
 use crate::storage::Memory;
 use crate::timing::Timing;
@@ -99,7 +99,7 @@ impl<D: Disk> Replica<D> {
         }
     }
 
-    /// What may be sent before the disk is asked: a leader's appends go out while its own disk writes. Optional;
+    /// What may be sent before the disk is done: a leader's appends go out while its own disk works. Optional;
     /// call it between the last `handle` and `advance`, send what it gives at once. What it does not give,
     /// `advance` does.
     pub fn outbox(&mut self, now: Millis) -> Vec<Effect> {
@@ -307,7 +307,7 @@ impl<D: Disk> Replica<D> {
     }
 
     /// Lets the disk work while early messages leave. Not for a leader's snapshot, which is looked at first.
-    fn write_ahead(&mut self, ready: &mut Ready) -> Option<Result<Written, LogError>> {
+    fn write_ahead(&mut self, ready: &mut Ready) -> Option<Result<Wanted, LogError>> {
         if !ready.snapshot().is_empty() {
             return None;
         }
@@ -316,7 +316,7 @@ impl<D: Disk> Replica<D> {
     }
 
     /// One `Ready`, by raft's contract; what it wants durable may be written already.
-    fn round(&mut self, mut ready: Ready, written: Option<Written>) -> Result<(), Fatal> {
+    fn round(&mut self, mut ready: Ready, written: Option<Wanted>) -> Result<(), Fatal> {
         let early = outbound::early(&mut ready, self.log.hard_state());
         self.send(early);
         for (context, index) in self.reads.answered(ready.take_read_states()) {
@@ -440,7 +440,7 @@ impl<D: Disk> Replica<D> {
 struct Held {
     ready: Ready,
     /// What it wants durable, if that is written already.
-    written: Option<Result<Written, LogError>>,
+    written: Option<Result<Wanted, LogError>>,
 }
 
 /// A number's bits, well mixed (the finalizer of splitmix64).

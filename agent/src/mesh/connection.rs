@@ -27,7 +27,9 @@ const STRANGERS: usize = 256;
 pub async fn accept_all(mesh: Mesh, half: Half, endpoint: Endpoint) {
     let door = Arc::new(Semaphore::new(STRANGERS));
     while let Some(handshake) = endpoint.accept().await {
-        if door.available_permits() < STRANGERS / 2 && handshake.may_retry() {
+        // Where only members have business, handshakes are not computed for whoever claims an address.
+        let crowded = half == Half::Raft || door.available_permits() < STRANGERS / 2;
+        if crowded && handshake.may_retry() {
             let _ = handshake.retry();
             continue;
         }

@@ -1,16 +1,15 @@
 //! One UDP port, two sockets: each of the two threads that speak QUIC has its own endpoint, and the kernel hands every packet to the
 //! one whose connection it belongs to.
 //!
-//! Decides which: the highest bit of a connection ID names the endpoint that chose it, and a classic BPF program on the port's
-//! `SO_REUSEPORT` group (socket(7)) reads that bit. It must not look at anything else of a packet; a packet that lies about the bit reaches
-//! an endpoint that knows no such connection.
+//! Decides which: connection IDs that begin with `RAFT` are the replica's, all others the mesh's, and a classic BPF program on the
+//! port's `SO_REUSEPORT` group (socket(7)) reads those two bytes. It must not look at anything else of a packet; a packet that lies about them
+//! reaches an endpoint that knows no such connection. Packets must not be put together on receipt (`udp`).
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 
 use nix::libc::{
-    BPF_A, BPF_ABS, BPF_ALU, BPF_B, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_RSH, sock_filter,
-    sock_fprog,
+    BPF_ABS, BPF_B, BPF_H, BPF_JEQ, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, sock_filter, sock_fprog,
 };
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
@@ -36,19 +35,19 @@ pub enum Half {
     Raft,
 }
 
-impl Half {
-    const fn bit(self) -> u8 {
-        match self {
-            Half::Mesh => 0,
-            Half::Raft => 0x80,
-        }
-    }
+/// How the IDs of the replica's connections begin. Who knows nothing of halves reaches the mesh, but once in 65,536 times.
+const RAFT: [u8; 2] = [0xda, 0x7a];
 
+impl Half {
     /// A connection ID that leads to this half: of a connection's first packet, or chosen by the half itself.
     pub fn id(self) -> ConnectionId {
         let mut bytes = [0; ID_BYTES];
         clock::fill_random(&mut bytes);
-        bytes[0] = (bytes[0] & 0x7f) | self.bit();
+        match self {
+            Half::Raft => bytes[..2].copy_from_slice(&RAFT),
+            Half::Mesh if bytes[..2] == RAFT => bytes[0] ^= 1,
+            Half::Mesh => {}
+        }
         ConnectionId::new(&bytes)
     }
 }
@@ -100,17 +99,17 @@ fn as_raw(socket: &UdpSocket) -> std::os::fd::RawFd {
 }
 
 /// The place in the group of the socket that a packet is for. A packet too short to have an ID is the first one's.
-fn program() -> [sock_filter; 7] {
+fn program() -> [sock_filter; 8] {
     let step = |code: u32, jt: u8, jf: u8, k: u32| sock_filter { code: code as u16, jt, jf, k };
-    let load = BPF_LD | BPF_B | BPF_ABS;
     [
-        step(load, 0, 0, 0),
+        step(BPF_LD | BPF_B | BPF_ABS, 0, 0, 0),
         step(BPF_JMP | BPF_JSET | BPF_K, 0, 2, 0x80),
-        step(load, 0, 0, LONG),
+        step(BPF_LD | BPF_H | BPF_ABS, 0, 0, LONG),
         step(BPF_JMP, 0, 0, 1),
-        step(load, 0, 0, SHORT),
-        step(BPF_ALU | BPF_RSH | BPF_K, 0, 0, 7),
-        step(BPF_RET | BPF_A, 0, 0, 0),
+        step(BPF_LD | BPF_H | BPF_ABS, 0, 0, SHORT),
+        step(BPF_JMP | BPF_JEQ | BPF_K, 0, 1, u32::from(u16::from_be_bytes(RAFT))),
+        step(BPF_RET | BPF_K, 0, 0, 1),
+        step(BPF_RET | BPF_K, 0, 0, 0),
     ]
 }
 

@@ -42,7 +42,7 @@ pub fn server(credential: &Credential, roster: Roster, half: Half) -> Result<qui
     let mut config = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(failed)?
-        .with_client_cert_verifier(Arc::new(MemberVerifier { roster }))
+        .with_client_cert_verifier(Arc::new(MemberVerifier { roster, members_only: half == Half::Raft }))
         .with_cert_resolver(Arc::new(credential.clone()));
     config.alpn_protocols = match half {
         Half::Mesh => vec![CONTROL.to_vec(), BULK.to_vec(), JOIN.to_vec(), OLD_JOIN.to_vec()],
@@ -64,7 +64,7 @@ pub fn client(
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(failed)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(MemberVerifier { roster }))
+        .with_custom_certificate_verifier(Arc::new(MemberVerifier { roster, members_only: true }))
         .with_client_cert_resolver(Arc::new(credential.clone()));
     let protocol = match class {
         Class::Control => CONTROL,
@@ -109,6 +109,8 @@ fn transport() -> Arc<quinn::TransportConfig> {
 #[derive(Clone)]
 struct MemberVerifier {
     roster: Roster,
+    /// Nobody without a certificate is let in.
+    members_only: bool,
 }
 
 impl std::fmt::Debug for MemberVerifier {
@@ -170,7 +172,7 @@ impl ClientCertVerifier for MemberVerifier {
 
     /// A joining machine has none yet; what it may do is decided by the protocol that it speaks.
     fn client_auth_mandatory(&self) -> bool {
-        false
+        self.members_only
     }
 
     fn verify_client_cert(

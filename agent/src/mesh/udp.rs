@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
+use nix::sys::socket::{setsockopt, sockopt};
 use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::io::Interest;
@@ -35,6 +36,8 @@ impl Watched {
     /// Watches a non-blocking socket on the runtime that calls.
     pub fn new(socket: UdpSocket) -> io::Result<Watched> {
         let state = UdpSocketState::new((&socket).into())?;
+        // Put together on receipt (UDP_GRO), packets of a peer's two halves would come as one, for whoever the first is for.
+        setsockopt(&socket, sockopt::UdpGroSegment, &false)?;
         let packets = sys::watch(socket.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
         Ok(Watched { socket, packets, state, full: AtomicBool::new(false) })
     }
@@ -76,7 +79,7 @@ impl AsyncUdpSocket for Watched {
     }
 
     fn max_receive_segments(&self) -> usize {
-        self.state.gro_segments()
+        1
     }
 
     fn may_fragment(&self) -> bool {

@@ -62,13 +62,37 @@ impl Connection {
             let before = input.len();
             self.take(&mut input)?;
             left = !input.is_empty() && input.len() < before;
-            if !self.output.is_empty() {
-                stream.write_all(&self.output).await.map_err(ended)?;
-                stream.flush().await.map_err(ended)?;
-                self.output.clear();
-                self.output.shrink_to(KEPT);
+            while !self.output.is_empty() {
+                self.send(&mut stream).await.map_err(ended)?;
             }
         }
+    }
+
+    /// Sends what is to be sent. What is under way goes on meanwhile, and ends: a client that does not read must not hold what others wait for.
+    async fn send<S: AsyncWrite + Unpin>(&mut self, stream: &mut S) -> std::io::Result<()> {
+        let mut bytes = std::mem::take(&mut self.output);
+        let mut sending = std::pin::pin!(async {
+            stream.write_all(&bytes).await?;
+            stream.flush().await
+        });
+        loop {
+            tokio::select! {
+                biased;
+                sent = &mut sending => {
+                    sent?;
+                    break;
+                }
+                Some(replies) = ready_ones(&mut self.under_way) => {
+                    replies.iter().for_each(|reply| protocol::put_frame(reply, &mut self.output));
+                }
+            }
+        }
+        if self.output.is_empty() {
+            bytes.clear();
+            bytes.shrink_to(KEPT);
+            self.output = bytes;
+        }
+        Ok(())
     }
 
     /// Begins on the questions that have arrived whole, until there are answers enough to send first.

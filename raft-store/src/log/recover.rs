@@ -173,18 +173,23 @@ pub(crate) fn recover<D: Disk>(disk: &mut D, identity: &Identity) -> Result<Foun
 
 /// Takes out of `stale` what is too big to be removed before anything is answered. The name of what is being written is wanted again.
 fn set_apart<D: Disk>(disk: &mut D, stale: &mut Vec<String>) -> Result<Vec<String>, DiskError> {
+    let is_big = |disk: &D, name: &str| disk.length(name).map(|length| length > snapfile::AT_ONCE);
     let mut going = Vec::new();
+    // Its name is wanted again. What bore the other name before is replaced, and gone.
+    if stale.iter().any(|name| name == snapfile::TEMPORARY) && is_big(disk, snapfile::TEMPORARY)? {
+        disk.rename(snapfile::TEMPORARY, snapfile::OLD)?;
+        stale.retain(|name| name != snapfile::TEMPORARY && name != snapfile::OLD);
+        going.push(snapfile::OLD.to_owned());
+    }
     for name in std::mem::take(stale) {
-        // What a feeder's state was taken into goes at once: an observer answers a moment later, and its name is wanted again.
-        match name == fedfile::TEMPORARY || disk.length(&name)? <= snapfile::AT_ONCE {
-            true => stale.push(name),
-            false if name == snapfile::TEMPORARY => {
-                disk.rename(&name, snapfile::OLD)?;
-                going.push(snapfile::OLD.to_owned());
-            }
-            false => going.push(name),
+        // What a feeder's state was taken into goes at once, as segments do: their names are wanted again.
+        let may_wait = name == snapfile::OLD || snapfile::index(&name).is_some();
+        match may_wait && is_big(disk, &name)? {
+            true => going.push(name),
+            false => stale.push(name),
         }
     }
+    going.sort();
     going.dedup();
     Ok(going)
 }

@@ -22,6 +22,7 @@ use tracing::{debug, warn};
 use crate::clock::spawn;
 use crate::members::{Member, Roster, in_view};
 use crate::objects::shown;
+use crate::store::Store;
 
 /// The one network of this release; keys, plans and maps carry its id.
 pub const DEFAULT_NETWORK: NetworkId = NetworkId(1);
@@ -73,7 +74,7 @@ impl FabricHandle {
 pub struct Sources {
     pub me: Member,
     pub roster: Roster,
-    pub views: watch::Receiver<View>,
+    pub store: Store,
     pub suspects: watch::Receiver<BTreeSet<NodeId>>,
     /// Pods that an earlier agent attached.
     pub pods: Vec<LocalPod>,
@@ -84,13 +85,15 @@ pub fn start(fabric: Fabric, sources: Sources) -> FabricHandle {
     let (commands, asked) = mpsc::unbounded_channel();
     let (conditions, watching) = watch::channel(Vec::new());
     let pods = sources.pods.iter().map(|pod| (pod.uid.0.clone(), pod.clone())).collect();
-    spawn(Driver { fabric, sources, pods, conditions }.run(asked));
+    let views = sources.store.objects();
+    spawn(Driver { fabric, sources, views, pods, conditions }.run(asked));
     FabricHandle { commands, conditions: watching }
 }
 
 struct Driver {
     fabric: Fabric,
     sources: Sources,
+    views: watch::Receiver<View>,
     pods: BTreeMap<String, LocalPod>,
     conditions: watch::Sender<Vec<Condition>>,
 }
@@ -100,6 +103,9 @@ const FULL_PASS: Duration = Duration::from_secs(30);
 
 impl Driver {
     async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        // The kernel may hold what an earlier agent knew: a state of the past must not take its place. Without a leader's word for
+        // long, what is known is better than nothing.
+        let _ = self.sources.store.local().await;
         self.pass(true).await;
         let mut last = None;
         let mut full_pass = tokio::time::interval(FULL_PASS);
@@ -111,7 +117,7 @@ impl Driver {
                     Some(command) => waiting.push(command),
                     None => return,
                 },
-                changed = self.sources.views.changed() => if changed.is_err() { return },
+                changed = self.views.changed() => if changed.is_err() { return },
                 changed = self.sources.suspects.changed() => if changed.is_err() { return },
                 _ = full_pass.tick() => full = true,
             }
@@ -178,7 +184,7 @@ impl Driver {
     }
 
     fn desired(&mut self) -> Desired {
-        let view = self.sources.views.borrow_and_update().clone();
+        let view = self.views.borrow_and_update().clone();
         let suspects = self.sources.suspects.borrow_and_update().clone();
         desired(
             &self.sources.me,

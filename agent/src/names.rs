@@ -23,6 +23,8 @@ use crate::objects::shown;
 
 /// Serves DNS at this node's addresses until the process ends.
 pub async fn run(cluster: Arc<Cluster>) {
+    // Names of the past would be believed.
+    let _ = cluster.store.local().await;
     let mut views = cluster.store.objects();
     let (sender, records) = watch::channel(Arc::new(records(&views.borrow_and_update().clone())));
     let addresses = [crate::fabric::DNS.local, cluster.identity.member.overlay()]

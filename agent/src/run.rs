@@ -368,7 +368,7 @@ async fn start(config: &Config, identity: Identity, birth: Birth) -> Result<Arc<
     let sources = Sources {
         me,
         roster: roster.clone(),
-        views: store.objects(),
+        store: store.clone(),
         suspects: suspects.clone(),
         pods: attached(&runtime, &addresses, config).await,
     };

@@ -57,6 +57,8 @@ pub(crate) struct Log<D> {
     /// Snapshots that nothing needs any more: they go bit by bit.
     going: Vec<String>,
     fed: Option<fedfile::FedFile>,
+    /// Bytes that the last fed state had when the disk had no room for more of it.
+    fed_lacked: u64,
     /// The next one waits for so many bytes of log, where the last had no room.
     snapshot_after: u64,
     /// The disk is full: the reserve was given up, or could not be made.
@@ -110,6 +112,7 @@ impl<D: Disk> Log<D> {
             writing: None,
             going: recovered.going,
             fed: None,
+            fed_lacked: 0,
             snapshot_after: 0,
             segments: recovered.segments,
             pressed: false,

@@ -218,6 +218,13 @@ impl Follower {
         };
     }
 
+    /// A piece of a state came: its feeder is not left for a better one meanwhile, or all that was taken would be for nothing.
+    pub(crate) fn takes_state(&mut self, now: Millis) {
+        if let Some(source) = &mut self.source {
+            source.began = now;
+        }
+    }
+
     /// A batch came that raft takes.
     pub(crate) fn took(&mut self, bytes: u64) {
         if let Some(source) = &mut self.source {

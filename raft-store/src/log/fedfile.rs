@@ -58,6 +58,12 @@ impl<D: Disk> Log<D> {
     /// Begins the file. False if the disk has no room for it, here and below: then nothing is left of it.
     pub(crate) fn begin_fed(&mut self, index: u64) -> Result<bool, LogError> {
         self.drop_fed()?;
+        // The last one needed more than there is: the disk is not filled up for nothing again. It may have been a bigger state, so
+        // that each time a little less is asked for.
+        if self.fed_lacked > 0 && !self.has_room(self.fed_lacked + self.segment_bytes) {
+            self.fed_lacked -= self.fed_lacked / 8;
+            return Ok(false);
+        }
         if self.disk.list()?.iter().any(|name| name == TEMPORARY) {
             self.disk.remove(TEMPORARY)?;
         }
@@ -81,6 +87,7 @@ impl<D: Disk> Log<D> {
         };
         let full = matches!(&written, Err(LogError::Disk(error)) if error.is_full());
         if !has_room || full {
+            self.fed_lacked = file.length + bytes.len() as u64;
             self.disk.remove(TEMPORARY)?;
             return Ok(false);
         }
@@ -97,6 +104,7 @@ impl<D: Disk> Log<D> {
         if let Some(file) = &mut self.fed {
             file.check(&mut self.disk)?;
             file.whole = true;
+            self.fed_lacked = 0;
         }
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! Takes a whole state from a feeder: piece by piece to the disk and into a state that grows, then in the place of log and state, as a
 //! leader's snapshot would.
 //!
-//! Decides when a piece is written and when the state is installed. No round is long, however big the state. What is half taken goes when
-//! the feed changes. Must not let a feed look like a leader (`feeding`), and must not touch raft while it has something half done.
+//! Decides when a piece is written and when the state is installed. No round is long, however big the state, but the one that frees the old
+//! state. What is half taken goes when the feed changes. Must not let a feed look like a leader (`feeding`), and must not touch raft while it has something half done.
 
 use std::collections::VecDeque;
 
@@ -38,6 +38,7 @@ impl<D: Disk> Replica<D> {
             return self.refuse(from, "a piece of a state that makes no sense");
         }
         self.follower.heard(self.now, piece.news);
+        self.follower.takes_state(self.now);
         self.learn_leader(piece.news);
         let (index, term) = piece.place;
         let log = &self.node.raft.raft_log;

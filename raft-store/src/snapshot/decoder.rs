@@ -110,6 +110,8 @@ impl Decoder {
 
     /// Takes all that is whole; how much that was.
     fn take_parts(&mut self, bytes: &[u8]) -> usize {
+        // What follows the state's end is never too short to be looked at.
+        self.wanted = 0;
         let mut at = 0;
         while self.error.is_none() {
             match self.part(&bytes[at..]) {

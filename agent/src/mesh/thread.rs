@@ -1,7 +1,7 @@
 //! The threads that QUIC runs on, each with an endpoint: the mesh's, and the replica's for raft's messages.
 //!
 //! Decides only where tasks run. One thread for each, because a packet that hops between threads wakes all of them: at rest that was
-//! most of what an agent cost, and of a write's time a third. Of raised priority, so that what the API and the controllers do never
+//! most of what an agent cost, and a part of each write's time. Of raised priority, so that what the API and the controllers do never
 //! keeps a heartbeat or the answer to a probe waiting. The mesh's must not run anything that computes for long or blocks; the
 //! replica's waits for the disk, which is why gossip and probes are not there (docs/decisions/0217).
 

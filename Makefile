@@ -46,7 +46,7 @@ bench: ## measures start, scale and failover times (needs root)
 	@scripts/build.sh --release --bins -p cli -p testbed
 	@$(ENV); exec $${CARGO_TARGET_DIR:-target}/release/testbed bench $(ARGS)
 
-bench-store: ## the store beside Debian's etcd, same disk, syncs and TLS (needs root; ARGS: writes reads local memory kills restart observers ours)
+bench-store: ## the store beside Debian's etcd, same disk, syncs and TLS (needs root; ARGS: writes reads local memory kills restart observers ours, and numbers of clients)
 	@scripts/setup.sh bench
 	@scripts/build.sh --release --bins -p cli -p testbed
 	@$(ENV); exec $${CARGO_TARGET_DIR:-target}/release/testbed bench store $(ARGS)

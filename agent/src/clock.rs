@@ -13,6 +13,12 @@ pub fn millis() -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The monotonic clock, as timers and QUIC count.
+#[expect(clippy::disallowed_methods, reason = "this is the module that reads the clock")]
+pub fn monotonic() -> std::time::Instant {
+    std::time::Instant::now()
+}
+
 /// Wall-clock time, for documents that people read.
 #[expect(clippy::disallowed_methods, reason = "this is the module that reads the clock")]
 pub fn wall() -> Timestamp {

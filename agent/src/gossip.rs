@@ -11,9 +11,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::clock::spawn;
 use crate::members::Roster;
 use crate::membership::{Effect, Input, Membership};
-use crate::mesh::Mesh;
 use crate::mesh::wire::{Datagram, Request, Response};
+use crate::mesh::{Mesh, Timer};
 use crate::timing;
+
+/// How often the core hears who the members are.
+const ANNOUNCE: Duration = Duration::from_secs(1);
 
 /// What the driver is asked.
 pub enum Ask {
@@ -38,8 +41,8 @@ pub fn start(
     let thread = mesh.clone();
     // Where its packets come and go: probes wait for nobody, and at rest no other thread wakes.
     thread.spawn(async move {
-        let mut exchange = tokio::time::interval(timing::GOSSIP_EXCHANGE);
-        let mut members = tokio::time::interval(Duration::from_secs(1));
+        let mut exchange = mesh.timers().after(Duration::ZERO);
+        let mut members = mesh.timers().after(Duration::ZERO);
         loop {
             let input = tokio::select! {
                 ask = receiver.recv() => match ask {
@@ -50,8 +53,12 @@ pub fn start(
                     }
                     None => return,
                 },
-                _ = members.tick() => Input::Members(roster.all().iter().map(|member| member.id).collect()),
-                _ = exchange.tick() => {
+                () = &mut members => {
+                    members.set_after(ANNOUNCE);
+                    Input::Members(roster.all().iter().map(|member| member.id).collect())
+                }
+                () = &mut exchange => {
+                    exchange.set_after(timing::GOSSIP_EXCHANGE);
                     exchange_with_one(&core, &mesh, &roster, &back);
                     continue;
                 }
@@ -59,7 +66,7 @@ pub fn start(
             for effect in core.handle(input) {
                 match effect {
                     Effect::Send { to, bytes } => mesh.send_datagram(to, &Datagram::Gossip(bytes)),
-                    Effect::Wake { after, timer } => wake(back.clone(), after, timer),
+                    Effect::Wake { after, timer } => wake(mesh.timers().after(after), back.clone(), timer),
                     Effect::Suspects(set) => {
                         tracing::info!(suspects = ?set.iter().map(ToString::to_string).collect::<Vec<_>>(), "suspected members changed");
                         suspects.send_replace(set);
@@ -71,9 +78,9 @@ pub fn start(
     (asks, watching)
 }
 
-fn wake(back: mpsc::UnboundedSender<Ask>, after: Duration, timer: crate::membership::Timer) {
+fn wake(due: Timer, back: mpsc::UnboundedSender<Ask>, timer: crate::membership::Timer) {
     spawn(async move {
-        tokio::time::sleep(after).await;
+        due.await;
         let _ = back.send(Ask::Input(Input::Timer(timer)));
     });
 }

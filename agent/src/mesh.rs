@@ -9,6 +9,7 @@ mod links;
 mod port;
 mod sys;
 mod thread;
+mod timers;
 pub mod tls;
 mod udp;
 pub mod wire;
@@ -29,6 +30,7 @@ use crate::members::Roster;
 use crate::timing;
 use links::Links;
 use port::Half;
+pub use timers::{Timer, Timers};
 use udp::Watched;
 use wire::{Datagram, Request, Response};
 
@@ -177,9 +179,18 @@ impl Mesh {
         self.spawn_on(Half::Mesh, task);
     }
 
-    /// Runs the replica on the thread where its messages come and go. It may wait for the disk.
-    pub fn spawn_replica(&self, replica: impl Future<Output = ()> + Send + 'static) {
-        self.spawn_on(Half::Raft, replica);
+    /// The timers of the mesh's thread.
+    pub fn timers(&self) -> &Timers {
+        self.0.mesh.thread.timers()
+    }
+
+    /// Runs the replica on the thread where its messages come and go, with that thread's timers. It may wait for the disk.
+    pub fn spawn_replica<R>(&self, replica: impl FnOnce(Timers) -> R)
+    where
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let timers = self.lane(Half::Raft).thread.timers().clone();
+        self.spawn_on(Half::Raft, replica(timers));
     }
 
     fn spawn_on(&self, half: Half, task: impl Future<Output = ()> + Send + 'static) {
@@ -386,10 +397,14 @@ impl Lane {
         };
         let mut config = quinn::EndpointConfig::default();
         config.cid_generator(move || Box::new(port::Ids(half)));
-        let runtime = Arc::new(quinn::TokioRuntime);
-        let listen = move || {
+        let listen = move |timers| {
             let socket = Arc::new(Watched::new(socket)?);
-            Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)
+            Endpoint::new_with_abstract_socket(
+                config,
+                Some(server),
+                socket,
+                Arc::new(timers::Runtime(timers)),
+            )
         };
         let (thread, endpoint) = thread::start(name, listen)?;
         Ok(Lane { thread, endpoint })

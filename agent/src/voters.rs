@@ -30,8 +30,12 @@ pub const ZONE: &str = "topology.kubernetes.io/zone";
 /// On a Node that `skein node drain` empties: it gives up its vote too.
 pub const DRAIN: &str = "skein.dev/drain";
 
-/// How often to look when nothing in the state changes: a learner catches up without any change.
+/// How often to look while something is on its way: a learner catches up without any change of the state.
 const LOOK: Duration = Duration::from_millis(250);
+/// How often to look when all is as it should be and nothing in the state changes.
+const LOOK_AT_REST: Duration = Duration::from_secs(1);
+/// A state that changes all the time is not looked at all the time.
+const BREATH: Duration = Duration::from_millis(50);
 
 /// Runs for as long as this machine leads.
 pub async fn keep(cluster: &Arc<Cluster>, epoch: Epoch) {
@@ -41,8 +45,9 @@ pub async fn keep(cluster: &Arc<Cluster>, epoch: Epoch) {
     let mut told = Next::Nothing;
     let nodes = keys::prefix(node_kind(), None);
     let mut touched = Touched::below([PREFIX, nodes.as_str()]);
-    let mut members = Vec::new();
+    let mut members: Vec<Candidate> = Vec::new();
     loop {
+        let mut look = LOOK;
         let view = views.borrow_and_update().clone();
         if touched.look(&view) {
             members = candidates(&view);
@@ -67,11 +72,15 @@ pub async fn keep(cluster: &Arc<Cluster>, epoch: Epoch) {
                     }
                 }
             }
+            let settled = status.learners.is_empty() && !members.iter().any(|member| member.dead);
+            if settled && sealed && next == Next::Nothing {
+                look = LOOK_AT_REST;
+            }
             told = next;
         }
-        let _ = tokio::time::timeout(LOOK, views.changed()).await;
-        // A state that changes all the time is not looked at all the time.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        if tokio::time::timeout(look, views.changed()).await.is_ok() {
+            tokio::time::sleep(BREATH).await;
+        }
     }
 }
 

@@ -182,20 +182,34 @@ fn clean_up(directory: &Path) {
 
 /// Says this machine's sealing key, and what its binary supports, to the others, and removes what the store has taken over. Every member's part.
 pub async fn publish(cluster: Arc<Cluster>) {
-    let mut views = cluster.store.views();
+    let mut views = cluster.store.objects();
     let directory = cluster.config.data.join("member");
-    let mut cleaned = false;
+    let own = members::key(cluster.name());
+    let mut touched = Touched::below([KEY, own.as_str()]);
+    let (mut cleaned, mut said) = (false, false);
     loop {
         let view = views.borrow_and_update().clone();
+        let look = touched.look(&view);
         if !cleaned && view.get(KEY.as_bytes()).is_some() {
             clean_up(&directory);
             cleaned = true;
         }
-        if let Err(error) = say_key(&cluster, &view).await {
-            tracing::debug!(%error, "this machine's sealing key is not on the member list yet");
-            let _ = tokio::time::timeout(timing::LEADER_ANSWER, views.changed()).await;
-        } else if views.changed().await.is_err() {
-            return;
+        if look || !said {
+            said = match say_key(&cluster, &view).await {
+                Ok(()) => true,
+                Err(error) => {
+                    tracing::debug!(%error, "this machine's sealing key is not on the member list yet");
+                    false
+                }
+            };
+        }
+        let changed = views.changed();
+        if said {
+            if changed.await.is_err() {
+                return;
+            }
+        } else {
+            let _ = tokio::time::timeout(timing::LEADER_ANSWER, changed).await;
         }
     }
 }

@@ -10,19 +10,27 @@ use std::sync::Arc;
 
 use quinn::Endpoint;
 use tokio::sync::Notify;
+use tracing::error;
 
+use super::timers::Timers;
 use crate::priority::raise_priority;
 use crate::timing;
 
 /// The thread, as long as it runs.
 pub struct Handle {
     runtime: tokio::runtime::Handle,
+    timers: Timers,
     ending: Arc<Notify>,
 }
 
 impl Handle {
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.runtime.spawn(task);
+    }
+
+    /// The thread's timers.
+    pub fn timers(&self) -> &Timers {
+        &self.timers
     }
 
     /// What starts tasks by itself while this lives starts them on the thread.
@@ -39,17 +47,29 @@ impl Handle {
 /// Starts a thread and the endpoint on it.
 pub fn start(
     name: &'static str,
-    listen: impl FnOnce() -> io::Result<Endpoint> + Send + 'static,
+    listen: impl FnOnce(Timers) -> io::Result<Endpoint> + Send + 'static,
 ) -> io::Result<(Handle, Endpoint)> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let handle = Handle { runtime: runtime.handle().clone(), ending: Arc::default() };
+    let timers = Timers::new()?;
+    let sleeping = timers.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .on_thread_park(move || sleeping.before_sleep())
+        .build()?;
+    let handle = Handle { runtime: runtime.handle().clone(), timers: timers.clone(), ending: Arc::default() };
     let endpoint = {
         let _inside = runtime.enter();
-        listen()?
+        listen(timers.clone())?
     };
     let (ending, open) = (handle.ending.clone(), endpoint.clone());
     std::thread::Builder::new().name(name.into()).spawn(move || {
         raise_priority(name);
+        let waking = timers.clone().run();
+        runtime.spawn(async move {
+            if let Err(why) = waking.await {
+                error!(%why, "the timers of this thread cannot be watched; this agent ends");
+                std::process::exit(70);
+            }
+        });
         runtime.block_on(async {
             ending.notified().await;
             let _ = tokio::time::timeout(timing::MESH_GOODBYE, open.wait_idle()).await;

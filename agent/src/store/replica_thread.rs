@@ -18,7 +18,7 @@ use tracing::{error, info};
 
 use super::{Ask, Distrusted, Sends};
 use crate::clock;
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, Timers};
 use crate::server::stream::protocol::KEYS as STREAM_KEYS;
 
 /// Bytes of one batch beyond which no more asks are taken into it.
@@ -123,7 +123,7 @@ pub fn start(
         looked_at,
         proposed: (0, false),
     };
-    mesh.spawn_replica(thread.run(receiver));
+    mesh.spawn_replica(|timers| thread.run(receiver, timers));
     Ok(Running { asks, views, objects, caught_up, leadership, disk_full })
 }
 
@@ -172,7 +172,8 @@ fn weight(ask: &Ask) -> usize {
 }
 
 impl Thread {
-    async fn run(mut self, mut asks: UnboundedReceiver<Ask>) {
+    async fn run(mut self, mut asks: UnboundedReceiver<Ask>, timers: Timers) {
+        let mut alarm = timers.after(Duration::ZERO);
         // An only voter elects itself in its first round.
         self.round().await;
         let mut heard = 0;
@@ -190,13 +191,19 @@ impl Thread {
                 // No timer: the shortest of them takes a millisecond or two.
                 self.replica.handle(Millis(now), Input::Tell);
             } else {
-                match tokio::time::timeout(wait, asks.recv()).await {
-                    Ok(Some(Ask::Stop) | None) => return,
-                    Ok(Some(ask)) => {
+                alarm.set_after(wait);
+                let ask = tokio::select! {
+                    biased;
+                    ask = asks.recv() => Some(ask),
+                    () = &mut alarm => None,
+                };
+                match ask {
+                    Some(Some(Ask::Stop) | None) => return,
+                    Some(Some(ask)) => {
                         heard = clock::millis();
                         self.take(ask);
                     }
-                    Err(_) => {
+                    None => {
                         let now = clock::millis();
                         if owes && self.tell_in(now).is_zero() {
                             self.replica.handle(Millis(now), Input::Tell);

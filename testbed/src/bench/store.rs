@@ -61,14 +61,20 @@ pub(super) trait System {
     }
 }
 
-/// Runs the named parts: writes, reads, local, memory, kills, restart, observers; all but the last two where none is named. `ours` leaves etcd out.
+/// Runs the named parts: writes, reads, local, memory, kills, restart, observers; all but the last two where none is named. `ours` leaves etcd out,
+/// numbers say how many clients there are.
 pub fn run(directory: &Path, only: &[String]) -> Result<(), BenchError> {
     let known = ["writes", "reads", "local", "memory", "kills", "restart", "observers", "ours"];
+    let (counts, only): (Vec<&String>, Vec<&String>) =
+        only.iter().partition(|name| name.parse::<usize>().is_ok());
     if let Some(unknown) = only.iter().find(|name| !known.contains(&name.as_str())) {
         return Err(BenchError::Unknown(format!("store {unknown}")));
     }
-    let named = |name: &str| only.iter().any(|only| only == name);
-    let all = only.iter().all(|name| name == "ours");
+    let counts: Vec<usize> =
+        counts.iter().filter_map(|count| count.parse().ok()).filter(|count| *count > 0).collect();
+    let clients = if counts.is_empty() { CLIENTS.to_vec() } else { counts };
+    let named = |name: &str| only.iter().any(|only| *only == name);
+    let all = only.iter().all(|name| *name == "ours");
     let wanted = |name: &str| all || named(name);
     if named("restart") {
         return restart::run(directory);
@@ -81,7 +87,7 @@ pub fn run(directory: &Path, only: &[String]) -> Result<(), BenchError> {
     println!("{:<8} {:>7} | {:>34} | {:>34} | {:>6} {:>6}", "work", "clients", "ours", "etcd", "ops", "p99");
     for (name, work) in [("writes", Work::Put), ("reads", Work::Read), ("local", Work::Local)] {
         if wanted(name) {
-            compare(name, work, &ours, etcd.as_ref())?;
+            compare(name, work, &clients, &ours, etcd.as_ref())?;
         }
     }
     if wanted("memory") {
@@ -99,8 +105,14 @@ pub fn run(directory: &Path, only: &[String]) -> Result<(), BenchError> {
     Ok(())
 }
 
-fn compare(name: &str, work: Work, ours: &ours::Ours, etcd: Option<&etcd::Etcd>) -> Result<(), BenchError> {
-    for clients in CLIENTS {
+fn compare(
+    name: &str,
+    work: Work,
+    clients: &[usize],
+    ours: &ours::Ours,
+    etcd: Option<&etcd::Etcd>,
+) -> Result<(), BenchError> {
+    for clients in clients.iter().copied() {
         let (mut own, mut other) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             own.push(load::round(ours, work, clients, ROUND)?);

@@ -41,15 +41,17 @@ fmt: ## formats the sources
 	@scripts/setup.sh
 	@$(ENV); cargo fmt --all
 
-bench: ## measures start, scale and failover times (needs root)
+bench: ## measures start, scale and failover times of what `make release` makes (needs root)
 	@scripts/setup.sh
-	@scripts/build.sh --release --bins -p cli -p testbed
-	@$(ENV); exec $${CARGO_TARGET_DIR:-target}/release/testbed bench $(ARGS)
+	@scripts/release.sh
+	@scripts/build.sh --release --bins -p testbed
+	@$(ENV); export SKEIN_BIN=$$PWD/target/dist/skein; exec $${CARGO_TARGET_DIR:-target}/release/testbed bench $(ARGS)
 
 bench-store: ## the store beside Debian's etcd, same disk, syncs and TLS (needs root; ARGS: writes reads local memory kills restart observers ours, and numbers of clients)
 	@scripts/setup.sh bench
-	@scripts/build.sh --release --bins -p cli -p testbed
-	@$(ENV); exec $${CARGO_TARGET_DIR:-target}/release/testbed bench store $(ARGS)
+	@scripts/release.sh
+	@scripts/build.sh --release --bins -p testbed
+	@$(ENV); export SKEIN_BIN=$$PWD/target/dist/skein; exec $${CARGO_TARGET_DIR:-target}/release/testbed bench store $(ARGS)
 
 sim: ## whole clusters of replicas on one thread, by seed: SEEDS=100 FROM=1000 SECONDS_EACH=60 (virtual ones)
 	@scripts/setup.sh test

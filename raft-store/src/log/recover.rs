@@ -150,11 +150,11 @@ pub(crate) fn recover<D: Disk>(disk: &mut D, identity: &Identity) -> Result<Foun
     let mut ordinals: Vec<u64> = names.iter().filter_map(|name| segment::ordinal(name)).collect();
     ordinals.sort_unstable();
     let snapshot = read_snapshot(disk, identity, &names)?;
-    let mut replay = Replay { found: Found::nothing(), identity, trim: None, stale: Vec::new() };
-    let last = ordinals.last().copied();
-    for ordinal in ordinals {
-        replay.segment(disk, ordinal, Some(ordinal) == last)?;
-    }
+    let covered = match &snapshot {
+        Some((_, _, state)) => covered(disk, identity, &ordinals, state.applied_index)?,
+        None => Vec::new(),
+    };
+    let mut replay = replay(disk, identity, &ordinals, covered)?;
     let (trim, mut stale) = (replay.trim.take(), std::mem::take(&mut replay.stale));
     let mut found =
         if replay.found.segments.is_empty() { Err(never_made(&snapshot)) } else { replay.finish(snapshot) };
@@ -169,6 +169,64 @@ pub(crate) fn recover<D: Disk>(disk: &mut D, identity: &Identity) -> Result<Foun
     }
     clean(disk, trim, stale)?;
     found
+}
+
+/// The oldest segments of which the snapshot at `index` leaves nothing that is needed: those that a running log drops one by one.
+/// One whose header is not sound, or whose follower's is not, is for `Replay` to judge.
+fn covered<D: Disk>(
+    disk: &D,
+    identity: &Identity,
+    ordinals: &[u64],
+    index: u64,
+) -> Result<Vec<Segment>, OpenError> {
+    let header = |ordinal: u64| -> Result<Option<Segment>, DiskError> {
+        let name = segment::name(ordinal);
+        let mut bytes = [0; segment::HEADER_BYTES];
+        let count = disk.read_at(&name, 0, &mut bytes)?;
+        let ours = check_owner(identity, segment::MAGIC, &name, &bytes[..count]).is_ok();
+        let sound =
+            Segment::decode_header(&bytes[..count]).filter(|header| ours && header.ordinal == ordinal);
+        sound.map(|header| Ok(Segment { length: disk.length(&name)?, ..header })).transpose()
+    };
+    let mut covered = Vec::new();
+    let Some(mut oldest) = ordinals.first().map(|ordinal| header(*ordinal)).transpose()?.flatten() else {
+        return Ok(covered);
+    };
+    for ordinal in ordinals.iter().skip(1) {
+        let Some(next) = header(*ordinal)?.filter(|next| {
+            next.ordinal == oldest.ordinal + 1
+                && next.base.0 <= index
+                && next.first_sequence >= oldest.first_sequence
+        }) else {
+            break;
+        };
+        covered.push(std::mem::replace(&mut oldest, next));
+    }
+    Ok(covered)
+}
+
+/// Replays all segments but the covered ones, and of these as many as it takes to meet a batch: term and vote stand nowhere else.
+fn replay<'a, D: Disk>(
+    disk: &D,
+    identity: &'a Identity,
+    ordinals: &[u64],
+    mut covered: Vec<Segment>,
+) -> Result<Replay<'a>, OpenError> {
+    loop {
+        let mut replay = Replay { found: Found::nothing(), identity, trim: None, stale: Vec::new() };
+        let last = ordinals.last().copied();
+        for ordinal in ordinals.iter().skip(covered.len()) {
+            replay.segment(disk, *ordinal, Some(*ordinal) == last)?;
+        }
+        let found = &mut replay.found;
+        let met = found.segments.first().is_some_and(|first| first.first_sequence < found.next_sequence);
+        if met || covered.is_empty() {
+            covered.append(&mut found.segments);
+            found.segments = covered;
+            return Ok(replay);
+        }
+        covered.pop();
+    }
 }
 
 /// Takes out of `stale` what is too big to be removed before anything is answered. The name of what is being written is wanted again.

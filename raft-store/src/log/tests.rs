@@ -224,6 +224,53 @@ fn how_big_the_snapshot_is_is_known_after_a_start() {
 }
 
 #[test]
+fn segments_that_the_snapshot_covers_are_not_read_and_go_later() {
+    let disk = MemDisk::new();
+    let mut log = log_with(&disk, 60);
+    let state = State { applied_index: 55, applied_term: 2, ..State::first(NodeId(9)) };
+    save_snapshot(&mut log, &state, 60).unwrap();
+    let covered = log.segments.iter().zip(&log.segments[1..]).filter(|(_, next)| next.base.0 <= 55).count();
+    assert!(covered > 2);
+    let names: Vec<String> = log.segments.iter().map(Segment::name).collect();
+    drop(log);
+    for name in &names[..covered] {
+        disk.flip(name, segment::HEADER_BYTES + 30, 4);
+    }
+    let found = reopen(&disk).unwrap();
+    assert_eq!(indexes(&found), (56..=60).collect::<Vec<_>>());
+    assert_eq!(found.hard_state, HardState { term: 2, vote: 9, commit: 60 });
+    assert!(found.log_bytes < 3 * SEGMENT, "what is not needed does not ask for a snapshot");
+    let mut log = Log::start(disk.clone(), OURS, SEGMENT, 6, found).unwrap();
+    assert_eq!(log.segments.len(), names.len() + 1, "they are still known");
+    for _ in 0..=covered {
+        log.go_on(100).unwrap();
+    }
+    assert!(!disk.list().unwrap().contains(&names[covered - 1]));
+    assert_eq!(reopen(&disk).unwrap().last, (60, 2));
+    // The first that is needed is judged as ever.
+    disk.flip(&names[covered], segment::HEADER_BYTES + 30, 4);
+    assert!(matches!(reopen(&disk), Err(OpenError::Corrupt { .. })));
+}
+
+#[test]
+fn term_and_vote_are_found_where_only_covered_segments_have_batches() {
+    let disk = MemDisk::new();
+    let mut log = log_with(&disk, 60);
+    let state = State { applied_index: 60, applied_term: 2, ..State::first(NodeId(9)) };
+    save_snapshot(&mut log, &state, 60).unwrap();
+    drop(log);
+    // Two starts that wrote nothing: the newest segments are empty, and the snapshot covers all others.
+    for seed in [6, 7] {
+        let found = reopen(&disk).unwrap();
+        assert_eq!((found.hard_state.term, found.hard_state.vote, found.last), (2, 9, (60, 2)));
+        drop(Log::start(disk.clone(), OURS, SEGMENT, seed, found).unwrap());
+    }
+    let found = reopen(&disk).unwrap();
+    assert_eq!((found.hard_state.term, found.hard_state.vote, found.last), (2, 9, (60, 2)));
+    assert!(found.entries.is_empty());
+}
+
+#[test]
 fn a_crash_at_any_point_of_a_snapshot_loses_nothing() {
     for seed in 0..100 {
         for syncs in 0..8 {

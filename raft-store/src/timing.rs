@@ -4,7 +4,7 @@
 /// Length of one tick. The driver gives one `Input::Tick` each time this has passed.
 pub const TICK_MS: u64 = 25;
 /// A leader sends heartbeats this often.
-pub const HEARTBEAT_MS: u64 = 150;
+pub const HEARTBEAT_MS: u64 = 175;
 /// A follower that heard nothing campaigns after a random time from this …
 pub const ELECTION_MIN_MS: u64 = 500;
 /// … to this (exclusive).

@@ -96,12 +96,19 @@ fn finish(config: rustls::ClientConfig, half: Half) -> Result<quinn::ClientConfi
     Ok(client)
 }
 
+/// Packets that a peer may take without an acknowledgement (draft-ietf-quic-ack-frequency): by default it sends one for every second, and each costs the
+/// sender of a batch as much as the packet did. Fewer than the first congestion window has, or its end would wait for a timer.
+const UNACKNOWLEDGED: u32 = 8;
+
 fn transport() -> Arc<quinn::TransportConfig> {
     let mut transport = quinn::TransportConfig::default();
     transport.max_idle_timeout(timing::MESH_IDLE.try_into().ok());
     transport.keep_alive_interval(Some(timing::MESH_KEEP_ALIVE));
     transport.max_concurrent_bidi_streams(1024u32.into());
     transport.datagram_receive_buffer_size(Some(1 << 20));
+    let mut acknowledgements = quinn::AckFrequencyConfig::default();
+    acknowledgements.ack_eliciting_threshold(UNACKNOWLEDGED.into());
+    transport.ack_frequency_config(Some(acknowledgements));
     Arc::new(transport)
 }
 

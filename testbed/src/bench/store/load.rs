@@ -23,6 +23,8 @@ static ROUND: AtomicU64 = AtomicU64::new(0);
 pub enum Work {
     /// A new key each time.
     Put,
+    /// The same hundred keys of each client: the state stays small.
+    PutAgain,
     /// Linearizable.
     Read,
     /// etcd calls it serializable.
@@ -112,7 +114,7 @@ pub fn round<S: System + Sync>(
         for step in 0..clients.min(3) {
             connections.push(system.connect((leader + step) % 3).await?);
         }
-        if work != Work::Put {
+        if matches!(work, Work::Read | Work::Local) {
             fill(&connections[0]).await?;
         }
         let round = ROUND.fetch_add(1, Ordering::Relaxed);
@@ -186,7 +188,13 @@ async fn ask(
                 let key = format!("stream/{round:04}/{number:03}/{counter:08}");
                 client.put(key.as_bytes(), &value).await
             }
-            _ => client.get(&read_key(counter * 37 + number * 101), work == Work::Local).await,
+            Work::PutAgain => {
+                let key = format!("stream/again/{number:03}/{:02}", counter % 100);
+                client.put(key.as_bytes(), &value).await
+            }
+            Work::Read | Work::Local => {
+                client.get(&read_key(counter * 37 + number * 101), work == Work::Local).await
+            }
         };
         let ended = clock::now();
         if ended >= until {

@@ -72,7 +72,10 @@ pub async fn keep(cluster: &Arc<Cluster>, epoch: Epoch) {
                     }
                 }
             }
-            let settled = status.learners.is_empty() && !members.iter().any(|member| member.dead);
+            let settled = status.learners.is_empty()
+                && !status.joint
+                && status.peers.iter().all(|peer| peer.recent_active)
+                && !members.iter().any(|member| member.dead);
             if settled && sealed && next == Next::Nothing {
                 look = LOOK_AT_REST;
             }

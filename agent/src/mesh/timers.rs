@@ -231,6 +231,8 @@ mod tests {
     use super::*;
 
     const SHORT: Duration = Duration::from_millis(30);
+    const LONG: Duration = Duration::from_millis(500);
+    const HOUR: Duration = Duration::from_secs(3_600);
 
     /// Runs timers beside a test, whose end is theirs.
     async fn with<T>(timers: &Timers, test: impl Future<Output = T>) -> T {
@@ -246,8 +248,9 @@ mod tests {
         with(&timers, async {
             let began = clock::monotonic();
             let (sender, mut order) = tokio::sync::mpsc::unbounded_channel();
-            for wait in [40u64, 10, 30, 20, 10] {
-                let (timer, sender) = (timers.after(Duration::from_millis(wait)), sender.clone());
+            // All deadlines are far enough away to be waited for by all before the first comes.
+            for wait in [800u64, 500, 700, 600, 500] {
+                let (timer, sender) = (timers.at(began + Duration::from_millis(wait)), sender.clone());
                 clock::spawn(async move {
                     timer.await;
                     sender.send((wait, clock::monotonic())).unwrap();
@@ -259,7 +262,7 @@ mod tests {
                 assert!(at - began >= Duration::from_millis(wait), "{wait} ms came after {:?}", at - began);
                 seen.push(wait);
             }
-            assert_eq!(seen, [10, 10, 20, 30, 40]);
+            assert_eq!(seen, [500, 500, 600, 700, 800]);
         })
         .await;
         assert!(timers.lock().waiting.is_empty());
@@ -270,7 +273,7 @@ mod tests {
         let timers = Timers::new().unwrap();
         with(&timers, async {
             let began = clock::monotonic();
-            let mut timer = timers.after(Duration::from_secs(3_600));
+            let mut timer = timers.after(HOUR);
             assert!(futures_poll(&mut timer).await.is_pending());
             timer.set(began + SHORT);
             (&mut timer).await;
@@ -278,11 +281,11 @@ mod tests {
             timer.set(began + SHORT);
             (&mut timer).await;
             let again = clock::monotonic();
-            timer.set(again + SHORT);
+            timer.set(again + LONG);
             assert!(futures_poll(&mut timer).await.is_pending());
-            timer.set(again + SHORT * 2);
+            timer.set(again + LONG + SHORT);
             (&mut timer).await;
-            assert!(clock::monotonic() - again >= SHORT * 2);
+            assert!(clock::monotonic() - again >= LONG + SHORT);
         })
         .await;
     }
@@ -291,8 +294,8 @@ mod tests {
     async fn nothing_is_left_of_a_timer_that_is_dropped_and_the_alarm_goes_to_the_next() {
         let timers = Timers::new().unwrap();
         with(&timers, async {
-            let mut first = timers.after(SHORT);
-            let mut second = timers.after(SHORT * 3);
+            let mut first = timers.after(HOUR);
+            let mut second = timers.after(HOUR * 2);
             assert!(futures_poll(&mut first).await.is_pending());
             assert!(futures_poll(&mut second).await.is_pending());
             drop(first);
@@ -300,11 +303,44 @@ mod tests {
             timers.before_sleep();
             let armed = timers.lock().armed;
             assert_eq!(armed, Some(second.at));
-            second.await;
+            second.set_after(SHORT);
+            (&mut second).await;
             timers.before_sleep();
             assert_eq!(timers.lock().armed, None);
         })
         .await;
+    }
+
+    /// The hook of a thread of the mesh puts the alarm off for what was given up.
+    #[test]
+    fn a_thread_that_sleeps_is_not_woken_for_what_nobody_waits_for() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let listen = |timers| {
+            let socket = Arc::new(super::super::udp::Watched::new(socket)?);
+            quinn::Endpoint::new_with_abstract_socket(
+                quinn::EndpointConfig::default(),
+                None,
+                socket,
+                Arc::new(Runtime(timers)),
+            )
+        };
+        let (thread, _endpoint) = super::super::thread::start("timers", listen).unwrap();
+        let timers = thread.timers().clone();
+        let (sender, waits) = std::sync::mpsc::channel();
+        let mut timer = timers.after(HOUR);
+        thread.spawn(async move {
+            assert!(futures_poll(&mut timer).await.is_pending());
+            let armed = timer.of.lock().armed;
+            drop(timer);
+            sender.send(armed).unwrap();
+        });
+        assert!(waits.recv().unwrap().is_some());
+        // It goes to sleep right after that, or has already.
+        while timers.lock().armed.is_some() {
+            std::thread::yield_now();
+        }
+        thread.end();
     }
 
     /// One look at a timer.

@@ -192,6 +192,8 @@ fn damage(world: &mut World, id: u64) {
     let last = names.iter().filter(|name| name.starts_with("log-")).max().cloned();
     let snapshot = names.iter().filter(|name| name.starts_with("snap-")).max().cloned();
     names.retain(|name| !name.starts_with("snap-") || Some(name) == snapshot.as_ref());
+    let covered = covered(&disk, &names, snapshot.as_deref());
+    names.retain(|name| !covered.contains(name));
     let back = world.now + world.rng.random_range(1..800);
     if names.is_empty() {
         return world.at(back, Event::Restart(id));
@@ -214,6 +216,23 @@ fn damage(world: &mut World, id: u64) {
         Ok(_) => panic!("C8: damage in {name} at {offset} of {length} goes unnoticed"),
     }
     lose(world, id);
+}
+
+/// Where a segment's header says the index of the last entry before it (docs/formats).
+const BASE: usize = 60;
+
+/// Segments that the snapshot covers: the next one begins at or before its index. Nothing reads them again, they only go later.
+fn covered(disk: &sim_disk::MemDisk, names: &[String], snapshot: Option<&str>) -> Vec<String> {
+    let index =
+        snapshot.and_then(|name| u64::from_str_radix(name.strip_prefix("snap-")?, 16).ok()).unwrap_or(0);
+    let segments: Vec<&String> = names.iter().filter(|name| name.starts_with("log-")).collect();
+    let begins_after = |name: &String| {
+        let header = disk.read(name).ok()?;
+        Some(u64::from_le_bytes(header.get(BASE..BASE + 8)?.try_into().ok()?))
+    };
+    let pairs =
+        segments.windows(2).take_while(|pair| begins_after(pair[1]).is_some_and(|base| base <= index));
+    pairs.map(|pair| pair[0].clone()).collect()
 }
 
 /// How much of a segment stands before its last three batches, of which one may be torn.

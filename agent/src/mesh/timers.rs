@@ -154,11 +154,11 @@ impl Timer {
         }
         let of = self.of.clone();
         let mut queue = of.lock();
-        if let Some(place) = self.waits.filter(|(tick, _)| *tick == self.at) {
-            if let Some(waker) = queue.waiting.get_mut(&place) {
-                waker.clone_from(context.waker());
-                return Poll::Pending;
-            }
+        if let Some(place) = self.waits.filter(|(tick, _)| *tick == self.at)
+            && let Some(waker) = queue.waiting.get_mut(&place)
+        {
+            waker.clone_from(context.waker());
+            return Poll::Pending;
         }
         if let Some(place) = self.waits.take() {
             queue.waiting.remove(&place);

@@ -19,6 +19,12 @@ SEED ?=
 HOSTS ?= 3
 TARGET ?=
 ENV := . .cache/env
+# Measures what `make release` makes.
+define BENCH
+@scripts/release.sh
+@scripts/build.sh --release --bins -p testbed
+@$(ENV); SKEIN_BIN=$$PWD/target/dist/skein exec $${CARGO_TARGET_DIR:-target}/release/testbed bench
+endef
 SIM := cargo test --locked --release -p raft-store --test sim -- --ignored --nocapture
 
 help: ## this list
@@ -43,15 +49,11 @@ fmt: ## formats the sources
 
 bench: ## measures start, scale and failover times of what `make release` makes (needs root)
 	@scripts/setup.sh
-	@scripts/release.sh
-	@scripts/build.sh --release --bins -p testbed
-	@$(ENV); export SKEIN_BIN=$$PWD/target/dist/skein; exec $${CARGO_TARGET_DIR:-target}/release/testbed bench $(ARGS)
+	$(BENCH) $(ARGS)
 
 bench-store: ## the store beside Debian's etcd, same disk, syncs and TLS (needs root; ARGS: writes reads local memory kills restart observers ours, and numbers of clients)
 	@scripts/setup.sh bench
-	@scripts/release.sh
-	@scripts/build.sh --release --bins -p testbed
-	@$(ENV); export SKEIN_BIN=$$PWD/target/dist/skein; exec $${CARGO_TARGET_DIR:-target}/release/testbed bench store $(ARGS)
+	$(BENCH) store $(ARGS)
 
 sim: ## whole clusters of replicas on one thread, by seed: SEEDS=100 FROM=1000 SECONDS_EACH=60 (virtual ones)
 	@scripts/setup.sh test

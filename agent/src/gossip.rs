@@ -15,9 +15,6 @@ use crate::mesh::wire::{Datagram, Request, Response};
 use crate::mesh::{Mesh, Timer};
 use crate::timing;
 
-/// How often the core hears who the members are.
-const ANNOUNCE: Duration = Duration::from_secs(1);
-
 /// What the driver is asked.
 pub enum Ask {
     Input(Input),
@@ -54,7 +51,7 @@ pub fn start(
                     None => return,
                 },
                 () = &mut members => {
-                    members.set_after(ANNOUNCE);
+                    members.set_after(timing::GOSSIP_MEMBERS);
                     Input::Members(roster.all().iter().map(|member| member.id).collect())
                 }
                 () = &mut exchange => {

@@ -14,6 +14,8 @@ pub const GOSSIP_PROBE_PERIOD: Duration = ms(250);
 pub const GOSSIP_PROBE_RTT: Duration = ms(100);
 /// How long a suspected member has to refute before gossip calls it down.
 pub const GOSSIP_SUSPECT_TO_DOWN: Duration = ms(2_000);
+/// How often gossip hears who the members are, and announces itself to those it has not met.
+pub const GOSSIP_MEMBERS: Duration = ms(1_000);
 /// Announcements, one a second, that a member may leave unanswered before it is suspected without ever having been met.
 pub const GOSSIP_UNANSWERED: u32 = 4;
 /// How often members exchange everything they know over a stream.

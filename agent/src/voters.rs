@@ -12,7 +12,7 @@ use std::time::Duration;
 use api::keys;
 use api::kinds::Kind;
 use raft_store::autopilot::{Autopilot, Candidate, Next};
-use raft_store::{Epoch, MemberChange, Millis, NodeId, View};
+use raft_store::{Epoch, MemberChange, Millis, NodeId, Status, View};
 use serde_json::Value;
 use tracing::info;
 
@@ -72,11 +72,7 @@ pub async fn keep(cluster: &Arc<Cluster>, epoch: Epoch) {
                     }
                 }
             }
-            let settled = status.learners.is_empty()
-                && !status.joint
-                && status.peers.iter().all(|peer| peer.recent_active)
-                && !members.iter().any(|member| member.dead);
-            if settled && sealed && next == Next::Nothing {
+            if sealed && next == Next::Nothing && is_settled(&status, &members) {
                 look = LOOK_AT_REST;
             }
             told = next;
@@ -85,6 +81,14 @@ pub async fn keep(cluster: &Arc<Cluster>, epoch: Epoch) {
             tokio::time::sleep(BREATH).await;
         }
     }
+}
+
+/// Whether nothing that this machine waits for could come without a change of the state.
+fn is_settled(status: &Status, members: &[Candidate]) -> bool {
+    !status.joint
+        && status.learners.is_empty()
+        && status.peers.iter().all(|peer| peer.recent_active)
+        && !members.iter().any(|member| member.dead)
 }
 
 /// Who is to vote next.

@@ -382,7 +382,7 @@ impl<D: Disk> Log<D> {
 
     /// Drops one of these; false if there is none.
     fn drop_oldest_covered(&mut self) -> Result<bool, LogError> {
-        if self.segments.get(1).is_none_or(|next| next.base.0 > self.snapshot_index) {
+        if self.segments.get(1).is_none_or(|next| !next.begins_within(self.snapshot_index)) {
             return Ok(false);
         }
         if self.next_sequence == self.current().first_sequence {

@@ -189,27 +189,20 @@ pub async fn publish(cluster: Arc<Cluster>) {
     let (mut cleaned, mut said) = (false, false);
     loop {
         let view = views.borrow_and_update().clone();
-        let look = touched.look(&view);
         if !cleaned && view.get(KEY.as_bytes()).is_some() {
             clean_up(&directory);
             cleaned = true;
         }
-        if look || !said {
-            said = match say_key(&cluster, &view).await {
-                Ok(()) => true,
-                Err(error) => {
-                    tracing::debug!(%error, "this machine's sealing key is not on the member list yet");
-                    false
-                }
-            };
-        }
-        let changed = views.changed();
-        if said {
-            if changed.await.is_err() {
-                return;
+        if touched.look(&view) || !said {
+            let outcome = say_key(&cluster, &view).await;
+            said = outcome.is_ok();
+            if let Err(error) = outcome {
+                tracing::debug!(%error, "this machine's sealing key is not on the member list yet");
             }
-        } else {
-            let _ = tokio::time::timeout(timing::LEADER_ANSWER, changed).await;
+        }
+        // Without a change it is tried again.
+        if let Ok(Err(_)) = tokio::time::timeout(timing::LEADER_ANSWER, views.changed()).await {
+            return;
         }
     }
 }

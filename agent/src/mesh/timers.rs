@@ -43,6 +43,12 @@ struct Queue {
     next: u64,
 }
 
+impl Queue {
+    fn first(&self) -> Option<Tick> {
+        self.waiting.first_key_value().map(|((tick, _), _)| *tick)
+    }
+}
+
 impl Timers {
     /// None wait yet.
     pub fn new() -> io::Result<Timers> {
@@ -77,15 +83,14 @@ impl Timers {
     /// The thread is about to sleep: the alarm for what nobody waits for any more is put off.
     pub fn before_sleep(&self) {
         let mut queue = self.lock();
-        let first = queue.waiting.first_key_value().map(|((tick, _), _)| *tick);
-        if queue.armed != first {
+        if queue.armed != queue.first() {
             self.set(&mut queue);
         }
     }
 
     /// Sets the alarm to the first that waits.
     fn set(&self, queue: &mut Queue) {
-        let first = queue.waiting.first_key_value().map(|((tick, _), _)| *tick);
+        let first = queue.first();
         let outcome = match first {
             Some(tick) => {
                 let since = clock::monotonic().saturating_duration_since(self.0.began);
@@ -152,22 +157,21 @@ impl Timer {
             self.give_up();
             return Poll::Ready(());
         }
-        let of = self.of.clone();
+        let Timer { of, at, waits } = self;
         let mut queue = of.lock();
-        if let Some(place) = self.waits.filter(|(tick, _)| *tick == self.at)
+        if let Some(place) = waits.filter(|(tick, _)| tick == at)
             && let Some(waker) = queue.waiting.get_mut(&place)
         {
             waker.clone_from(context.waker());
             return Poll::Pending;
         }
-        if let Some(place) = self.waits.take() {
-            queue.waiting.remove(&place);
-        }
-        let place = (self.at, queue.next);
+        let place = (*at, queue.next);
         queue.next += 1;
         queue.waiting.insert(place, context.waker().clone());
-        self.waits = Some(place);
-        if queue.armed.is_none_or(|armed| self.at < armed) {
+        if let Some(earlier) = waits.replace(place) {
+            queue.waiting.remove(&earlier);
+        }
+        if queue.armed.is_none_or(|armed| *at < armed) {
             of.set(&mut queue);
         }
         Poll::Pending
@@ -175,7 +179,9 @@ impl Timer {
 
     fn give_up(&mut self) {
         if let Some(place) = self.waits.take() {
-            self.of.lock().waiting.remove(&place);
+            // It goes once the queue is free again: the last reference to a task takes along what that holds.
+            let waker = self.of.lock().waiting.remove(&place);
+            drop(waker);
         }
     }
 }

@@ -188,21 +188,19 @@ fn covered<D: Disk>(
             Segment::decode_header(&bytes[..count]).filter(|header| ours && header.ordinal == ordinal);
         sound.map(|header| Ok(Segment { length: disk.length(&name)?, ..header })).transpose()
     };
-    let mut covered = Vec::new();
-    let Some(mut oldest) = ordinals.first().map(|ordinal| header(*ordinal)).transpose()?.flatten() else {
-        return Ok(covered);
-    };
-    for ordinal in ordinals.iter().skip(1) {
-        let Some(next) = header(*ordinal)?.filter(|next| {
-            next.ordinal == oldest.ordinal + 1
-                && next.base.0 <= index
-                && next.first_sequence >= oldest.first_sequence
-        }) else {
-            break;
-        };
-        covered.push(std::mem::replace(&mut oldest, next));
+    let mut segments = Vec::new();
+    for ordinal in ordinals {
+        let Some(segment) = header(*ordinal)? else { break };
+        segments.push(segment);
     }
-    Ok(covered)
+    let follows = |pair: &&[Segment]| {
+        let (oldest, next) = (&pair[0], &pair[1]);
+        next.ordinal == oldest.ordinal + 1 && next.first_sequence >= oldest.first_sequence
+    };
+    let covered =
+        segments.windows(2).take_while(|pair| follows(pair) && pair[1].begins_within(index)).count();
+    segments.truncate(covered);
+    Ok(segments)
 }
 
 /// Replays all segments but the covered ones, and of these as many as it takes to meet a batch: term and vote stand nowhere else.

@@ -49,6 +49,11 @@ impl Segment {
         name(self.ordinal)
     }
 
+    /// Whether a snapshot at this index covers all segments before this one.
+    pub(crate) fn begins_within(&self, snapshot: u64) -> bool {
+        self.base.0 <= snapshot
+    }
+
     pub(crate) fn encode_header(&self, identity: &Identity) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER_BYTES);
         identity.write_prefix(MAGIC, &mut bytes);

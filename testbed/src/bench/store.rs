@@ -12,6 +12,7 @@ pub mod ours;
 mod restart;
 pub mod stream;
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Duration;
 
@@ -65,14 +66,13 @@ pub(super) trait System {
 /// numbers say how many clients there are.
 pub fn run(directory: &Path, only: &[String]) -> Result<(), BenchError> {
     let known = ["writes", "reads", "local", "memory", "kills", "restart", "observers", "ours"];
-    let (counts, only): (Vec<&String>, Vec<&String>) =
-        only.iter().partition(|name| name.parse::<usize>().is_ok());
+    let number = |name: &String| name.parse::<NonZeroUsize>().ok();
+    let counts: Vec<usize> = only.iter().filter_map(number).map(NonZeroUsize::get).collect();
+    let clients = if counts.is_empty() { CLIENTS.to_vec() } else { counts };
+    let only: Vec<&String> = only.iter().filter(|name| number(name).is_none()).collect();
     if let Some(unknown) = only.iter().find(|name| !known.contains(&name.as_str())) {
         return Err(BenchError::Unknown(format!("store {unknown}")));
     }
-    let counts: Vec<usize> =
-        counts.iter().filter_map(|count| count.parse().ok()).filter(|count| *count > 0).collect();
-    let clients = if counts.is_empty() { CLIENTS.to_vec() } else { counts };
     let named = |name: &str| only.iter().any(|only| *only == name);
     let all = only.iter().all(|name| *name == "ours");
     let wanted = |name: &str| all || named(name);

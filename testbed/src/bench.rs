@@ -30,7 +30,7 @@ pub enum BenchError {
     #[error("{what} within {limit:?}: it was not reached; the agents' logs are in {}", logs.display())]
     Late { what: String, limit: Duration, logs: PathBuf },
     #[error(
-        "no such bench: {0}; there are start, scale, follower, leader, busy, idle, crowd, and 'store' with writes, reads, local, memory, kills, restart, observers, ours"
+        "no such bench: {0}; there are start, scale, follower, leader, busy, idle, crowd, and 'store' with writes, reads, local, memory, kills, restart, observers, ours, and counts of clients from 1"
     )]
     Unknown(String),
 }

@@ -7,6 +7,7 @@ mod forward;
 mod lanes;
 mod replica_thread;
 mod rounds;
+mod ticks;
 mod touched;
 mod tries;
 

@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
-use raft_store::timing::TICK_MS;
 use raft_store::{
     Change, Command, Config, Effect, Epoch, Fatal, FileDisk, Input, Millis, NodeId, OpenError, Outcome,
     ProposalId, ReadId, Replica, Revision, Role, View,
@@ -16,6 +15,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tracing::{error, info};
 
+use super::ticks::Ticks;
 use super::{Ask, Distrusted, Sends};
 use crate::clock;
 use crate::mesh::{Mesh, Timers};
@@ -29,10 +29,6 @@ const ASK_BYTES: usize = 1 << 10;
 /// Revisions of streams' keys that the drivers' view may lack.
 const DRIVERS_BEHIND: u64 = 10_000;
 
-/// Most ticks that are given out together: a heartbeat's distance.
-const TICKS_AT_ONCE: u64 = raft_store::timing::HEARTBEAT_MS / TICK_MS;
-/// Without a message for this long each tick counts by itself: elections are near.
-const HEARD_MS: u64 = 300;
 /// Writes that follow each other within this carry the commit of the one before: followers are told of it by itself only when none
 /// comes for so long.
 const TELL_AFTER_MS: u64 = 3;
@@ -119,7 +115,7 @@ pub fn start(
         reads: HashMap::new(),
         next: 1,
         taken: 0,
-        last_tick: clock::millis(),
+        ticks: Ticks::new(clock::millis()),
         looked_at,
         proposed: (0, false),
     };
@@ -155,7 +151,7 @@ struct Thread {
     next: u64,
     /// Bytes taken for the next batch, roughly.
     taken: usize,
-    last_tick: u64,
+    ticks: Ticks,
     /// Changes up to here were looked at for the drivers.
     looked_at: Revision,
     /// When the last command came, and whether it came soon after the one before.
@@ -176,13 +172,9 @@ impl Thread {
         let mut alarm = timers.after(Duration::ZERO);
         // An only voter elects itself in its first round.
         self.round().await;
-        let mut heard = 0;
         loop {
             let now = clock::millis();
-            // While others are heard nothing hangs on a single tick: they are given out together.
-            let quiet = now.saturating_sub(heard) > HEARD_MS;
-            let together = TICK_MS * if quiet { 1 } else { TICKS_AT_ONCE };
-            let wait = Duration::from_millis(together.saturating_sub(now.saturating_sub(self.last_tick)));
+            let wait = Duration::from_millis(self.ticks.wait(now));
             let owes = self.replica.owes_commit();
             let wait = if owes { wait.min(self.tell_in(now)) } else { wait };
             let due = self.replica.due().map(|due| Duration::from_millis(due.0.saturating_sub(now)));
@@ -192,6 +184,7 @@ impl Thread {
                 self.replica.handle(Millis(now), Input::Tell);
             } else {
                 alarm.set_after(wait);
+                self.ticks.listen(now, wait.as_millis() as u64, !asks.is_empty());
                 let ask = tokio::select! {
                     biased;
                     ask = asks.recv() => Some(ask),
@@ -200,7 +193,9 @@ impl Thread {
                 match ask {
                     Some(Some(Ask::Stop) | None) => return,
                     Some(Some(ask)) => {
-                        heard = clock::millis();
+                        let now = clock::millis();
+                        let silent = self.ticks.before(now);
+                        self.tick(now, silent);
                         self.take(ask);
                     }
                     None => {
@@ -221,18 +216,19 @@ impl Thread {
             }
             self.taken = 0;
             let now = clock::millis();
-            let passed = now.saturating_sub(self.last_tick) / TICK_MS;
-            if passed > 0 {
-                self.last_tick = now;
-                // After a pause no more than these: silence is not counted while asleep.
-                (0..passed.min(TICKS_AT_ONCE)).for_each(|_| self.replica.handle(Millis(now), Input::Tick));
-            }
+            let leads = self.leadership.borrow().epoch.is_some();
+            let passed = self.ticks.after(now, leads);
+            self.tick(now, passed);
             self.round().await;
             // What was said goes out, and what came is looked at, before the disk is waited for again.
             if !asks.is_empty() {
                 tokio::task::yield_now().await;
             }
         }
+    }
+
+    fn tick(&mut self, now: u64, count: u64) {
+        (0..count).for_each(|_| self.replica.handle(Millis(now), Input::Tick));
     }
 
     /// A command that comes alone is told of at once.

@@ -105,7 +105,7 @@ impl World {
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
-    pub fn until(&self, what: &str, test: impl Fn() -> bool) {
+    pub fn until(&self, what: &str, mut test: impl FnMut() -> bool) {
         let found = testbed::clock::poll(LIMIT, Duration::from_millis(30), || test().then_some(()));
         if found.is_none() {
             let logs: Vec<String> = (0..self.bed.hosts().len())

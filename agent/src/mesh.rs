@@ -361,6 +361,13 @@ impl Mesh {
         lane.endpoint.connect_with(config, address, crate::pki::SERVER_NAME)
     }
 
+    /// Dials a member before there is anything to say. Whoever was connected with this machine before it died waits for an answer on the old
+    /// connection until it is given up as idle; the newest one is used.
+    pub fn greet(&self, member: NodeId) {
+        self.dial_in_background(member, Class::Control);
+        self.dial_in_background(member, Class::Raft);
+    }
+
     fn unreachable(&self, to: NodeId, why: String) -> MeshError {
         match self.0.roster.get(to) {
             Some(member) => MeshError::Unreachable { name: member.name, address: member.address, why },

@@ -427,6 +427,10 @@ fn open_store(config: &Config, identity: &Identity, birth: Birth, mesh: &Mesh) -
     let store = Store::new(me, running, mesh.clone());
     let sink = store.clone();
     mesh.give_raft_to(Box::new(move |from, bytes| sink.input(Input::Message { from, bytes })));
+    let voters = store.view().members().voters.clone();
+    if voters.contains(&me) {
+        voters.into_iter().filter(|voter| *voter != me).for_each(|voter| mesh.greet(voter));
+    }
     Ok(store)
 }
 

@@ -227,7 +227,8 @@ impl Store {
     }
 
     async fn propose(&self, command: &Command) -> Tried {
-        match self.leader() {
+        let Leadership { leader, term, .. } = *self.0.leadership.borrow();
+        match leader {
             None => Tried::NotSent,
             Some(leader) if leader == self.0.me => match self.propose_here(command.clone()).await {
                 Some(outcome) => Tried::Answered(outcome),
@@ -235,10 +236,12 @@ impl Store {
             },
             Some(leader) => {
                 let mut leadership = self.leadership();
+                let replaced =
+                    |now: &Leadership| now.leader.is_some_and(|id| (id, now.term) != (leader, term));
                 tokio::select! {
-                    tried = self.0.forward.propose(leader, command) => tried,
-                    // A leader that is dead answers nobody; the next one is asked at once.
-                    _ = leadership.wait_for(|now| now.leader.is_some_and(|id| id != leader)) => Tried::NoAnswer,
+                    tried = self.0.forward.propose((leader, term), command) => tried,
+                    // A leader that is dead answers nobody; the next one is asked at once, be it the same machine after a restart.
+                    _ = leadership.wait_for(replaced) => Tried::NoAnswer,
                 }
             }
         }

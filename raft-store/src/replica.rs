@@ -4,6 +4,7 @@
 
 mod apply;
 mod burden;
+mod elections;
 mod expiry;
 mod feeding;
 mod housekeeping;
@@ -38,6 +39,7 @@ use crate::view::View;
 use crate::{snapshot, timing, wire};
 
 use burden::Burden;
+use elections::Elections;
 use expiry::Expiry;
 use housekeeping::Housekeeping;
 use installing::Installing;
@@ -78,8 +80,7 @@ pub struct Replica<D: Disk> {
     inbox: Vec<Input>,
     incoming: Option<Box<State>>,
     reported: (u64, Role, Option<NodeId>),
-    elections: u64,
-    was_candidate: bool,
+    elections: Elections,
     refused: u64,
     /// Whether the last `advance` wrote to the log.
     wrote: bool,
@@ -420,19 +421,6 @@ impl<D: Disk> Replica<D> {
 
     fn leader(&self) -> Option<NodeId> {
         Some(NodeId(self.node.raft.leader_id)).filter(|leader| leader.0 != raft::INVALID_ID)
-    }
-
-    /// raft draws election timeouts from the thread's randomness at every change of role. They are replaced after
-    /// each step by a function of seed, term and attempt, so that runs replay.
-    fn set_election_timeout(&mut self) {
-        let is_candidate = self.role() == Role::Candidate;
-        if is_candidate && !self.was_candidate {
-            self.elections += 1;
-        }
-        self.was_candidate = is_candidate;
-        let range = (self.timing.election_max_ticks - self.timing.election_min_ticks) as u64;
-        let draw = mix(self.config.seed ^ mix(self.node.raft.term) ^ mix(self.elections << 32)) % range;
-        self.node.raft.set_randomized_election_timeout(self.timing.election_min_ticks + draw as usize);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Commands on their way to the leader: one stream, many commands, outcomes as they come.
 //!
-//! Decides what an unanswered command means. It must not repeat anything: the caller does, with the same number.
+//! Decides what an unanswered command means, and that each term has a stream of its own: a leader that was killed and leads again is another
+//! process, and the stream to the old one may look open for seconds. It must not repeat anything: the caller does, with the same number.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -20,10 +21,13 @@ const BURST: usize = 256;
 
 type Asked = (Vec<u8>, oneshot::Sender<Tried>);
 
+/// Who leads, and in which term.
+pub type Leader = (NodeId, u64);
+
 /// The stream to whoever was last known to lead.
 pub struct Forward {
     mesh: Mesh,
-    line: Mutex<Option<(NodeId, mpsc::UnboundedSender<Asked>)>>,
+    line: Mutex<Option<(Leader, mpsc::UnboundedSender<Asked>)>>,
 }
 
 impl Forward {
@@ -32,7 +36,7 @@ impl Forward {
     }
 
     /// Proposes at the leader and waits for what came of it.
-    pub async fn propose(&self, leader: NodeId, command: &Command) -> Tried {
+    pub async fn propose(&self, leader: Leader, command: &Command) -> Tried {
         let (reply, tried) = oneshot::channel();
         self.ask(leader, (wire::encode(command), reply));
         match tokio::time::timeout(timing::MESH_REQUEST, tried).await {
@@ -41,7 +45,7 @@ impl Forward {
         }
     }
 
-    fn ask(&self, leader: NodeId, asked: Asked) {
+    fn ask(&self, leader: Leader, asked: Asked) {
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
         let asked = match line.as_ref() {
             Some((known, sender)) if *known == leader => match sender.send(asked) {
@@ -53,7 +57,7 @@ impl Forward {
         let (sender, receiver) = mpsc::unbounded_channel();
         let _ = sender.send(asked);
         *line = Some((leader, sender));
-        spawn(run(self.mesh.clone(), leader, receiver));
+        spawn(run(self.mesh.clone(), leader.0, receiver));
     }
 }
 

@@ -4,6 +4,7 @@
 use raft::{RawNode, ReadOnlyOption};
 
 use super::Replica;
+use super::elections::Elections;
 use super::housekeeping::Housekeeping;
 use super::membership::Membership;
 use super::proposals::Proposals;
@@ -108,8 +109,7 @@ impl<D: Disk> Replica<D> {
             inbox: Vec::new(),
             incoming: None,
             reported: (0, Role::Follower, None),
-            elections: log.boot() << 16,
-            was_candidate: false,
+            elections: Elections::new(log.boot()),
             refused: 0,
             wrote: false,
             rolled_back: None,

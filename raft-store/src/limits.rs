@@ -35,10 +35,12 @@ pub const EXPIRED_AT_ONCE: usize = 256;
 /// Read rounds of peers that a leader holds at once.
 pub const PENDING_READS: usize = 4_096;
 
-/// Members that one feeds at most …
+/// Members that one feeds at most, …
 pub const FEEDS: usize = 64;
-/// … and the leader.
-pub const LEADER_FEEDS: usize = 16;
+/// … one that votes, whose own work writes wait for, …
+pub const VOTER_FEEDS: usize = 4;
+/// … and the leader, which is asked only when nobody else can.
+pub const LEADER_FEEDS: usize = 4;
 /// An observer with so many feeds between itself and a voter looks for a nearer feeder, and feeds nobody.
 pub const FEED_HOPS: u32 = 4;
 /// Bytes on their way to one that is fed.

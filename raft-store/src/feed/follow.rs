@@ -49,7 +49,7 @@ pub(crate) struct Follower {
     streams: u64,
     /// Who can be asked, and whether it is suspected not to answer.
     peers: BTreeMap<NodeId, bool>,
-    /// Voters, as one that refused us named them: for who has no state yet.
+    /// Whom one that refused us named: voters, or those that it feeds itself.
     hinted: BTreeSet<NodeId>,
     not_before: BTreeMap<NodeId, Millis>,
     /// Who said nothing when it was asked last, or fell silent, and until when that is remembered.
@@ -161,13 +161,18 @@ impl Follower {
         }
     }
 
-    /// The leader, or somebody who is fed too, feeds for a while now, and a voter that does not lead could be asked.
+    /// The leader, or somebody far from the voters, feeds for a while now, and a voter that does not lead could be asked. One feed between is
+    /// no reason: voters have few places.
     fn could_do_better(&self, now: Millis, leader: Option<NodeId>, voters: &[NodeId]) -> bool {
         let Some(source) = &self.source else { return false };
-        let second_best = Some(source.feeder) == leader || source.news.is_some_and(|news| news.hops > 0);
-        let settled = now.since(source.began) >= timing::FEED_SETTLED_MS && now >= self.better_from;
+        let second_best = Some(source.feeder) == leader || source.news.is_some_and(|news| news.hops > 1);
+        // Not all that joined together: who has left its feeder can feed nobody else for a moment.
+        let later_ms = crate::replica::mix(self.seed ^ self.streams) % timing::FEED_SETTLED_MS;
+        let settled =
+            now.since(source.began) >= timing::FEED_SETTLED_MS + later_ms && now >= self.better_from;
         let answering = self.peers.iter().filter(|(_, suspected)| !**suspected).map(|(peer, _)| peer);
-        let mut free = answering.filter(|peer| Some(**peer) != leader && !self.not_before.contains_key(peer));
+        let rests = |peer: &NodeId| self.not_before.get(peer).is_some_and(|until| *until > now);
+        let mut free = answering.filter(|peer| Some(**peer) != leader && !rests(peer));
         second_best && settled && free.any(|peer| voters.contains(peer))
     }
 

@@ -17,9 +17,10 @@ pub(crate) struct Stock<'a> {
     pub(crate) applied: Place,
     pub(crate) news: News,
     pub(crate) leads: bool,
+    pub(crate) votes: bool,
     /// It hears of a leader, by raft or by few enough feeds: its news is news.
     pub(crate) fresh: bool,
-    /// Whom it would name to somebody it refuses.
+    /// Voters, whom it would name to somebody it refuses.
     pub(crate) others: Vec<NodeId>,
     /// Length of a state's pieces.
     pub(crate) piece_bytes: usize,
@@ -80,6 +81,14 @@ impl Feeder {
         self.feeds.len()
     }
 
+    /// Whom somebody is to ask who is not fed here: who has no place is sent on to those that are fed and have caught up.
+    pub(crate) fn better(&self, reason: Reason, voters: &[NodeId]) -> Vec<NodeId> {
+        let has_caught_up = |feed: &Feeding| feed.state.is_none() && feed.behind.is_none();
+        let fed = self.feeds.iter().filter(|(_, feed)| has_caught_up(feed)).map(|(id, _)| *id);
+        let fed: Vec<NodeId> = fed.take(limits::FEED_HINTS).collect();
+        if reason == Reason::Full && !fed.is_empty() { fed } else { voters.to_vec() }
+    }
+
     /// Takes a subscription, or says why not.
     pub(crate) fn subscribe(
         &mut self,
@@ -95,7 +104,7 @@ impl Feeder {
                 Err(Reason::Behind)
             }
             () if differs(&place, stock) => Err(Reason::Diverged),
-            () if self.feeds.len() >= bound(stock.leads) => Err(Reason::Full),
+            () if self.feeds.len() >= bound(stock) => Err(Reason::Full),
             () => {
                 let part = self.subscribed % PARTS;
                 self.subscribed += 1;
@@ -221,11 +230,11 @@ impl Feeder {
             false => self.stale_since.or(Some(now)),
         };
         let stale = self.stale_since.is_some_and(|at| now.since(at) >= timing::FEED_STALE_MS);
-        let (keep, reason) = if stale { (0, Reason::Behind) } else { (bound(stock.leads), Reason::Full) };
+        let (keep, reason) = if stale { (0, Reason::Behind) } else { (bound(stock), Reason::Full) };
         let mut said = Vec::new();
         while self.feeds.len() > keep {
             let Some((to, feed)) = self.feeds.pop_last() else { break };
-            let body = encode(&Feed::Refused { reason, others: stock.others.clone() });
+            let body = encode(&Feed::Refused { reason, others: self.better(reason, &stock.others) });
             said.push(Said { to, stream: feed.stream, body });
         }
         said
@@ -333,8 +342,12 @@ fn turn(part: usize, fed: Option<Millis>) -> Millis {
 }
 
 /// How many may be fed.
-fn bound(leads: bool) -> usize {
-    if leads { limits::LEADER_FEEDS } else { limits::FEEDS }
+fn bound(stock: &Stock<'_>) -> usize {
+    match () {
+        () if stock.leads => limits::LEADER_FEEDS,
+        () if stock.votes => limits::VOTER_FEEDS,
+        () => limits::FEEDS,
+    }
 }
 
 /// Whether the place is known not to be one of ours.

@@ -181,6 +181,7 @@ impl Store {
             applied: Place { index: applied, term: 3, hash: [0; 32] },
             news: news(applied),
             leads: false,
+            votes: false,
             fresh: true,
             others: vec![NodeId(2)],
             piece_bytes: 8,
@@ -228,6 +229,38 @@ fn subscriptions_are_refused_with_the_reason() {
     }
     assert_eq!(ask(9, FULL, at(12, 3), &stock), Err(Reason::Full));
     assert_eq!(ask(100, FULL, at(12, 3), &stock), Ok(()), "who is fed may ask again");
+}
+
+#[test]
+fn a_voter_feeds_few_and_sends_others_to_those_that_have_caught_up() {
+    let store = Store::with(5);
+    let mut feeder = Feeder::default();
+    let voter = || Stock { votes: true, ..store.stock(14) };
+    let ask = |feeder: &mut Feeder, from: u64, place| {
+        feeder.subscribe(Millis(1), (NodeId(from), 1), (FULL, place), &voter())
+    };
+    for from in 0..limits::VOTER_FEEDS as u64 {
+        ask(&mut feeder, 100 + from, if from == 0 { Place::default() } else { at(14, 3) }).unwrap();
+    }
+    assert_eq!(ask(&mut feeder, 9, at(12, 3)), Err(Reason::Full));
+    said(&mut feeder, 1, &voter());
+    assert_eq!(feeder.better(Reason::Full, &[NodeId(2)]), [101, 102, 103].map(NodeId), "100 takes a state");
+    assert_eq!(feeder.better(Reason::Behind, &[NodeId(2)]), [NodeId(2)]);
+    assert_eq!(Feeder::default().better(Reason::Full, &[NodeId(2)]), [NodeId(2)]);
+}
+
+#[test]
+fn who_was_named_is_asked_before_others() {
+    let mut follower = follower();
+    let voters = [1, 2, 3].map(NodeId);
+    follower.peers(&[1, 2, 3, 5, 6, 7, 8, 9].map(NodeId), &[]);
+    let mut asked = Vec::new();
+    for _ in 0..4 {
+        asked.extend(follower.look(Millis(1), ALONE, &voters).asked.map(|(feeder, _)| feeder.0));
+        follower.refused(Millis(1), Reason::Full, [5, 7].map(NodeId).to_vec());
+    }
+    asked.sort_unstable();
+    assert_eq!(asked, [2, 3, 5, 7]);
 }
 
 #[test]

@@ -25,7 +25,7 @@ impl<D: Disk> Replica<D> {
                     false => feeder.subscribe(now, (from, stream), (scope, place), stock),
                 });
                 if let Err(reason) = taken {
-                    let others = self.others();
+                    let others = self.feeder.better(reason, &self.others());
                     self.say(from, stream, &Feed::Refused { reason, others });
                 }
             }
@@ -273,6 +273,7 @@ impl<D: Disk> Replica<D> {
                 hops: hops.unwrap_or(limits::FEED_HOPS),
             },
             leads: self.leads(),
+            votes: self.state.members.voters.contains(&self.config.id),
             fresh: hops.is_some() && !self.log.is_pressed(),
             others: self.others(),
             piece_bytes: self.config.feed_piece_bytes,

@@ -30,7 +30,7 @@ fn a_member_that_does_not_vote_is_no_member_of_raft_and_has_all_the_same() {
     write(&mut world, 1, 5);
     settle(&mut world);
     // Its first feeder was the only voter then.
-    world.run_for(6_000);
+    world.run_for(11_000);
     let status = world.status(4).unwrap();
     assert_eq!((status.voters.len(), status.learners.len()), (3, 0));
     assert_eq!(world.view(4).hash(), world.view(1).hash());
@@ -188,6 +188,11 @@ fn an_observer_that_was_never_promoted_never_asks_for_votes_nor_writes_at_rest()
     assert_eq!(world.status(4).unwrap().role, Role::Follower);
 }
 
+/// The most feeds that lie between one of them and a voter.
+fn hops(world: &World) -> u32 {
+    (4..=203).filter_map(|id| Some(world.status(id)?.fed_by?.hops)).max().unwrap_or(u32::MAX)
+}
+
 #[test]
 fn two_hundred_observers_are_fed_within_the_bounds_and_the_leader_stays_within_its_own() {
     let mut world = world(203, &[2, 3], &[]);
@@ -200,9 +205,13 @@ fn two_hundred_observers_are_fed_within_the_bounds_and_the_leader_stays_within_i
         let leader = world.leader().unwrap();
         assert!(feeds.values().all(|feeds| *feeds <= limits::FEEDS), "{feeds:?}");
         assert!(feeds[&leader] <= limits::LEADER_FEEDS, "the leader feeds {}", feeds[&leader]);
-        let hops = (4..=203).filter_map(|id| Some(world.status(id)?.fed_by?.hops)).max().unwrap();
-        assert!(hops <= limits::FEED_HOPS, "{hops}");
+        let voters = (1..=3).filter(|id| *id != leader);
+        assert!(voters.clone().all(|id| feeds[&id] <= limits::VOTER_FEEDS), "voters feed {feeds:?}");
+        assert!(hops(world) <= limits::FEED_HOPS, "{}", hops(world));
     };
+    within(&world);
+    // Who found a place far away comes nearer: those that voters feed have room for all.
+    assert!(world.run_until(20_000, |w| hops(w) <= 3), "one is {} feeds away", hops(&world));
     within(&world);
     // A feeder of many dies, and it led nobody.
     let leader = world.leader().unwrap();

@@ -1,9 +1,11 @@
 //! What machines that do not vote cost the leader: the write rate with none of them and with twenty, and what CPU a write costs whom.
 //!
 //! Decides how many there are. Ours only. All of them share one machine, so that their own work weighs on the figure too: therefore it is
-//! measured a second time with the voters and the load on the first core and the observers on the others. The disk is shared in any case, and
+//! measured a second time with the voters and the load on the first core and the observers on the others. There a host's packets are received on its
+//! own core, as a machine receives its own (`rps_cpus`): on a virtual wire it is the sender's core that carries them to the other end's socket. The disk is shared in any case, and
 //! twenty snapshots of a big state at once would keep the voters' syncs waiting for seconds: so the keys are few, and snapshots small.
 
+use std::io;
 use std::path::Path;
 
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -131,6 +133,18 @@ fn pin(system: &ours::Ours, hosts: usize, core: Option<usize>) -> Result<(), Ben
                 Ok(()) | Err(nix::Error::ESRCH) => {}
                 Err(errno) => return Err(failed(errno)),
             }
+        }
+    }
+    for (index, host) in system.cluster.bed.hosts().iter().enumerate().take(hosts) {
+        let mask: u64 = match core {
+            None => 0,
+            Some(core) if index < VOTERS => 1 << core,
+            Some(core) => ((1 << cores.min(63)) - 1) & !(1 << core),
+        };
+        let set =
+            format!("for queue in /sys/class/net/*/queues/rx-*; do echo {mask:x} > $queue/rps_cpus; done");
+        if !host.run(["sh", "-c", set.as_str()])?.success() {
+            return Err(io::Error::other("the cores that receive a host's packets cannot be set").into());
         }
     }
     Ok(())

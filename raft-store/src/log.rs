@@ -276,10 +276,9 @@ impl<D: Disk> Log<D> {
             self.snapshot_index = state.applied_index;
             self.drop_covered()?;
         }
-        let begun = snapfile::Writing::begin(&mut self.disk, &self.identity, state, self.next_sequence - 1);
-        match begun {
-            Ok(mut writing) => {
-                writing.log_bytes = self.bytes_since_snapshot;
+        let (sequence, log_bytes) = (self.next_sequence - 1, self.bytes_since_snapshot);
+        match snapfile::Writing::begin(&mut self.disk, &self.identity, state, sequence, log_bytes) {
+            Ok(writing) => {
                 self.writing = Some(writing);
                 Ok(())
             }
@@ -287,7 +286,7 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Does the next part, so many bytes of it, of the snapshot that is being written. Once it is there its index is answered, and the snapshot before
+    /// Does the next part, so many bytes of it or more, of the snapshot that is being written. Once it is there its index is answered, and the snapshot before
     /// it and the segments that it covers go in the calls after that.
     pub(crate) fn go_on(&mut self, bytes: usize) -> Result<Option<u64>, LogError> {
         if self.take_away()? {
@@ -298,6 +297,7 @@ impl<D: Disk> Log<D> {
             self.drop_oldest_covered()?;
             return Ok(None);
         };
+        let bytes = writing.pace(bytes, self.bytes_since_snapshot);
         match writing.step(&mut self.disk, bytes) {
             Ok(None) => {
                 self.writing = Some(writing);
@@ -473,7 +473,7 @@ fn write_whole<D: Disk>(
     state: &State,
     sequence: u64,
 ) -> Result<u64, LogError> {
-    let mut writing = snapfile::Writing::begin(disk, identity, state, sequence)?;
+    let mut writing = snapfile::Writing::begin(disk, identity, state, sequence, 0)?;
     loop {
         if let Some(length) = writing.step(disk, 4 << 20)? {
             return Ok(length);

@@ -13,6 +13,8 @@ pub(crate) const TEMPORARY: &str = "snap.new";
 pub(crate) const OLD: &str = "snap.old";
 /// Bytes that are taken away at once. A gigabyte would hold the replica up for most of a second.
 pub(crate) const AT_ONCE: u64 = 16 << 20;
+/// Bytes of snapshot for each byte of log that is written meanwhile, and how many times longer than usual a step may be.
+const PACE: usize = 4;
 pub(super) const HEADER_BYTES: usize = PREFIX_BYTES + 8 + 4;
 pub(crate) fn name(index: u64) -> String {
     format!("snap-{index:016x}")
@@ -30,6 +32,8 @@ pub(super) struct Writing {
     pub(super) index: u64,
     /// Bytes of log at its begin.
     pub(super) log_bytes: u64,
+    /// And at the last step.
+    seen: u64,
     /// Written so far.
     length: u64,
     checksum: u32,
@@ -44,6 +48,7 @@ impl Writing {
         identity: &Identity,
         state: &State,
         sequence: u64,
+        log_bytes: u64,
     ) -> Result<Writing, DiskError> {
         if disk.list()?.iter().any(|name| name == TEMPORARY) {
             disk.remove(TEMPORARY)?;
@@ -54,11 +59,19 @@ impl Writing {
         Ok(Writing {
             encoder: Encoder::new(state.clone()),
             index: state.applied_index,
-            log_bytes: 0,
+            log_bytes,
+            seen: log_bytes,
             length: header.len() as u64,
             checksum: crc32c::crc32c(&header),
             read_back: None,
         })
+    }
+
+    /// How much the next step takes, of `least` bytes or more: the log that grows meanwhile, which a start has to read, is to stay small against the snapshot.
+    pub(super) fn pace(&mut self, least: usize, log_bytes: u64) -> usize {
+        let grown = log_bytes.saturating_sub(std::mem::replace(&mut self.seen, log_bytes));
+        let wanted = usize::try_from(grown).unwrap_or(usize::MAX).saturating_mul(PACE);
+        wanted.clamp(least, least.saturating_mul(PACE))
     }
 
     /// Writes and syncs, or reads back, so many bytes; the snapshot's length once it is there.

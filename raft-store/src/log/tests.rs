@@ -202,6 +202,18 @@ fn a_big_snapshot_that_is_not_needed_any_more_goes_bit_by_bit() {
 }
 
 #[test]
+fn a_snapshot_keeps_ahead_of_the_log_that_grows_meanwhile() {
+    let mut disk = MemDisk::new();
+    let identity = Identity { cluster: ClusterId([1; 16]), node: NodeId(1) };
+    let state = State::first(NodeId(1));
+    let mut writing = snapfile::Writing::begin(&mut disk, &identity, &state, 0, 1_000).unwrap();
+    assert_eq!(writing.pace(100, 1_000), 100, "at rest it goes on all the same");
+    assert_eq!(writing.pace(100, 1_010), 100);
+    assert_eq!(writing.pace(100, 1_060), 200);
+    assert_eq!(writing.pace(100, 9_000), 400, "a step has an end");
+}
+
+#[test]
 fn how_big_the_snapshot_is_is_known_after_a_start() {
     let disk = MemDisk::new();
     let mut log = log_with(&disk, 5);

@@ -74,12 +74,19 @@ fn try_a_core(world: &mut World) -> (Vec<u64>, bool) {
         sets.iter().all(|set| set.is_empty() || wins(set))
     };
     let mut sets = vec![members.voters.clone(), members.voters_outgoing.clone()];
-    // Who has not heard yet that a joint state ended still asks both sets.
+    // raft counts by the members that a replica has applied. Who has not heard yet that a joint state ended still asks both sets, and who holds
+    // all that is committed, but does not know that the last change is, asks those before it.
+    let views = world.nodes.values().filter_map(|node| node.replica.as_ref()).map(Replica::view);
+    let newest = views.map(|view| view.applied().0).max().unwrap_or_default();
     for id in among(&sets) {
-        let status = world.nodes[&id].replica.as_ref().map(Replica::view);
-        let Some(held) = status.map(|view| view.members().clone()).filter(Members::is_joint) else {
+        let Some(replica) = &world.nodes[&id].replica else { continue };
+        let held = replica.view().members().clone();
+        let may_win = replica.status().last_index >= newest;
+        let differs = (&held.voters, &held.voters_outgoing) != (&members.voters, &members.voters_outgoing);
+        let asks_others = held.is_joint() || (may_win && differs);
+        if !asks_others {
             continue;
-        };
+        }
         let more = [sets.clone(), vec![held.voters, held.voters_outgoing]].concat();
         if is_quorum(&more, &among(&more)) {
             sets = more;

@@ -361,11 +361,11 @@ impl Mesh {
         lane.endpoint.connect_with(config, address, crate::pki::SERVER_NAME)
     }
 
-    /// Dials a member before there is anything to say. Whoever was connected with this machine before it died waits for an answer on the old
-    /// connection until it is given up as idle; the newest one is used.
-    pub fn greet(&self, member: NodeId) {
-        self.dial_in_background(member, Class::Control);
-        self.dial_in_background(member, Class::Raft);
+    /// Dials a member before there is anything to say, unless a connection is open.
+    pub fn greet(&self, to: NodeId, class: Class) {
+        if self.0.links.used((to, class)).is_none() {
+            self.dial_in_background(to, class);
+        }
     }
 
     fn unreachable(&self, to: NodeId, why: String) -> MeshError {

@@ -33,7 +33,7 @@ use crate::keyring::{self, Ring, Secrets, signing};
 use crate::members::{self, Member, Roster, id_of_key, in_view};
 use crate::membership::Membership;
 use crate::mesh::wire::{JoinAnswer, JoinRequest};
-use crate::mesh::{Mesh, join};
+use crate::mesh::{Class, Mesh, join};
 use crate::objects::Objects;
 use crate::pki::{self, Authority, Token};
 use crate::recovery::carry_out;
@@ -44,7 +44,7 @@ use crate::store::{self, Birth, Plan, Store};
 use crate::worker::addresses::Addresses;
 use crate::{
     backup, control, doubles, enrol, feeders, gossip, leader, names, node, rebuild, requests, restore,
-    server, worker,
+    server, timing, worker,
 };
 
 /// The agent cannot start.
@@ -427,11 +427,25 @@ fn open_store(config: &Config, identity: &Identity, birth: Birth, mesh: &Mesh) -
     let store = Store::new(me, running, mesh.clone());
     let sink = store.clone();
     mesh.give_raft_to(Box::new(move |from, bytes| sink.input(Input::Message { from, bytes })));
-    let voters = store.view().members().voters.clone();
-    if voters.contains(&me) {
-        voters.into_iter().filter(|voter| *voter != me).for_each(|voter| mesh.greet(voter));
-    }
+    spawn(greet(store.clone(), mesh.clone(), identity.known.clone()));
     Ok(store)
+}
+
+/// Dials the others before there is anything to say to them: who was connected with this machine before it died waits on the old connection until that
+/// is given up as idle, and uses the newest there is.
+async fn greet(store: Store, mesh: Mesh, known: Vec<Member>) {
+    let me = mesh.me();
+    let others = known.iter().map(Member::node_id).filter(|id| *id != me);
+    others.for_each(|id| mesh.greet(id, Class::Control));
+    // Who votes is known once the log is applied that was found on the disk.
+    let votes = |view: &raft_store::View| view.members().voters.contains(&me);
+    let mut views = store.views();
+    let Ok(Ok(view)) = tokio::time::timeout(timing::REQUEST_DEADLINE, views.wait_for(votes)).await else {
+        return;
+    };
+    let voters = view.members().voters.clone();
+    drop(view);
+    voters.into_iter().filter(|id| *id != me).for_each(|id| mesh.greet(id, Class::Raft));
 }
 
 /// Opens the session of this boot, ends the last one's, and remembers which it is.
@@ -440,7 +454,7 @@ async fn keep_session(store: Store, path: std::path::PathBuf) {
     let previous = text.trim().parse().ok().map(raft_store::SessionId);
     while let Err(error) = store.begin_session(previous).await {
         tracing::debug!(%error, "no session yet");
-        tokio::time::sleep(crate::timing::SESSION_PAUSE).await;
+        tokio::time::sleep(timing::SESSION_PAUSE).await;
     }
     if let Ok(session) = store.begin_session(None).await
         && let Err(error) = identity::write_durably(&path, session.0.to_string().as_bytes())

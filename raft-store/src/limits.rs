@@ -55,5 +55,9 @@ pub const FEED_PIECES: usize = 4;
 pub const FEED_PIECE_BYTES: usize = 1 << 20;
 /// Bytes of entries that are kept in memory for who takes a state, and will lack what came after it.
 pub const FEED_KEPT_BYTES: u64 = 128 << 20;
+/// Refusals after which somebody who wants a feed waits before others are asked.
+pub const FEED_REFUSALS: u64 = 8;
+/// Entries that one may lack and still be named as a feeder.
+pub const FEED_NAMED_LACKS: u64 = 4_096;
 /// Names that are believed of who refuses a feed.
 pub const FEED_HINTS: usize = 16;

@@ -286,9 +286,9 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Does the next part, so many bytes of it or more, of the snapshot that is being written. Once it is there its index is answered, and the snapshot before
+    /// Does the next part of the snapshot that is being written: so many bytes of it, or more where the disk is `quick`. Once it is there its index is answered, and the snapshot before
     /// it and the segments that it covers go in the calls after that.
-    pub(crate) fn go_on(&mut self, bytes: usize) -> Result<Option<u64>, LogError> {
+    pub(crate) fn go_on(&mut self, bytes: usize, quick: bool) -> Result<Option<u64>, LogError> {
         if self.take_away()? {
             return Ok(None);
         }
@@ -297,7 +297,8 @@ impl<D: Disk> Log<D> {
             self.drop_oldest_covered()?;
             return Ok(None);
         };
-        let bytes = writing.pace(bytes, self.bytes_since_snapshot);
+        let paced = writing.pace(bytes, self.bytes_since_snapshot);
+        let bytes = if quick { paced } else { bytes };
         match writing.step(&mut self.disk, bytes) {
             Ok(None) => {
                 self.writing = Some(writing);

@@ -52,6 +52,8 @@ pub const FEED_SILENT_MS: u64 = 10_000;
 pub const FEED_LEADERLESS_MS: u64 = 2_000;
 /// Who votes or learns asks for a feed after its leader was silent for so long.
 pub const FEED_PATIENCE_MS: u64 = 2_000;
+/// Who has not come for so long to what its feeder had feeds nobody until it has.
+pub const FEED_LAG_MS: u64 = 10_000;
 /// Who was not ahead is asked again after this,
 pub const FEED_RETRY_MS: u64 = 250;
 /// who was full or silent after this,

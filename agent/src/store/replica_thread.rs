@@ -116,6 +116,8 @@ pub fn start(
         next: 1,
         taken: 0,
         ticks: Ticks::new(clock::millis()),
+        heard: false,
+        leads: false,
         looked_at,
         proposed: (0, false),
     };
@@ -152,6 +154,9 @@ struct Thread {
     /// Bytes taken for the next batch, roughly.
     taken: usize,
     ticks: Ticks,
+    /// A member spoke, in what was taken for this round.
+    heard: bool,
+    leads: bool,
     /// Changes up to here were looked at for the drivers.
     looked_at: Revision,
     /// When the last command came, and whether it came soon after the one before.
@@ -179,17 +184,24 @@ impl Thread {
             let wait = if owes { wait.min(self.tell_in(now)) } else { wait };
             let due = self.replica.due().map(|due| Duration::from_millis(due.0.saturating_sub(now)));
             let wait = due.map_or(wait, |due| wait.min(due));
+            self.ticks.listen(now, wait.as_millis() as u64);
             if owes && self.tell_in(now).is_zero() && asks.is_empty() {
                 // No timer: the shortest of them takes a millisecond or two.
+                self.ticks.woke(now);
                 self.replica.handle(Millis(now), Input::Tell);
             } else {
                 alarm.set_after(wait);
-                self.ticks.listen(now, wait.as_millis() as u64, !asks.is_empty());
                 let ask = tokio::select! {
                     biased;
                     ask = asks.recv() => Some(ask),
                     () = &mut alarm => None,
                 };
+                if self.ticks.woke(clock::millis()) {
+                    // The connections of this thread hand over what came meanwhile: one turn reads it, the next brings it here.
+                    for _ in 0..2 {
+                        tokio::task::yield_now().await;
+                    }
+                }
                 match ask {
                     Some(Some(Ask::Stop) | None) => return,
                     Some(Some(ask)) => {
@@ -216,8 +228,8 @@ impl Thread {
             }
             self.taken = 0;
             let now = clock::millis();
-            let leads = self.leadership.borrow().epoch.is_some();
-            let passed = self.ticks.after(now, leads);
+            let heard = std::mem::take(&mut self.heard);
+            let passed = self.ticks.after(now, heard, self.leads);
             self.tick(now, passed);
             self.round().await;
             // What was said goes out, and what came is looked at, before the disk is waited for again.
@@ -272,7 +284,10 @@ impl Thread {
         let id = self.next;
         self.next += 1;
         match ask {
-            Ask::Input(input) => self.replica.handle(now, input),
+            Ask::Input(input) => {
+                self.heard |= matches!(input, Input::Message { .. });
+                self.replica.handle(now, input);
+            }
             Ask::Propose(command, reply) => {
                 self.proposed = (now.0, now.0.saturating_sub(self.proposed.0) <= TELL_AFTER_MS);
                 self.proposals.insert(id, reply);
@@ -318,6 +333,7 @@ impl Thread {
             }
             Effect::RoleChanged { term, role, leader } => {
                 info!(term, ?role, leader = leader.map(|id| id.to_string()), "role");
+                self.leads = role == Role::Leader;
                 // The epoch may have begun in the same round, before this is told.
                 self.leadership.send_modify(|now| {
                     let epoch = now.epoch.filter(|epoch| role == Role::Leader && epoch.0 == term);

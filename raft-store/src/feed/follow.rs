@@ -24,6 +24,8 @@ pub(crate) struct Standing {
     pub(crate) silent_ms: u64,
     /// Who leads, as far as is known.
     pub(crate) leader: Option<NodeId>,
+    /// The last index that it has applied.
+    pub(crate) applied: u64,
 }
 
 /// The feed that this replica has, or has asked for.
@@ -40,6 +42,8 @@ struct Source {
     /// When it was told last what is durable here, and how many bytes came since.
     acknowledged: Millis,
     since_bytes: u64,
+    /// What it had committed when this replica last held all of that, and since when this is to be reached.
+    target: Option<(u64, Millis)>,
 }
 
 /// What an observer remembers of its feeds.
@@ -56,6 +60,9 @@ pub(crate) struct Follower {
     silent: BTreeMap<NodeId, Millis>,
     source: Option<Source>,
     expected: VecDeque<(u64, [u8; 32])>,
+    /// Refusals since somebody fed, and until when nobody is asked because of them.
+    refusals: u64,
+    rests_until: Millis,
     /// When a better feeder is looked for again.
     better_from: Millis,
     /// Who fed something else than what this replica has, and where.
@@ -88,6 +95,8 @@ impl Follower {
             silent: BTreeMap::new(),
             source: None,
             expected: VecDeque::new(),
+            refusals: 0,
+            rests_until: Millis(0),
             better_from: Millis(0),
             diverged: None,
         }
@@ -124,6 +133,7 @@ impl Follower {
     /// Leaves a feeder that says nothing or is not needed: whom to tell. Asks another if one is needed: whom, under which stream.
     pub(crate) fn look(&mut self, now: Millis, standing: Standing, voters: &[NodeId]) -> Look {
         let leader = standing.leader;
+        self.follow_target(now, standing.applied);
         let moves = self.could_do_better(now, leader, voters);
         if moves {
             self.better_from = Millis(now.0 + timing::FEED_SHUN_MS);
@@ -134,6 +144,18 @@ impl Follower {
         let left = left.flatten();
         let asks = self.source.is_none() && needs(standing, left.is_some());
         Look { left, asked: asks.then(|| self.ask(now, voters, leader)).flatten() }
+    }
+
+    fn follow_target(&mut self, now: Millis, applied: u64) {
+        let Some(source) = &mut self.source else { return };
+        let Some(news) = source.news else { return };
+        source.target = source.target.filter(|(commit, _)| applied < *commit).or(Some((news.commit, now)));
+    }
+
+    /// Whether this replica has not come for long to what its feeder had: who is fed by it would be as far behind.
+    pub(crate) fn lags(&self, now: Millis) -> bool {
+        let target = self.source.and_then(|source| source.target);
+        target.is_some_and(|(_, since)| now.since(since) >= timing::FEED_LAG_MS)
     }
 
     /// Voters that say nothing must not keep an observer from asking others, however many they are.
@@ -187,6 +209,9 @@ impl Follower {
     /// equals by chance.
     fn ask(&mut self, now: Millis, voters: &[NodeId], leader: Option<NodeId>) -> Option<(NodeId, u64)> {
         self.not_before.retain(|_, at| *at > now);
+        if self.rests_until > now {
+            return None;
+        }
         let votes = |peer: &NodeId| voters.contains(peer) || self.hinted.contains(peer);
         let rank = |peer: &NodeId| match () {
             () if self.peers.get(peer) == Some(&true) || self.silent.contains_key(peer) => 3,
@@ -207,6 +232,7 @@ impl Follower {
             began: now,
             acknowledged: Millis(0),
             since_bytes: 0,
+            target: None,
         });
         Some((feeder, self.streams))
     }
@@ -215,6 +241,7 @@ impl Follower {
     pub(crate) fn heard(&mut self, now: Millis, news: News) {
         let Some(source) = &mut self.source else { return };
         source.heard = now;
+        self.refusals = 0;
         self.silent.remove(&source.feeder);
         source.news = Some(news);
         source.leaderless = match news.leader {
@@ -256,6 +283,12 @@ impl Follower {
             Reason::ScopeNotServed | Reason::Diverged => timing::FEED_SHUN_MS,
         };
         self.hinted = others.into_iter().take(limits::FEED_HINTS).collect();
+        // While nobody has a place, or what is wanted, all who want a feed must not ask all others without end.
+        self.refusals += 1;
+        if self.refusals.is_multiple_of(limits::FEED_REFUSALS) {
+            let turns = self.refusals / limits::FEED_REFUSALS;
+            self.rests_until = Millis(now.0 + (turns * timing::FEED_RETRY_MS).min(timing::FEED_REST_MS));
+        }
         self.leave(now, rest_ms);
     }
 

@@ -81,9 +81,12 @@ impl Feeder {
         self.feeds.len()
     }
 
-    /// Whom somebody is to ask who is not fed here: who has no place is sent on to those that are fed and have caught up.
-    pub(crate) fn better(&self, reason: Reason, voters: &[NodeId]) -> Vec<NodeId> {
-        let has_caught_up = |feed: &Feeding| feed.state.is_none() && feed.behind.is_none();
+    /// Whom somebody is to ask who is not fed here: for whom there is no place is sent on to those that are fed and have caught up with `applied`.
+    pub(crate) fn better(&self, reason: Reason, voters: &[NodeId], applied: u64) -> Vec<NodeId> {
+        let has_caught_up = |feed: &Feeding| {
+            let near = feed.acked > 0 && feed.acked + limits::FEED_NAMED_LACKS >= applied;
+            near && feed.state.is_none() && feed.behind.is_none()
+        };
         let fed = self.feeds.iter().filter(|(_, feed)| has_caught_up(feed)).map(|(id, _)| *id);
         let fed: Vec<NodeId> = fed.take(limits::FEED_HINTS).collect();
         if reason == Reason::Full && !fed.is_empty() { fed } else { voters.to_vec() }
@@ -233,8 +236,12 @@ impl Feeder {
         let (keep, reason) = if stale { (0, Reason::Behind) } else { (bound(stock), Reason::Full) };
         let mut said = Vec::new();
         while self.feeds.len() > keep {
-            let Some((to, feed)) = self.feeds.pop_last() else { break };
-            let body = encode(&Feed::Refused { reason, others: self.better(reason, &stock.others) });
+            // Not who is in the midst of a state: it would have to begin anew elsewhere. It goes when it has it.
+            let may_go = |(_, feed): &(&NodeId, &Feeding)| stale || feed.state.is_none();
+            let Some(to) = self.feeds.iter().rev().find(may_go).map(|(to, _)| *to) else { break };
+            let Some(feed) = self.feeds.remove(&to) else { break };
+            let others = self.better(reason, &stock.others, stock.applied.index);
+            let body = encode(&Feed::Refused { reason, others });
             said.push(Said { to, stream: feed.stream, body });
         }
         said

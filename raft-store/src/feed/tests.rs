@@ -92,7 +92,8 @@ fn numbers_that_raft_would_trust_or_panic_at_are_refused() {
     nonsense(|fed| fed.entries[0].kind = 9);
 }
 
-const ALONE: Standing = Standing { leads: false, member: false, silent_ms: 0, leader: Some(NodeId(1)) };
+const ALONE: Standing =
+    Standing { leads: false, member: false, silent_ms: 0, leader: Some(NodeId(1)), applied: 5 };
 
 fn follower() -> Follower {
     let mut follower = Follower::new(NodeId(9), 7, 1 << 32);
@@ -245,9 +246,42 @@ fn a_voter_feeds_few_and_sends_others_to_those_that_have_caught_up() {
     assert_eq!(ask(&mut feeder, 9, at(12, 3)), Err(Reason::Full));
     said(&mut feeder, 1, &voter());
     let others: Vec<NodeId> = (101..100 + limits::VOTER_FEEDS as u64).map(NodeId).collect();
-    assert_eq!(feeder.better(Reason::Full, &[NodeId(2)]), others, "100 takes a state");
-    assert_eq!(feeder.better(Reason::Behind, &[NodeId(2)]), [NodeId(2)]);
-    assert_eq!(Feeder::default().better(Reason::Full, &[NodeId(2)]), [NodeId(2)]);
+    assert_eq!(feeder.better(Reason::Full, &[NodeId(2)], 14), others, "100 has nothing yet");
+    assert_eq!(feeder.better(Reason::Behind, &[NodeId(2)], 14), [NodeId(2)]);
+    assert_eq!(feeder.better(Reason::Full, &[NodeId(2)], 14 + limits::FEED_NAMED_LACKS + 1), [NodeId(2)]);
+    assert_eq!(Feeder::default().better(Reason::Full, &[NodeId(2)], 14), [NodeId(2)]);
+}
+
+#[test]
+fn who_is_refused_by_all_does_not_ask_without_end() {
+    let mut follower = follower();
+    let mut asks = 0;
+    for now in 1..=10_000 {
+        // Each is refused at once, by whoever has nothing either.
+        while follower.look(Millis(now), ALONE, &[1, 2, 3].map(NodeId)).asked.is_some() {
+            asks += 1;
+            follower.refused(Millis(now), Reason::Behind, vec![]);
+        }
+    }
+    assert!((40..=110).contains(&asks), "{asks} asks in ten seconds");
+}
+
+#[test]
+fn who_does_not_come_to_what_its_feeder_had_lags_until_it_does() {
+    let mut follower = follower();
+    let voters = [1, 2, 3].map(NodeId);
+    let look = |follower: &mut Follower, now, applied, commit| {
+        follower.look(Millis(now), Standing { applied, ..ALONE }, &voters);
+        follower.heard(Millis(now), news(commit));
+        follower.look(Millis(now), Standing { applied, ..ALONE }, &voters);
+        follower.lags(Millis(now))
+    };
+    assert!(!look(&mut follower, 1, 5, 9));
+    for now in (100..=10_000).step_by(100) {
+        assert!(!look(&mut follower, now, 8, 9 + now), "{now}");
+    }
+    assert!(look(&mut follower, 10_001, 8, 20_000));
+    assert!(!look(&mut follower, 10_100, 9, 20_000), "that far it has come");
 }
 
 #[test]

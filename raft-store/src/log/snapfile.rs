@@ -70,6 +70,9 @@ impl Writing {
     /// How much the next step takes, of `least` bytes or more: the log that grows meanwhile, which a start has to read, is to stay small against the snapshot.
     pub(super) fn pace(&mut self, least: usize, log_bytes: u64) -> usize {
         let grown = log_bytes.saturating_sub(std::mem::replace(&mut self.seen, log_bytes));
+        if self.read_back.is_some() {
+            return least;
+        }
         let wanted = usize::try_from(grown).unwrap_or(usize::MAX).saturating_mul(PACE);
         wanted.clamp(least, least.saturating_mul(PACE))
     }

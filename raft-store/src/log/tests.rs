@@ -141,7 +141,7 @@ fn a_missing_segment_is_corruption() {
 fn save_snapshot(log: &mut Log<MemDisk>, state: &State, commit: u64) -> Result<(), LogError> {
     log.begin_snapshot(state, commit)?;
     while log.is_writing_snapshot() {
-        log.go_on(100)?;
+        log.go_on(100, true)?;
     }
     Ok(())
 }
@@ -190,14 +190,14 @@ fn a_big_snapshot_that_is_not_needed_any_more_goes_bit_by_bit() {
     assert_eq!(snapshots(), 3);
     let mut used = disk.used();
     for left in [3, 3, 2, 2, 2, 1] {
-        log.go_on(100).unwrap();
+        log.go_on(100, true).unwrap();
         assert!(used - disk.used() <= snapfile::AT_ONCE, "no more than that at once");
         used = disk.used();
         assert_eq!(snapshots(), left);
     }
     let state = State { applied_index: 5, applied_term: 2, ..State::first(NodeId(9)) };
     save_snapshot(&mut log, &state, 5).unwrap();
-    log.go_on(100).unwrap();
+    log.go_on(100, true).unwrap();
     assert_eq!((snapshots(), reopen(&disk).unwrap().snapshot_index), (1, 5));
 }
 
@@ -255,7 +255,7 @@ fn segments_that_the_snapshot_covers_are_not_read_and_go_later() {
     let mut log = Log::start(disk.clone(), OURS, SEGMENT, 6, found).unwrap();
     assert_eq!(log.segments.len(), names.len() + 1, "they are still known");
     for _ in 0..=covered {
-        log.go_on(100).unwrap();
+        log.go_on(100, true).unwrap();
     }
     assert!(!disk.list().unwrap().contains(&names[covered - 1]));
     assert_eq!(reopen(&disk).unwrap().last, (60, 2));

@@ -17,6 +17,11 @@ pub(super) struct Burden {
 }
 
 impl Burden {
+    /// Whether the last round was not slow.
+    pub(super) fn is_light(&self) -> bool {
+        self.slow_in_a_row == 0
+    }
+
     /// Takes how long one round took with its sync.
     pub(super) fn synced(&mut self, took_ms: u64) {
         self.slow_in_a_row = match took_ms {

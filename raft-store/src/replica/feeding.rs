@@ -25,7 +25,7 @@ impl<D: Disk> Replica<D> {
                     false => feeder.subscribe(now, (from, stream), (scope, place), stock),
                 });
                 if let Err(reason) = taken {
-                    let others = self.feeder.better(reason, &self.others());
+                    let others = self.feeder.better(reason, &self.others(), self.state.applied_index);
                     self.say(from, stream, &Feed::Refused { reason, others });
                 }
             }
@@ -230,6 +230,7 @@ impl<D: Disk> Replica<D> {
             member: stays.iter().any(|list| list.contains(&id)),
             silent_ms: self.now.since(self.heard.unwrap_or(self.begun.unwrap_or(self.now))),
             leader: self.leader(),
+            applied: self.state.applied_index,
         }
     }
 
@@ -238,7 +239,7 @@ impl<D: Disk> Replica<D> {
         let standing = self.standing();
         let fed = || {
             let (_, news, heard) = self.follower.fed()?;
-            let near = news.hops < limits::FEED_HOPS && news.leader != 0;
+            let near = news.hops < limits::FEED_HOPS && news.leader != 0 && !self.follower.lags(self.now);
             (near && self.now.since(heard) < timing::FEED_SILENCE_MS).then_some(news.hops + 1)
         };
         let hears = self.heard.is_some() && standing.silent_ms < timing::FEED_SILENCE_MS;

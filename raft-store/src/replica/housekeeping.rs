@@ -79,7 +79,7 @@ impl<D: Disk> Replica<D> {
         {
             self.log.begin_snapshot(&self.state, commit)?;
         }
-        if let Some(index) = self.log.go_on(self.config.snapshot_step_bytes)? {
+        if let Some(index) = self.log.go_on(self.config.snapshot_step_bytes, self.burden.is_light())? {
             let needed = self.feeder.needs();
             self.node.mut_store().compact(index, self.config.trailing_bytes, needed);
         }

@@ -61,6 +61,12 @@ fn heal_a_core(world: &mut World) {
 
 fn try_a_core(world: &mut World) -> (Vec<u64>, bool) {
     let members = world.members();
+    // What a machine that is down has applied is not known: it comes back now, if it can.
+    for id in members.voters.iter().chain(&members.voters_outgoing).map(|id| id.0) {
+        if world.nodes.get(&id).is_some_and(|node| !node.broken) {
+            world.revive(id);
+        }
+    }
     let usable = |id: &&NodeId| world.nodes.get(&id.0).is_some_and(|node| !node.broken);
     let among = |sets: &[Vec<NodeId>]| {
         let mut ids: Vec<u64> = sets.iter().flatten().filter(usable).map(|id| id.0).collect();
@@ -301,7 +307,9 @@ fn one(seed: u64, chaos_ms: u64) -> World {
 }
 
 fn number(variable: &str, otherwise: u64) -> u64 {
-    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+    let parsed =
+        |text: String| text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no whole number"));
+    std::env::var(variable).map_or(otherwise, parsed)
 }
 
 fn cores() -> usize {

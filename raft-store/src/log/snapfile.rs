@@ -13,8 +13,10 @@ pub(crate) const TEMPORARY: &str = "snap.new";
 pub(crate) const OLD: &str = "snap.old";
 /// Bytes that are taken away at once. A gigabyte would hold the replica up for most of a second.
 pub(crate) const AT_ONCE: u64 = 16 << 20;
-/// Bytes of snapshot for each byte of log that is written meanwhile, and how many times longer than usual a step may be.
+/// Bytes of snapshot for each byte of log that is written meanwhile, …
 const PACE: usize = 4;
+/// … and how many times longer than usual a step may be.
+const LONGEST: usize = 16;
 pub(super) const HEADER_BYTES: usize = PREFIX_BYTES + 8 + 4;
 pub(crate) fn name(index: u64) -> String {
     format!("snap-{index:016x}")
@@ -74,7 +76,7 @@ impl Writing {
             return least;
         }
         let wanted = usize::try_from(grown).unwrap_or(usize::MAX).saturating_mul(PACE);
-        wanted.clamp(least, least.saturating_mul(PACE))
+        wanted.clamp(least, least.saturating_mul(LONGEST))
     }
 
     /// Writes and syncs, or reads back, so many bytes; the snapshot's length once it is there.

@@ -105,7 +105,7 @@ impl<D: Disk> Replica<D> {
             return Ok(false);
         }
         while let Some(piece) = growing.next() {
-            if !self.log.write_fed(&piece, self.config.snapshot_step_bytes as u64)? {
+            if !self.log.write_fed(&piece, 4 * self.config.snapshot_step_bytes as u64)? {
                 return Ok(false);
             }
             growing.take(&piece);

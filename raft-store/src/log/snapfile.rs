@@ -15,7 +15,7 @@ pub(crate) const OLD: &str = "snap.old";
 pub(crate) const AT_ONCE: u64 = 16 << 20;
 /// Bytes of snapshot for each byte of log that is written meanwhile, …
 const PACE: usize = 4;
-/// … and how many times longer than usual a step may be.
+/// … and how many times longer than usual a step may be. Reading back, from the page cache as a rule, takes such steps always.
 const LONGEST: usize = 16;
 pub(super) const HEADER_BYTES: usize = PREFIX_BYTES + 8 + 4;
 pub(crate) fn name(index: u64) -> String {
@@ -36,6 +36,8 @@ pub(super) struct Writing {
     pub(super) log_bytes: u64,
     /// And at the last step.
     seen: u64,
+    /// Bytes of a usual step.
+    least: usize,
     /// Written so far.
     length: u64,
     checksum: u32,
@@ -63,6 +65,7 @@ impl Writing {
             index: state.applied_index,
             log_bytes,
             seen: log_bytes,
+            least: 0,
             length: header.len() as u64,
             checksum: crc32c::crc32c(&header),
             read_back: None,
@@ -71,10 +74,8 @@ impl Writing {
 
     /// How much the next step takes, of `least` bytes or more: the log that grows meanwhile, which a start has to read, is to stay small against the snapshot.
     pub(super) fn pace(&mut self, least: usize, log_bytes: u64) -> usize {
+        self.least = least;
         let grown = log_bytes.saturating_sub(std::mem::replace(&mut self.seen, log_bytes));
-        if self.read_back.is_some() {
-            return least;
-        }
         let wanted = usize::try_from(grown).unwrap_or(usize::MAX).saturating_mul(PACE);
         wanted.clamp(least, least.saturating_mul(LONGEST))
     }
@@ -98,7 +99,8 @@ impl Writing {
             }
             Some((at, checksum)) => {
                 // Reading needs no sync.
-                let mut piece = vec![0; 4 * bytes];
+                let rest = usize::try_from(self.length.saturating_sub(at)).unwrap_or(usize::MAX);
+                let mut piece = vec![0; bytes.max(LONGEST * self.least).min(rest)];
                 let count = disk.read_at(TEMPORARY, at, &mut piece)?;
                 let (at, checksum) = (at + count as u64, crc32c::crc32c_append(checksum, &piece[..count]));
                 self.read_back = Some((at, checksum));

@@ -14,7 +14,7 @@ pub(crate) const OLD: &str = "snap.old";
 /// Bytes that are taken away at once. A gigabyte would hold the replica up for most of a second.
 pub(crate) const AT_ONCE: u64 = 16 << 20;
 /// Bytes of snapshot for each byte of log that is written meanwhile, …
-const PACE: usize = 4;
+const PACE: usize = 8;
 /// … and how many times longer than usual a step may be. Reading back, from the page cache as a rule, takes such steps always.
 const LONGEST: usize = 16;
 pub(super) const HEADER_BYTES: usize = PREFIX_BYTES + 8 + 4;

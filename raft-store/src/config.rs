@@ -17,7 +17,7 @@ pub struct Config {
     pub seed: u64,
     /// Bytes of log after which a snapshot is written and old segments go; more when the snapshot is big.
     pub snapshot_every_bytes: u64,
-    /// Bytes of a snapshot that are written and synced in one `advance`, beside what else is to be written.
+    /// Bytes of a snapshot that are written and synced in one `advance`, beside what else is to be written; more where that is much.
     pub snapshot_step_bytes: usize,
     /// Bytes of one piece of a state that is fed.
     pub feed_piece_bytes: usize,

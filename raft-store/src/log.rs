@@ -286,8 +286,8 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Does the next part of the snapshot that is being written: so many bytes of it, or more where the disk is `quick`. Once it is there its index is answered, and the snapshot before
-    /// it and the segments that it covers go in the calls after that.
+    /// Does the next part of the snapshot that is being written: so many bytes of it, or more where the disk is `quick`. Once it is there
+    /// its index is answered, and the snapshot before it and the segments that it covers go in the calls after that.
     pub(crate) fn go_on(&mut self, bytes: usize, quick: bool) -> Result<Option<u64>, LogError> {
         if self.take_away()? {
             return Ok(None);

@@ -72,7 +72,8 @@ impl Writing {
         })
     }
 
-    /// How much the next step takes, of `least` bytes or more: the log that grows meanwhile, which a start has to read, is to stay small against the snapshot.
+    /// How much the next step takes, of `least` bytes or more: the log that grows meanwhile, which a start has to read, is to stay small
+    /// against the snapshot.
     pub(super) fn pace(&mut self, least: usize, log_bytes: u64) -> usize {
         self.least = least;
         let grown = log_bytes.saturating_sub(std::mem::replace(&mut self.seen, log_bytes));

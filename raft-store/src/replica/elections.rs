@@ -52,8 +52,8 @@ fn turn(voters: &[NodeId], leader: Option<NodeId>, me: NodeId) -> Option<(usize,
     }
 }
 
-/// Ticks from `min` on, less than `max`, and none between two turns: the voters' ticks do not fall together. Not `min` itself where it can be helped: another voter, whose ticks fall between ours, would not yet
-/// miss its leader and not answer.
+/// Ticks from `min` on, less than `max`, and none between two turns: the voters' ticks do not fall together. Not `min` itself where it can
+/// be helped: another voter, whose ticks fall between ours, would not yet miss its leader and not answer.
 fn ticks(min: usize, max: usize, turn: Option<(usize, usize)>, draw: u64) -> usize {
     let first = if max - min > 1 { min + 1 } else { min };
     let range = max - first;

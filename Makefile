@@ -59,7 +59,7 @@ sim: ## whole clusters of replicas on one thread, by seed: SEEDS=100 FROM=1000 S
 	@scripts/setup.sh test
 	@$(ENV); SKEIN_SIM_SEEDS=$(SEEDS) SKEIN_SIM_FROM=$(FROM) SKEIN_SIM_SECONDS=$(SECONDS_EACH) $(SIM) as_many_seeds
 
-sim-long: ## fresh seeds for so many hours, or until one fails: HOURS=1
+sim-long: ## fresh seeds for so many whole hours, or until one fails: HOURS=1
 	@scripts/setup.sh test
 	@$(ENV); SKEIN_SIM_HOURS=$(HOURS) $(SIM) for_hours
 

@@ -63,8 +63,9 @@ pub(crate) struct Follower {
     /// Refusals since somebody fed, and until when nobody is asked because of them.
     refusals: u64,
     rests_until: Millis,
-    /// When a better feeder is looked for again.
+    /// When a better feeder is looked for again, and how often that was in vain.
     better_from: Millis,
+    in_vain: u32,
     /// Who fed something else than what this replica has, and where.
     pub(crate) diverged: Option<(NodeId, u64)>,
 }
@@ -98,6 +99,7 @@ impl Follower {
             refusals: 0,
             rests_until: Millis(0),
             better_from: Millis(0),
+            in_vain: 0,
             diverged: None,
         }
     }
@@ -134,9 +136,15 @@ impl Follower {
     pub(crate) fn look(&mut self, now: Millis, standing: Standing, voters: &[NodeId]) -> Look {
         let leader = standing.leader;
         self.follow_target(now, standing.applied);
+        if self.fed().is_some() && !self.is_second_best(leader) {
+            self.in_vain = 0;
+        }
         let moves = self.could_do_better(now, leader, voters);
         if moves {
-            self.better_from = Millis(now.0 + timing::FEED_SHUN_MS);
+            // A voter may only be a moment behind; one that is full stays so for long.
+            let wait_ms = (timing::FEED_SETTLED_MS << self.in_vain.min(8)).min(timing::FEED_SHUN_MS);
+            self.better_from = Millis(now.0 + wait_ms);
+            self.in_vain += 1;
         }
         self.remember_silence(now);
         let rest_ms = self.to_leave(now, standing).or(moves.then_some(timing::FEED_RETRY_MS));
@@ -187,7 +195,6 @@ impl Follower {
     /// no reason: voters have few places.
     fn could_do_better(&self, now: Millis, leader: Option<NodeId>, voters: &[NodeId]) -> bool {
         let Some(source) = &self.source else { return false };
-        let second_best = Some(source.feeder) == leader || source.news.is_some_and(|news| news.hops > 1);
         // Not all that joined together: who has left its feeder can feed nobody else for a moment.
         let later_ms = crate::replica::mix(self.seed ^ self.streams) % timing::FEED_SETTLED_MS;
         let settled =
@@ -195,7 +202,13 @@ impl Follower {
         let answering = self.peers.iter().filter(|(_, suspected)| !**suspected).map(|(peer, _)| peer);
         let rests = |peer: &NodeId| self.not_before.get(peer).is_some_and(|until| *until > now);
         let mut free = answering.filter(|peer| Some(**peer) != leader && !rests(peer));
-        second_best && settled && free.any(|peer| voters.contains(peer))
+        self.is_second_best(leader) && settled && free.any(|peer| voters.contains(peer))
+    }
+
+    /// The leader feeds this replica, or one that is far from the voters.
+    fn is_second_best(&self, leader: Option<NodeId>) -> bool {
+        let far = |source: &Source| source.news.is_some_and(|news| news.hops > 1);
+        self.source.as_ref().is_some_and(|source| Some(source.feeder) == leader || far(source))
     }
 
     fn leave(&mut self, now: Millis, rest_ms: u64) -> Option<(NodeId, u64)> {

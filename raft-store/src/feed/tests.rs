@@ -267,6 +267,24 @@ fn who_is_refused_by_all_does_not_ask_without_end() {
 }
 
 #[test]
+fn who_is_fed_by_the_leader_asks_voters_again_soon_and_less_often_while_that_is_in_vain() {
+    let mut follower = follower();
+    let voters = [1, 2, 3].map(NodeId);
+    let mut asked = BTreeMap::<u64, u64>::new();
+    for now in (100..=300_000).step_by(100) {
+        while let Some((feeder, _)) = follower.look(Millis(now), ALONE, &voters).asked {
+            if feeder != NodeId(1) {
+                *asked.entry(now / 60_000).or_default() += 1;
+                follower.refused(Millis(now), Reason::Behind, vec![]);
+            }
+        }
+        follower.heard(Millis(now), news(3));
+    }
+    let a_minute: Vec<u64> = asked.into_values().collect();
+    assert!(a_minute[0] > 9 && a_minute[4] < 9, "{a_minute:?}");
+}
+
+#[test]
 fn who_does_not_come_to_what_its_feeder_had_lags_until_it_does() {
     let mut follower = follower();
     let voters = [1, 2, 3].map(NodeId);

@@ -25,6 +25,8 @@ pub(super) struct Sending {
     pieces: Option<u64>,
     /// When something was taken last.
     moved: Millis,
+    /// The other end has nothing any more of what it had taken.
+    lost: bool,
     /// When what is under way was sent again, and how long until the next time.
     repeated: Millis,
     again_ms: u64,
@@ -40,6 +42,7 @@ impl Sending {
             first: 0,
             pieces: None,
             moved: now,
+            lost: false,
             repeated: Millis(0),
             again_ms: timing::FEED_PIECE_AGAIN_MS,
         }
@@ -61,13 +64,15 @@ impl Sending {
             // Not at every one that follows on what is missing.
             self.again_ms = self.again_ms.min(timing::FEED_AGAIN_MS);
         }
+        // Not what was said before the last ones were taken, and came late.
+        self.lost |= gap && pieces < self.first && now.since(self.moved) >= timing::FEED_PIECE_AGAIN_MS;
     }
 
-    /// Whether nothing came of it for too long: all of it was taken and is not installed, or nothing more is taken.
+    /// Whether nothing came of it for too long: all of it was taken and is not installed, or nothing more is taken, or what was is gone.
     pub(super) fn is_stuck(&self, now: Millis) -> bool {
         let taken = self.pieces == Some(self.first);
         let most_ms = if taken { timing::FEED_INSTALL_MS } else { timing::FEED_STUCK_MS };
-        now.since(self.moved) >= most_ms
+        self.lost || now.since(self.moved) >= most_ms
     }
 
     /// The messages to be sent now.

@@ -100,6 +100,10 @@ impl Feeder {
         (scope, place): (Scope, Place),
         stock: &Stock<'_>,
     ) -> Result<(), Reason> {
+        // What came twice or late: a stream is asked for once, and later ones have higher numbers. To begin anew would lose what is under way.
+        if self.feeds.get(&from).is_some_and(|feed| feed.stream >= stream) {
+            return Ok(());
+        }
         self.feeds.remove(&from);
         match () {
             () if scope != Scope::Full => Err(Reason::ScopeNotServed),

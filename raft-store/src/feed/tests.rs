@@ -439,6 +439,42 @@ fn a_state_goes_in_pieces_of_which_few_are_under_way() {
 }
 
 #[test]
+fn who_asks_twice_under_one_stream_or_late_under_an_older_one_is_sent_no_second_state() {
+    let store = Store::with(5);
+    let stock = store.stock(14);
+    let mut feeder = Feeder::default();
+    let mut ask = |feeder: &mut Feeder, stream| {
+        feeder.subscribe(Millis(1), (NodeId(9), stream), (FULL, Place::default()), &stock).unwrap();
+        said(feeder, 1, &stock).len()
+    };
+    assert_eq!(ask(&mut feeder, 2), limits::FEED_PIECES);
+    assert_eq!(ask(&mut feeder, 2), 0, "it came twice");
+    assert_eq!(ask(&mut feeder, 1), 0, "it came late");
+    assert_eq!(ask(&mut feeder, 3), limits::FEED_PIECES);
+}
+
+#[test]
+fn a_state_whose_taker_has_lost_what_it_had_taken_is_begun_anew() {
+    let store = Store::with(5);
+    let stock = store.stock(14);
+    let mut feeder = Feeder::default();
+    feeder.subscribe(Millis(1), (NodeId(9), 1), (FULL, Place::default()), &stock).unwrap();
+    let mut first = |feeder: &mut Feeder, now: u64| {
+        let number = |feed| if let Feed::Piece(piece) = feed { Some(piece.number) } else { None };
+        said(feeder, now, &stock).into_iter().find_map(number)
+    };
+    assert_eq!(first(&mut feeder, 1), Some(0));
+    feeder.took(Millis(2), NodeId(9), 1, (1, 2, Want::More));
+    assert_eq!(first(&mut feeder, 2), Some(4));
+    feeder.took(Millis(3), NodeId(9), 1, (1, 0, Want::Missing));
+    assert_eq!(first(&mut feeder, 3), None, "that may have been said before");
+    let now = 2 + timing::FEED_PIECE_AGAIN_MS;
+    assert_eq!(first(&mut feeder, now), Some(2), "what is under way comes again");
+    feeder.took(Millis(now + 1), NodeId(9), 1, (1, 0, Want::Missing));
+    assert_eq!(first(&mut feeder, now + 1), Some(0));
+}
+
+#[test]
 fn a_lost_piece_comes_again_and_a_state_of_which_nothing_is_taken_is_begun_anew() {
     let store = Store::with(5);
     let stock = store.stock(14);

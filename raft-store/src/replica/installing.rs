@@ -61,7 +61,13 @@ impl<D: Disk> Replica<D> {
 
     fn grow(&mut self, from: NodeId, stream: u64, piece: Piece) {
         let place = piece.place;
-        let same = |growing: &Growing| growing.source() == (from, stream) && growing.place() == place;
+        let source = (from, stream);
+        // What is late of a state that the feeder has given up. It has counted what was taken of the one after it, and sends that once.
+        let newer = |growing: &Growing| growing.source() == source && growing.place() > place;
+        if self.growing.as_ref().is_some_and(newer) {
+            return;
+        }
+        let same = |growing: &Growing| growing.source() == source && growing.place() == place;
         let mut growing = match self.growing.take().filter(same) {
             Some(growing) => growing,
             None => Growing::new(from, stream, place),

@@ -57,7 +57,7 @@ impl Schedule {
     /// The cluster's.
     pub fn of(view: &View) -> Schedule {
         let entry = view.get(SETTING.as_bytes());
-        entry.and_then(|entry| serde_json::from_slice(&entry.value.0).ok()).unwrap_or_default()
+        entry.and_then(|entry| serde_json::from_slice(entry.value()).ok()).unwrap_or_default()
     }
 }
 

@@ -25,7 +25,7 @@ pub struct Brake {
 
 /// What the state says; `None` if the brake was never pulled.
 pub fn in_view(view: &View) -> Option<Brake> {
-    view.get(KEY.as_bytes()).and_then(|entry| serde_json::from_slice(&entry.value.0).ok())
+    view.get(KEY.as_bytes()).and_then(|entry| serde_json::from_slice(entry.value()).ok())
 }
 
 /// Whether pods of dead machines are kept from being replaced.
@@ -47,7 +47,7 @@ pub async fn confirm_dead(store: &Store) -> Result<bool, api::errors::ApiError> 
     for _ in 0..TRIES {
         let view = store.linearizable().await.ok_or_else(no_leader)?;
         let Some(entry) = view.get(KEY.as_bytes()).filter(|_| is_on(&view)) else { return Ok(false) };
-        let plan = Plan::new().expect_revision(KEY, entry.mod_revision.0).put(KEY, record(false));
+        let plan = Plan::new().expect_revision(KEY, entry.mod_revision().0).put(KEY, record(false));
         match store.transact(plan.build(), None).await {
             Ok(_) => return Ok(true),
             Err(TransactError::CompareFailed { .. }) => {}

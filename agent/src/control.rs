@@ -75,8 +75,8 @@ impl Control {
             random: Random::new(seed),
             brake: false,
         };
-        for (key, entry) in view.prefix(keys::OBJECTS.as_bytes(), None) {
-            control.set(&key.0, Some(entry));
+        for entry in view.prefix(keys::OBJECTS.as_bytes(), None) {
+            control.set(entry.key(), Some(entry));
         }
         // Once more with everything known: whom a thing concerns depends on what else there is.
         for (key, known) in control.world.all() {
@@ -87,9 +87,9 @@ impl Control {
 
     /// Takes in one change of the state. What is on its way is read anew when it has arrived.
     pub fn observe(&mut self, change: &Change) {
-        let in_flight = ObjectKey::parse(&change.key.0).is_some_and(|(key, _)| self.flights.holds(&key));
+        let in_flight = ObjectKey::parse(change.key()).is_some_and(|(key, _)| self.flights.holds(&key));
         if !in_flight {
-            self.set(&change.key.0, change.after.as_ref());
+            self.set(change.key(), change.after.as_ref());
         }
     }
 
@@ -185,7 +185,7 @@ impl Control {
             return;
         };
         let object =
-            entry.and_then(|entry| Some((Object::from_slice(&entry.value.0).ok()?, entry.mod_revision)));
+            entry.and_then(|entry| Some((Object::from_slice(entry.value()).ok()?, entry.mod_revision())));
         let before = match object {
             Some((object, revision)) => self.world.put(key.clone(), kind, object, revision),
             None => self.world.remove(&key),

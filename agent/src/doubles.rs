@@ -130,7 +130,7 @@ pub fn key(name: &str) -> String {
 fn written(cluster: &Cluster) -> Option<String> {
     let view = cluster.store.view();
     let entry = view.get(key(cluster.name()).as_bytes())?;
-    Some(String::from_utf8_lossy(&entry.value.0).into_owned())
+    Some(String::from_utf8_lossy(entry.value()).into_owned())
 }
 
 /// Tells this life: to the leader, or where this machine leads to any other member.

@@ -104,7 +104,7 @@ pub async fn enrol(cluster: &Cluster, request: &JoinRequest) -> Result<JoinAnswe
     let token_key = format!("{TOKENS}{}", token.secret_hash());
     let record: TokenRecord = view
         .get(token_key.as_bytes())
-        .and_then(|entry| serde_json::from_slice(&entry.value.0).ok())
+        .and_then(|entry| serde_json::from_slice(entry.value()).ok())
         .ok_or(EnrolError::Token)?;
     if record.expires < clock::wall().as_second() {
         return Err(EnrolError::Token);
@@ -228,7 +228,7 @@ pub async fn remove(cluster: &Cluster, name: &str, force: bool) -> Result<(), Re
         };
         may_leave(member, view.members().voters.as_slice(), gone, force)?;
         let [member_key, block_key, node_key] = keys_of(name, member.block);
-        let revision = view.get(member_key.as_bytes()).map_or(0, |entry| entry.mod_revision.0);
+        let revision = view.get(member_key.as_bytes()).map_or(0, |entry| entry.mod_revision().0);
         let plan = Plan::new()
             .expect_revision(&member_key, revision)
             .delete(&member_key)

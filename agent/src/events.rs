@@ -71,7 +71,7 @@ impl Report {
         let view = store.view();
         let old = view.get(key.as_bytes());
         let (mut event, plan) =
-            match old.and_then(|entry| shown(entry).ok().map(|event| (event, entry.mod_revision))) {
+            match old.and_then(|entry| shown(entry).ok().map(|event| (event, entry.mod_revision()))) {
                 Some((event, revision)) => {
                     (event.without_resource_version(), Plan::new().expect_revision(&key, revision.0))
                 }

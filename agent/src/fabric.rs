@@ -272,7 +272,7 @@ pub fn is_dead(node: &Object) -> bool {
 fn objects(view: &View, kind: &str) -> impl Iterator<Item = Object> {
     let prefix = Kind::by_name(kind).map(|kind| keys::prefix(kind, None)).unwrap_or_default();
     let found: Vec<Object> =
-        view.prefix(prefix.as_bytes(), None).filter_map(|(_, entry)| shown(entry).ok()).collect();
+        view.prefix(prefix.as_bytes(), None).filter_map(|entry| shown(entry).ok()).collect();
     found.into_iter()
 }
 

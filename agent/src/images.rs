@@ -295,7 +295,7 @@ async fn record(
 pub async fn repair(cluster: &Arc<Cluster>) {
     let view = cluster.store.view();
     let suspects = cluster.suspects();
-    for (key, entry) in view.prefix(keys::prefix(images(), None).as_bytes(), None) {
+    for entry in view.prefix(keys::prefix(images(), None).as_bytes(), None) {
         let Ok(image) = shown(entry) else { continue };
         let all = holders(&image);
         let live: Vec<String> = all
@@ -326,8 +326,8 @@ pub async fn repair(cluster: &Arc<Cluster>) {
             .filter(|name| !now.contains(name) && cluster.roster.by_name(name).is_some())
             .collect();
         new.set(&["status", "holders"], json!(now.into_iter().chain(kept).collect::<Vec<_>>()));
-        let key = String::from_utf8_lossy(&key.0).into_owned();
-        let plan = Plan::new().expect_revision(&key, entry.mod_revision.0).put(&key, new.to_vec());
+        let key = String::from_utf8_lossy(entry.key()).into_owned();
+        let plan = Plan::new().expect_revision(&key, entry.mod_revision().0).put(&key, new.to_vec());
         let _ = cluster.store.transact(plan.build(), None).await;
     }
 }

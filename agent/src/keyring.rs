@@ -106,7 +106,7 @@ impl Ring {
 
     /// The cluster's.
     pub fn in_view(view: &View) -> Option<Ring> {
-        serde_json::from_slice(&view.get(KEY.as_bytes())?.value.0).ok()
+        serde_json::from_slice(view.get(KEY.as_bytes())?.value()).ok()
     }
 
     /// Whom it is sealed to.

@@ -174,7 +174,7 @@ async fn declare_dead(cluster: &Arc<Cluster>, epoch: Epoch, id: NodeId) {
             return;
         }
         let new = marked_dead(&node.clone().without_resource_version());
-        let plan = Plan::new().expect_revision(&key, entry.mod_revision.0).put(&key, new.to_vec());
+        let plan = Plan::new().expect_revision(&key, entry.mod_revision().0).put(&key, new.to_vec());
         match cluster.store.transact(plan.build(), Some(epoch)).await {
             Ok(_) => {
                 let message = format!("{} does not answer: its pods are replaced elsewhere", member.name);

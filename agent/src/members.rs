@@ -91,7 +91,7 @@ pub fn key(name: &str) -> String {
 /// All members in the store, by name.
 pub fn in_view(view: &View) -> Vec<Member> {
     view.prefix(PREFIX.as_bytes(), None)
-        .filter_map(|(_, entry)| serde_json::from_slice(&entry.value.0).ok())
+        .filter_map(|entry| serde_json::from_slice(entry.value()).ok())
         .collect()
 }
 

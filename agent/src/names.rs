@@ -83,7 +83,7 @@ pub fn records(view: &View) -> Records {
 
 fn all(view: &View, kind: &str) -> Vec<Object> {
     let prefix = Kind::by_name(kind).map(|kind| keys::prefix(kind, None)).unwrap_or_default();
-    view.prefix(prefix.as_bytes(), None).filter_map(|(_, entry)| shown(entry).ok()).collect()
+    view.prefix(prefix.as_bytes(), None).filter_map(|entry| shown(entry).ok()).collect()
 }
 
 fn named(service: &Object, slices: &[Object]) -> Option<NamedService> {

@@ -70,12 +70,12 @@ fn correction(cluster: &Cluster, view: &View) -> Option<Plan> {
         let member_key = members::key(cluster.name());
         let member = view.get(member_key.as_bytes())?;
         let new = true_state(cluster, &enrol::new_node(&cluster.identity.member));
-        let plan = Plan::new().expect_revision(&member_key, member.mod_revision.0).expect_absent(&key);
+        let plan = Plan::new().expect_revision(&member_key, member.mod_revision().0).expect_absent(&key);
         return Some(plan.put(&key, new.to_vec()));
     };
     let old = shown(entry).ok()?.without_resource_version();
     let new = true_state(cluster, &old);
-    (new != old).then(|| Plan::new().expect_revision(&key, entry.mod_revision.0).put(&key, new.to_vec()))
+    (new != old).then(|| Plan::new().expect_revision(&key, entry.mod_revision().0).put(&key, new.to_vec()))
 }
 
 fn true_state(cluster: &Cluster, node: &Object) -> Object {

@@ -142,7 +142,7 @@ impl Objects {
             if kind.namespaced {
                 // As it was seen: one that is being terminated meanwhile takes nothing more.
                 let key = keys::object(admission::namespaces(), "", namespace);
-                let seen = view.get(key.as_bytes()).map_or(0, |entry| entry.mod_revision.0);
+                let seen = view.get(key.as_bytes()).map_or(0, |entry| entry.mod_revision().0);
                 plan = plan.expect_revision(&key, seen);
             }
             match self.store.transact(plan.build(), None).await {
@@ -261,12 +261,12 @@ impl Objects {
                 continue;
             }
             if same || options.dry_run {
-                return Ok(new.with_resource_version(entry.mod_revision.0));
+                return Ok(new.with_resource_version(entry.mod_revision().0));
             }
             let finished = new.is_deleting()
                 && new.finalizers().is_empty()
                 && delete::ends_with_finalizers(target.kind, &new);
-            let plan = extra.expect_revision(&target.key(), entry.mod_revision.0);
+            let plan = extra.expect_revision(&target.key(), entry.mod_revision().0);
             let plan = if finished {
                 delete::release(target, &new, plan)
             } else {
@@ -284,9 +284,9 @@ impl Objects {
 
 /// The object of an entry with its revision.
 pub fn shown(entry: &Entry) -> Result<Object, ApiError> {
-    let object = Object::from_slice(&entry.value.0)
+    let object = Object::from_slice(entry.value())
         .map_err(|error| ApiError::Internal(format!("a stored object cannot be read: {error}")))?;
-    Ok(object.with_resource_version(entry.mod_revision.0))
+    Ok(object.with_resource_version(entry.mod_revision().0))
 }
 
 /// Strict decoding with what to do about unknown fields.

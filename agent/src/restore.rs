@@ -62,8 +62,8 @@ fn changes(view: &View, identity: &Identity, from: &str) -> Transaction {
     let mut plan = Plan::new();
     // `c/` is what the old cluster was in the midst of: its brake, its doubled members.
     for prefix in [PREFIX, "a/block/", "c/", TOKENS, keyring::PREFIX, nodes.as_str()] {
-        for (key, _) in view.prefix(prefix.as_bytes(), None) {
-            plan = plan.delete(&String::from_utf8_lossy(&key.0));
+        for entry in view.prefix(prefix.as_bytes(), None) {
+            plan = plan.delete(&String::from_utf8_lossy(entry.key()));
         }
     }
     let audit = json!({"from": "backup", "cluster": from, "at": api::duration::rfc3339(clock::wall())});

@@ -108,7 +108,7 @@ fn name(cluster: &Cluster, id: NodeId) -> String {
 /// An operator's count of voters.
 pub fn pinned(view: &View) -> Option<usize> {
     let entry = view.get(PINNED.as_bytes())?;
-    std::str::from_utf8(&entry.value.0).ok()?.parse().ok()
+    std::str::from_utf8(entry.value()).ok()?.parse().ok()
 }
 
 fn node_kind() -> &'static Kind {

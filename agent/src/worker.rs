@@ -98,7 +98,7 @@ impl Worker {
 
     fn take_all(&mut self, view: &View) {
         let mut wanted: BTreeMap<PodUid, Object> = BTreeMap::new();
-        for (_, entry) in view.prefix(keys::prefix(pods(), None).as_bytes(), None) {
+        for entry in view.prefix(keys::prefix(pods(), None).as_bytes(), None) {
             if let Ok(pod) = shown(entry)
                 && pod.text("/spec/nodeName") == self.cluster.name()
                 && let Ok(uid) = PodUid::new(pod.uid())
@@ -127,13 +127,13 @@ impl Worker {
         let config_maps = "o/core/configmaps/";
         let mut touched: Vec<(Option<Object>, Option<Object>)> = Vec::new();
         for change in changes {
-            if change.key.0.starts_with(prefix.as_bytes()) {
+            if change.key().starts_with(prefix.as_bytes()) {
                 let object =
                     |entry: &Option<raft_store::Entry>| entry.as_ref().and_then(|entry| shown(entry).ok());
                 touched.push((object(&change.before), object(&change.after)));
             }
-            images_changed |= change.key.0.starts_with(images.as_bytes())
-                || change.key.0.starts_with(config_maps.as_bytes());
+            images_changed |= change.key().starts_with(images.as_bytes())
+                || change.key().starts_with(config_maps.as_bytes());
         }
         for (before, after) in touched {
             self.apply(before, after);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bincode::de::Decoder;
 use bincode::de::read::Reader;
 use bincode::error::DecodeError;
-use bincode::{Decode, Encode};
+use bincode::{BorrowDecode, Decode, Encode};
 
 use crate::command::Command;
 use crate::limits;
@@ -94,9 +94,9 @@ impl<T> Part<T> {
 }
 
 /// One part of a state from the begin of `bytes`. None is longer than a command's parts, but for a change, which holds two entries.
-pub(crate) fn part<T: Decode<()>>(bytes: &[u8]) -> Result<Part<T>, CodecError> {
+pub(crate) fn part<'a, T: BorrowDecode<'a, ()>>(bytes: &'a [u8]) -> Result<Part<T>, CodecError> {
     let config = bincode::config::standard().with_limit::<{ limits::COMMAND_CLAIM }>();
-    match bincode::decode_from_slice(bytes, config) {
+    match bincode::borrow_decode_from_slice(bytes, config) {
         Ok((value, used)) => Ok(Part::Whole(value, used)),
         Err(DecodeError::UnexpectedEnd { additional }) => Ok(Part::Short(additional.max(1))),
         Err(error) => Err(CodecError::Malformed(error.to_string())),

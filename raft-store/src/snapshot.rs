@@ -14,8 +14,8 @@ use crate::command::Key;
 use crate::ids::{Epoch, Revision, SessionId};
 use crate::limits;
 use crate::members::Members;
-use crate::state::State;
 use crate::state::sessions::SessionRecord;
+use crate::state::{ByKey, Entry, State};
 use crate::version;
 
 pub(crate) use decoder::Decoder;
@@ -60,8 +60,8 @@ struct Head {
 /// Where an encoder is.
 enum Place {
     Head,
-    /// After this key.
-    Objects(Option<Key>),
+    /// After this entry.
+    Objects(Option<Entry>),
     /// After so many changes.
     History(usize),
     /// After this session.
@@ -129,13 +129,12 @@ impl Encoder {
         Place::Objects(None)
     }
 
-    fn objects(&self, after: Option<Key>, about: usize, bytes: &mut Vec<u8>) -> Place {
-        let start = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        for (key, entry) in self.state.objects.range::<_, Key>((start, Bound::Unbounded)) {
-            codec::encode_into(key, bytes);
+    fn objects(&self, after: Option<Entry>, about: usize, bytes: &mut Vec<u8>) -> Place {
+        let start = after.as_ref().map_or(Bound::Unbounded, |entry| Bound::Excluded(entry.key()));
+        for ByKey(entry) in self.state.objects.range::<_, [u8]>((start, Bound::Unbounded)) {
             codec::encode_into(entry, bytes);
             if bytes.len() >= about {
-                return Place::Objects(Some(key.clone()));
+                return Place::Objects(Some(entry.clone()));
             }
         }
         codec::encode_into(&self.changes(), bytes);
@@ -263,7 +262,7 @@ mod tests {
         }
         let again = decode(&whole).unwrap();
         assert_eq!(again.content, state.content);
-        assert_eq!(again.content, Content::of(&state.objects));
+        assert_eq!(again.content, Content::of(state.objects.iter().map(|entry| &entry.0)));
     }
 
     #[test]
@@ -275,6 +274,28 @@ mod tests {
         let bytes = encode(&state());
         assert_eq!(bytes[0], WITH_VERSION);
         assert_eq!(decode(&bytes).unwrap().version, version::HASHED_VALUES);
+    }
+
+    /// docs/formats/raft-store.md, byte for byte.
+    #[test]
+    fn objects_and_changes_lie_in_the_bytes_as_documented() {
+        let mut state = State::first(NodeId(3));
+        for op in [Op::Put { key: "k".into(), value: "v".into() }, Op::Delete { key: "k".into() }] {
+            state.transact(&Transaction { compares: vec![], ops: vec![op] });
+        }
+        state.transact(&Transaction {
+            compares: vec![],
+            ops: vec![Op::Put { key: "a".into(), value: "bc".into() }],
+        });
+        let object = [1, b'a', 2, b'b', b'c', 3, 3];
+        let made = [1, 1, b'k', 0, 1, 1, b'v', 1, 1];
+        let gone = [2, 1, b'k', 1, 1, b'v', 1, 1, 0];
+        let second = [3, 1, b'a', 0, 1, 2, b'b', b'c', 3, 3];
+        let lists = [&[1], &object[..], &[3], &made, &gone, &second, &[0, 0]].concat();
+        let bytes = encode(&state);
+        let before_checksum = &bytes[..bytes.len() - CHECKSUM_BYTES];
+        assert_eq!(&before_checksum[before_checksum.len() - lists.len()..], lists);
+        assert_eq!(encode(&decode(&bytes).unwrap()), bytes);
     }
 
     #[test]

@@ -4,51 +4,29 @@
 
 pub(crate) mod apply;
 pub(crate) mod content;
+mod entry;
 pub(crate) mod history;
 pub(crate) mod sessions;
 
 use std::sync::Arc;
 
-use bincode::{Decode, Encode};
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use sha2::{Digest, Sha256};
 
-use crate::command::{Key, Value};
+use crate::command::Key;
 use crate::ids::{Epoch, NodeId, Revision, SessionId};
 use crate::members::Members;
 use crate::version::{self, Supported, Version};
 use content::Content;
+pub(crate) use entry::ByKey;
+pub use entry::{Change, Entry};
 use history::History;
 use sessions::Session;
-
-/// What a key holds.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct Entry {
-    /// The bytes.
-    pub value: Value,
-    /// The revision that made the key (again, if it was deleted before).
-    pub create_revision: Revision,
-    /// The revision that changed it last.
-    pub mod_revision: Revision,
-}
-
-/// One key's change at one revision, as watchers see it.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct Change {
-    /// The transaction's revision; several changes may share it.
-    pub revision: Revision,
-    /// The key.
-    pub key: Key,
-    /// What it held before, `None` if it was made.
-    pub before: Option<Entry>,
-    /// What it holds after, `None` if it was deleted.
-    pub after: Option<Entry>,
-}
 
 /// The whole replicated state at one applied entry.
 #[derive(Clone, Default)]
 pub(crate) struct State {
-    pub(crate) objects: OrdMap<Key, Entry>,
+    pub(crate) objects: OrdSet<ByKey>,
     pub(crate) history: History,
     pub(crate) sessions: OrdMap<SessionId, Session>,
     /// Keys that do not stay, and for how many seconds each does.
@@ -71,6 +49,11 @@ impl State {
     pub(crate) fn first(id: NodeId) -> State {
         let (members, version) = (Arc::new(Members::only(id)), Supported::OURS.newest);
         State { members, version, applied_index: 1, applied_term: 1, ..State::default() }
+    }
+
+    /// What a key holds.
+    pub(crate) fn get(&self, key: &[u8]) -> Option<&Entry> {
+        self.objects.get(key).map(|entry| &entry.0)
     }
 
     /// Records the members that result from a membership entry.

@@ -9,7 +9,7 @@ use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
 
 use crate::ids::NodeId;
-use crate::state::State;
+use crate::state::{ByKey, State};
 use crate::{limits, snapshot};
 
 /// Bytes of a snapshot that are kept for the next one who asks. Bigger ones are made again.
@@ -74,8 +74,8 @@ impl Memory {
                 self.state.history.all_from(self.state.history.len().saturating_sub(1)).next()
         {
             match change.before.clone() {
-                Some(before) => drop(state.objects.insert(change.key.clone(), before)),
-                None => drop(state.objects.remove(&change.key)),
+                Some(before) => drop(state.objects.insert(ByKey(before))),
+                None => drop(state.objects.remove(change.key())),
             }
         }
         state

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use crate::command::Key;
 use crate::ids::{Epoch, Revision, SessionId};
 use crate::members::Members;
 pub use crate::state::history::Compacted;
@@ -32,7 +31,7 @@ impl View {
 
     /// What `key` holds.
     pub fn get(&self, key: &[u8]) -> Option<&Entry> {
-        self.0.objects.get(key)
+        self.0.get(key)
     }
 
     /// Number of keys.
@@ -47,16 +46,12 @@ impl View {
 
     /// The entries with `start <= key < end`, in key order. To page, begin again at the last key followed by a
     /// zero byte, on this same view.
-    pub fn range<'a>(
-        &'a self,
-        start: &'a [u8],
-        end: &'a [u8],
-    ) -> impl Iterator<Item = (&'a Key, &'a Entry)> + 'a {
+    pub fn range<'a>(&'a self, start: &'a [u8], end: &'a [u8]) -> impl Iterator<Item = &'a Entry> + 'a {
         let bounds: (Bound<&[u8]>, Bound<&[u8]>) = match start < end {
             true => (Bound::Included(start), Bound::Excluded(end)),
             false => (Bound::Included(start), Bound::Included(start)),
         };
-        self.0.objects.range::<_, [u8]>(bounds).filter(move |_| start < end)
+        self.0.objects.range::<_, [u8]>(bounds).map(|entry| &entry.0).filter(move |_| start < end)
     }
 
     /// The entries whose key begins with `prefix`, from `from` on if that is later, in key order.
@@ -64,10 +59,11 @@ impl View {
         &'a self,
         prefix: &'a [u8],
         from: Option<&'a [u8]>,
-    ) -> impl Iterator<Item = (&'a Key, &'a Entry)> + 'a {
+    ) -> impl Iterator<Item = &'a Entry> + 'a {
         let start = from.map_or(prefix, |from| from.max(prefix));
         let bounds: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Included(start), Bound::Unbounded);
-        self.0.objects.range::<_, [u8]>(bounds).take_while(move |(key, _)| key.0.starts_with(prefix))
+        let entries = self.0.objects.range::<_, [u8]>(bounds).map(|entry| &entry.0);
+        entries.take_while(move |entry| entry.key().starts_with(prefix))
     }
 
     /// What `prefix` gave at an earlier revision, which the history must reach. Takes time with the number of changes since.
@@ -76,19 +72,19 @@ impl View {
         prefix: &'a [u8],
         from: Option<&'a [u8]>,
         revision: Revision,
-    ) -> Result<impl Iterator<Item = (&'a Key, &'a Entry)> + 'a, Compacted> {
+    ) -> Result<impl Iterator<Item = &'a Entry> + 'a, Compacted> {
         let start = from.map_or(prefix, |from| from.max(prefix));
-        let ours = |key: &Key| key.0.starts_with(prefix) && key.0.as_ref() >= start;
-        let mut then: BTreeMap<&Key, Option<&Entry>> = BTreeMap::new();
-        for change in self.changes(revision)?.filter(|change| ours(&change.key)) {
-            then.entry(&change.key).or_insert(change.before.as_ref());
+        let ours = |key: &[u8]| key.starts_with(prefix) && key >= start;
+        let mut then: BTreeMap<&[u8], Option<&Entry>> = BTreeMap::new();
+        for change in self.changes(revision)?.filter(|change| ours(change.key())) {
+            then.entry(change.key()).or_insert(change.before.as_ref());
         }
-        let changed: BTreeSet<&Key> = then.keys().copied().collect();
-        let mut same = self.prefix(prefix, from).filter(move |(key, _)| !changed.contains(key)).peekable();
-        let gone = |(key, before): (&'a Key, Option<&'a Entry>)| before.map(|entry| (key, entry));
-        let mut before = then.into_iter().filter_map(gone).peekable();
+        let changed: BTreeSet<&[u8]> = then.keys().copied().collect();
+        let mut same =
+            self.prefix(prefix, from).filter(move |entry| !changed.contains(entry.key())).peekable();
+        let mut before = then.into_values().flatten().peekable();
         Ok(std::iter::from_fn(move || match (same.peek(), before.peek()) {
-            (Some((now, _)), Some((then, _))) if now < then => same.next(),
+            (Some(now), Some(then)) if now.key() < then.key() => same.next(),
             (_, Some(_)) => before.next(),
             _ => same.next(),
         }))
@@ -150,14 +146,10 @@ impl std::fmt::Debug for View {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{Op, Transaction};
+    use crate::command::{Key, Op, Transaction};
     use crate::ids::NodeId;
     use crate::state::State;
     use proptest::prelude::*;
-
-    fn contents(entries: impl Iterator<Item = (Key, Entry)>) -> Vec<(Key, Entry)> {
-        entries.collect()
-    }
 
     proptest! {
         /// Whatever was written since, the past looks as it did then, from any place on.
@@ -177,9 +169,8 @@ mod tests {
             let now = View::new(&state);
             let start = [b'k', from];
             for then in &views {
-                let own = |(key, entry): (&Key, &Entry)| (key.clone(), entry.clone());
-                let was = contents(then.prefix(b"k", Some(&start)).map(own));
-                let looks = contents(now.prefix_at(b"k", Some(&start), then.revision()).unwrap().map(own));
+                    let was = then.prefix(b"k", Some(&start)).cloned().collect::<Vec<_>>();
+                let looks = now.prefix_at(b"k", Some(&start), then.revision()).unwrap().cloned().collect::<Vec<_>>();
                 prop_assert_eq!(was, looks);
             }
         }

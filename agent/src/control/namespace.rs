@@ -43,7 +43,7 @@ fn ended(key: &ObjectKey, view: &View, name: &str) -> Step {
     let mut step = Step::default();
     let prefix = Kind::by_name("Event").map(|kind| keys::prefix(kind, Some(name))).unwrap_or_default();
     let events = view.prefix(prefix.as_bytes(), None).take(EVENTS_AT_ONCE);
-    step.releases.extend(events.filter_map(|(key, _)| String::from_utf8(key.0.to_vec()).ok()));
+    step.releases.extend(events.filter_map(|entry| String::from_utf8(entry.key().to_vec()).ok()));
     step.delete(key.clone());
     step
 }

@@ -18,15 +18,15 @@ pub fn reconcile(cx: &Context<'_>, view: &View) -> Step {
     let mut step = Step::default();
     let prefix = Kind::by_name("Event").map(|kind| keys::prefix(kind, None)).unwrap_or_default();
     let entries = view.prefix(prefix.as_bytes(), None);
-    let old = entries.filter(|(_, entry)| is_old(entry, cx.now.wall)).take(AT_ONCE);
-    step.releases.extend(old.filter_map(|(key, _)| String::from_utf8(key.0.to_vec()).ok()));
+    let old = entries.filter(|entry| is_old(entry, cx.now.wall)).take(AT_ONCE);
+    step.releases.extend(old.filter_map(|entry| String::from_utf8(entry.key().to_vec()).ok()));
     let pause = if step.releases.len() == AT_ONCE { SignedDuration::from_secs(1) } else { EVERY };
     step.wake = cx.now.wall.checked_add(pause).ok();
     step
 }
 
 fn is_old(entry: &Entry, now: Timestamp) -> bool {
-    let Ok(event) = Object::from_slice(&entry.value.0) else { return false };
+    let Ok(event) = Object::from_slice(entry.value()) else { return false };
     let texts =
         ["/lastTimestamp", "/eventTime", "/metadata/creationTimestamp"].map(|pointer| event.text(pointer));
     let seen = texts.iter().find_map(|text| text.parse::<Timestamp>().ok());

@@ -54,7 +54,7 @@ struct Known {
 
 impl Known {
     fn look(&mut self, view: &View) {
-        let revision = view.get(KEY.as_bytes()).map(|entry| entry.mod_revision.0);
+        let revision = view.get(KEY.as_bytes()).map(|entry| entry.mod_revision().0);
         if self.ring.as_ref().map(|(at, _)| *at) != revision {
             self.ring = revision.and_then(|at| Some((at, Arc::new(Ring::in_view(view)?))));
         }
@@ -143,7 +143,7 @@ async fn write(
 
 async fn put(cluster: &Cluster, epoch: Epoch, read: Option<&View>, ring: &Ring) -> Result<(), KeepError> {
     let plan = match read.and_then(|view| view.get(KEY.as_bytes())) {
-        Some(entry) => Plan::new().expect_revision(KEY, entry.mod_revision.0),
+        Some(entry) => Plan::new().expect_revision(KEY, entry.mod_revision().0),
         None => Plan::new().expect_absent(KEY),
     };
     let plan = plan.put(KEY, serde_json::to_vec(ring).unwrap_or_default());
@@ -212,7 +212,7 @@ async fn say_key(cluster: &Cluster, view: &View) -> Result<(), TransactError> {
     let key = members::key(cluster.name());
     let Some(entry) = view.get(key.as_bytes()) else { return Ok(()) };
     let own = pki::hex(&cluster.seal_key.public());
-    let Ok(mut member) = serde_json::from_slice::<Member>(&entry.value.0) else { return Ok(()) };
+    let Ok(mut member) = serde_json::from_slice::<Member>(entry.value()) else { return Ok(()) };
     let versions = members::own_versions();
     if member.node_id() != cluster.me() || (&member.seal_key, member.versions) == (&own, versions) {
         return Ok(());
@@ -220,7 +220,7 @@ async fn say_key(cluster: &Cluster, view: &View) -> Result<(), TransactError> {
     member.seal_key = own;
     member.versions = versions;
     let record = serde_json::to_vec(&member).unwrap_or_default();
-    let plan = Plan::new().expect_revision(&key, entry.mod_revision.0).put(&key, record);
+    let plan = Plan::new().expect_revision(&key, entry.mod_revision().0).put(&key, record);
     match cluster.store.transact(plan.build(), None).await {
         // Somebody else changed it: that is a new state, in which it is looked at again.
         Ok(_) | Err(TransactError::CompareFailed { .. }) => Ok(()),
@@ -238,7 +238,7 @@ pub async fn set_recovery(cluster: &Cluster, epoch: Epoch, public: SealPublic) -
 
 /// The data keys that something in the store is encrypted with.
 fn in_use(view: &View) -> BTreeSet<u64> {
-    view.prefix(b"", None).filter_map(|(_, entry)| generation_of(&entry.value.0)).collect()
+    view.prefix(b"", None).filter_map(|entry| generation_of(entry.value())).collect()
 }
 
 /// Opens the keyring with the recovery key where no voter that is left can, and seals it to this leader; the others follow.

@@ -149,7 +149,7 @@ impl Objects {
             if options.dry_run {
                 return Ok(if verdict == Verdict::Remove { done } else { object.0 });
             }
-            let plan = Plan::new().expect_revision(&target.key(), entry.mod_revision.0);
+            let plan = Plan::new().expect_revision(&target.key(), entry.mod_revision().0);
             let (plan, answer) = match verdict {
                 Verdict::Remove => (release(target, &object, plan), None),
                 Verdict::Keep(kept) => (plan.put(&target.key(), kept.to_vec()), Some(kept)),

@@ -56,10 +56,10 @@ pub fn page(view: &View, selection: &Selection, limit: usize, token: Option<&str
     let mut left = 0usize;
     let entries = view.prefix_at(prefix.as_bytes(), from, Revision(revision));
     let entries = entries.map_err(|gone| ApiError::Expired { asked: revision, floor: gone.floor.0 })?;
-    for (key, entry) in entries {
+    for entry in entries {
         if limit > 0 && page.items.len() >= limit {
             if page.next.is_none() {
-                page.next = Some(write_token(revision, &String::from_utf8_lossy(&key.0)));
+                page.next = Some(write_token(revision, &String::from_utf8_lossy(entry.key())));
             }
             left += 1;
             continue;

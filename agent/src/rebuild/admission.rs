@@ -107,7 +107,7 @@ async fn replace(
             return Ok(answer);
         }
         let key = members::key(&old.name);
-        let revision = view.get(key.as_bytes()).map_or(0, |entry| entry.mod_revision.0);
+        let revision = view.get(key.as_bytes()).map_or(0, |entry| entry.mod_revision().0);
         let record = serde_json::to_vec(&new).unwrap_or_default();
         let plan = Plan::new().expect_revision(&key, revision).put(&key, record);
         match cluster.store.transact(plan.build(), Some(epoch)).await {

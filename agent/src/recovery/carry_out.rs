@@ -132,8 +132,8 @@ fn changes(view: &View, identity: &Identity, order: &Order, lost: &[String]) -> 
         }
         plan = plan.delete(&crate::doubles::key(&member.name));
     }
-    for (key, _) in view.prefix(TOKENS.as_bytes(), None) {
-        plan = plan.delete(&String::from_utf8_lossy(&key.0));
+    for entry in view.prefix(TOKENS.as_bytes(), None) {
+        plan = plan.delete(&String::from_utf8_lossy(entry.key()));
     }
     let audit = match order {
         Order::Lead { last, commit, at, .. } => {

@@ -144,7 +144,7 @@ fn keyring(
 /// The audit of how this cluster went on after losses, oldest first.
 fn recoveries(view: &raft_store::View) -> Vec<Value> {
     let audits = view.prefix(crate::recovery::AUDIT.as_bytes(), None);
-    audits.filter_map(|(_, entry)| serde_json::from_slice(&entry.value.0).ok()).collect()
+    audits.filter_map(|entry| serde_json::from_slice(entry.value()).ok()).collect()
 }
 
 async fn remove_member(cluster: &Cluster, name: &str, force: bool) -> Reply {

@@ -13,7 +13,7 @@ use tracing::debug;
 
 use crate::mesh::wire::FrameError;
 use crate::store::{Store, TransactError};
-use protocol::{Answer, Ask, ENTRIES, KEYS, Question, Read, Reply};
+use protocol::{Answer, Ask, ENTRIES, Held, KEYS, Question, Read, Reply};
 
 /// Questions of one connection that may be under way; more are not read until some are answered.
 const UNDER_WAY: usize = 1024;
@@ -181,8 +181,8 @@ async fn read(store: &Store, ask: &Ask) -> Answer {
     }
 }
 
-fn size(key: &Key, entry: &Entry) -> usize {
-    key.0.len() + entry.value.0.len()
+fn size(entry: &Entry) -> usize {
+    entry.key().len() + entry.value().len()
 }
 
 fn look(view: &View, ask: &Ask) -> Answer {
@@ -194,16 +194,16 @@ fn look(view: &View, ask: &Ask) -> Answer {
             let (mut entries, mut bytes) = (Vec::new(), 0);
             // At least one, or who asks for the rest would ask for ever.
             while entries.len() < most
-                && let Some((key, entry)) = found
-                    .next_if(|(key, entry)| entries.is_empty() || bytes + size(key, entry) <= ANSWER_BYTES)
+                && let Some(entry) =
+                    found.next_if(|entry| entries.is_empty() || bytes + size(entry) <= ANSWER_BYTES)
             {
-                bytes += size(key, entry);
-                entries.push((key.clone(), entry.clone()));
+                bytes += size(entry);
+                entries.push(entry.clone());
             }
             let more = found.next().is_some();
             Answer::Entries { revision, entries, more }
         }
-        Ask::Get { key, .. } => Answer::Entry { revision, entry: view.get(&key.0).cloned() },
+        Ask::Get { key, .. } => Answer::Entry { revision, entry: view.get(&key.0).map(Held::from) },
         Ask::Transact(_) => Answer::Refused("not a read".into()),
     }
 }

@@ -214,9 +214,9 @@ impl Watch {
     ) -> Result<(Vec<u8>, Option<Vec<u8>>), Compacted> {
         let prefix = self.selection.prefix();
         let mut chunk = Vec::new();
-        for (looked_at, (key, entry)) in view.prefix_at(prefix.as_bytes(), from, at)?.enumerate() {
+        for (looked_at, entry) in view.prefix_at(prefix.as_bytes(), from, at)?.enumerate() {
             if chunk.len() >= CHUNK || looked_at >= LOOKED_AT {
-                return Ok((chunk, Some(key.0.to_vec())));
+                return Ok((chunk, Some(entry.key().to_vec())));
             }
             if let Ok(object) = shown(entry)
                 && self.selection.matches(&object)
@@ -236,7 +236,7 @@ impl Watch {
                 return Ok((chunk, upto));
             }
             upto = change.revision;
-            if change.key.0.starts_with(prefix.as_bytes())
+            if change.key().starts_with(prefix.as_bytes())
                 && let Some((kind, object)) = self.judge(change)
             {
                 chunk.extend(self.event(kind, object));

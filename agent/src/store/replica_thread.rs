@@ -354,7 +354,7 @@ impl Thread {
     /// Wakes the drivers for what they look at: all but the keys of store streams. Now and then for those too, so that
     /// nobody falls behind the history.
     fn tell_drivers(&mut self, view: &View) {
-        let other = |change: &Change| !change.key.0.starts_with(STREAM_KEYS);
+        let other = |change: &Change| !change.key().starts_with(STREAM_KEYS);
         // Only what is new: the drivers' own view may be thousands of changes behind.
         let changed = view.changes(self.looked_at).map_or(true, |mut changes| changes.any(other));
         self.looked_at = view.revision();

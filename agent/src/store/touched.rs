@@ -23,7 +23,7 @@ impl Touched {
         let touched = match self.seen {
             Some(seen) if seen == view.revision() => false,
             Some(seen) => {
-                view.changes(seen).map_or(true, |mut changes| changes.any(|change| ours(&change.key.0)))
+                view.changes(seen).map_or(true, |mut changes| changes.any(|change| ours(change.key())))
             }
             None => true,
         };

@@ -358,7 +358,7 @@ impl PodTask {
             // Somebody still has to see it go; the change that takes the last finalizer away wakes this task.
             return Err(failed(format!("waits for finalizers {}", current.finalizers().join(", "))));
         }
-        let plan = Plan::new().expect_revision(&target.key(), entry.mod_revision.0).delete(&target.key());
+        let plan = Plan::new().expect_revision(&target.key(), entry.mod_revision().0).delete(&target.key());
         self.cluster.store.transact(plan.build(), None).await.map_err(failed)?;
         self.settle().await
     }
@@ -412,7 +412,7 @@ impl PodTask {
                 return Ok(());
             }
             current.0["status"] = status.clone();
-            let plan = Plan::new().expect_revision(&key, entry.mod_revision.0).put(&key, current.to_vec());
+            let plan = Plan::new().expect_revision(&key, entry.mod_revision().0).put(&key, current.to_vec());
             match self.cluster.store.transact(plan.build(), None).await {
                 Ok(revision) => {
                     let _ = self.cluster.store.at_least(revision).await;

@@ -443,7 +443,7 @@ fn who_asks_twice_under_one_stream_or_late_under_an_older_one_is_sent_no_second_
     let store = Store::with(5);
     let stock = store.stock(14);
     let mut feeder = Feeder::default();
-    let mut ask = |feeder: &mut Feeder, stream| {
+    let ask = |feeder: &mut Feeder, stream| {
         feeder.subscribe(Millis(1), (NodeId(9), stream), (FULL, Place::default()), &stock).unwrap();
         said(feeder, 1, &stock).len()
     };
@@ -459,7 +459,7 @@ fn a_state_whose_taker_has_lost_what_it_had_taken_is_begun_anew() {
     let stock = store.stock(14);
     let mut feeder = Feeder::default();
     feeder.subscribe(Millis(1), (NodeId(9), 1), (FULL, Place::default()), &stock).unwrap();
-    let mut first = |feeder: &mut Feeder, now: u64| {
+    let first = |feeder: &mut Feeder, now: u64| {
         let number = |feed| if let Feed::Piece(piece) = feed { Some(piece.number) } else { None };
         said(feeder, now, &stock).into_iter().find_map(number)
     };

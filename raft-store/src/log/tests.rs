@@ -34,11 +34,6 @@ fn indexes(found: &recover::Found) -> Vec<u64> {
     found.entries.iter().map(|entry| entry.index).collect()
 }
 
-fn entry_of(revision: u64) -> crate::state::Entry {
-    let revision = crate::ids::Revision(revision);
-    crate::state::Entry { value: "".into(), create_revision: revision, mod_revision: revision }
-}
-
 fn newest_segment(disk: &MemDisk) -> String {
     disk.list().unwrap().into_iter().filter(|name| segment::ordinal(name).is_some()).max().unwrap()
 }
@@ -218,8 +213,9 @@ fn how_big_the_snapshot_is_is_known_after_a_start() {
     let disk = MemDisk::new();
     let mut log = log_with(&disk, 5);
     let many = (0..500u64).map(|n| {
-        let entry = crate::state::Entry { value: [7; 100].into(), ..entry_of(n) };
-        (crate::command::Key::from(format!("k{n:03}")), entry)
+        let revision = crate::ids::Revision(n);
+        let key = format!("k{n:03}");
+        crate::state::ByKey(crate::state::Entry::new(key.as_bytes(), &[7; 100], revision, revision))
     });
     let objects = many.collect();
     let state = State { applied_index: 5, applied_term: 2, objects, ..State::first(NodeId(9)) };

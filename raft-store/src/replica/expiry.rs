@@ -30,7 +30,7 @@ impl Expiry {
         self.looked = now;
         let changed = self.seen.and_then(|seen| {
             let changes = state.history.after(seen).ok()?;
-            Some(changes.map(|change| change.key.clone()).collect::<Vec<Key>>())
+            Some(changes.map(|change| Key::from(change.key())).collect::<Vec<Key>>())
         });
         let keys = match changed {
             Some(keys) => keys,
@@ -45,9 +45,9 @@ impl Expiry {
     }
 
     fn count(&mut self, now: Millis, state: &State, key: Key) {
-        let entry = state.ttls.get(&key).zip(state.objects.get(&key));
+        let entry = state.ttls.get(&key).zip(state.get(&key.0));
         let known = self.due.get(&key);
-        if known.map(|(_, revision)| *revision) == entry.map(|(_, entry)| entry.mod_revision) {
+        if known.map(|(_, revision)| *revision) == entry.map(|(_, entry)| entry.mod_revision()) {
             return;
         }
         if let Some((at, _)) = self.due.remove(&key) {
@@ -55,7 +55,7 @@ impl Expiry {
         }
         if let Some((seconds, entry)) = entry {
             let at = Millis(now.0 + u64::from(*seconds) * 1_000);
-            self.due.insert(key.clone(), (at, entry.mod_revision));
+            self.due.insert(key.clone(), (at, entry.mod_revision()));
             self.queue.insert((at, key));
         }
     }

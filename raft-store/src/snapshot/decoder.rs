@@ -11,7 +11,7 @@ use crate::command::Key;
 use crate::ids::SessionId;
 use crate::state::history::History;
 use crate::state::sessions::{Session, SessionRecord};
-use crate::state::{Change, Entry, State};
+use crate::state::{ByKey, Change, Entry, State};
 use crate::version::{self, Version};
 
 /// The lists of a state, in their order.
@@ -189,9 +189,9 @@ impl Decoder {
     fn item(&mut self, list: List, bytes: &[u8]) -> Result<Part<()>, CodecError> {
         let state = &mut self.state;
         Ok(match list {
-            List::Objects => codec::part::<(Key, Entry)>(bytes)?.map(|(key, entry)| {
-                state.content.put(&key, &entry);
-                state.objects.insert(key, entry);
+            List::Objects => codec::part::<Entry>(bytes)?.map(|entry| {
+                state.content.put(&entry);
+                state.objects.insert(ByKey(entry));
             }),
             List::History => codec::part::<Change>(bytes)?.map(|change| state.history.push(change)),
             List::Sessions => codec::part::<(SessionId, SessionRecord)>(bytes)?.map(|(id, record)| {

@@ -3,10 +3,9 @@
 //! Must not fail: whatever is wrong with a command becomes its answer.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use super::sessions::{Seen, Session};
-use super::{Change, Entry, State};
+use super::{ByKey, Change, Entry, State};
 use crate::command::{Command, Compare, Expect, Key, Op, Outcome, Transaction, Value};
 use crate::ids::{Epoch, Revision, SessionId};
 use crate::version::Version;
@@ -59,8 +58,8 @@ impl State {
             return Outcome::StaleEpoch { current: self.epoch };
         }
         let unchanged = |key: &Key, revision: &Revision| {
-            let entry = self.objects.get(key);
-            self.ttls.contains_key(key) && entry.is_some_and(|entry| entry.mod_revision == *revision)
+            let entry = self.get(&key.0);
+            self.ttls.contains_key(key) && entry.is_some_and(|entry| entry.mod_revision() == *revision)
         };
         let gone = keys.iter().filter(|(key, revision)| unchanged(key, revision));
         let ops = gone.map(|(key, _)| Op::Delete { key: key.clone() }).collect();
@@ -108,7 +107,7 @@ impl State {
         let fails = |compare: &Compare| !self.holds(compare) && !planted!(ComparesHold);
         if let Some(failed) = transaction.compares.iter().position(fails) {
             let key = transaction.compares[failed].key.clone();
-            let actual = self.objects.get(&key).map(|entry| entry.mod_revision);
+            let actual = self.get(&key.0).map(Entry::mod_revision);
             return Outcome::CompareFailed { index: failed as u32, key, actual };
         }
         let revision = Revision(self.revision.0 + 1);
@@ -127,14 +126,14 @@ impl State {
     }
 
     fn holds(&self, compare: &Compare) -> bool {
-        match (&compare.expect, self.objects.get(&compare.key)) {
+        match (&compare.expect, self.get(&compare.key.0)) {
             (Expect::Absent, found) => found.is_none(),
             (Expect::Present, found) => found.is_some(),
             (Expect::ModRevision(expected), found) => {
-                found.is_some_and(|entry| entry.mod_revision == *expected)
+                found.is_some_and(|entry| entry.mod_revision() == *expected)
             }
             (Expect::CreateRevision(expected), found) => {
-                found.is_some_and(|entry| entry.create_revision == *expected)
+                found.is_some_and(|entry| entry.create_revision() == *expected)
             }
         }
     }
@@ -156,30 +155,25 @@ impl State {
 
     /// Sets a key; the same value again is no change, if `skip_equal`.
     fn put(&mut self, key: &Key, value: &Value, skip_equal: bool, revision: Revision) {
-        let before = self.objects.get(key).cloned();
-        if skip_equal && before.as_ref().is_some_and(|entry| entry.value == *value) {
+        let before = self.get(&key.0).cloned();
+        if skip_equal && before.as_ref().is_some_and(|entry| *entry.value() == *value.0) {
             return;
         }
-        let create_revision = before.as_ref().map_or(revision, |entry| entry.create_revision);
-        let after = Entry { value: value.clone(), create_revision, mod_revision: revision };
+        let create_revision = before.as_ref().map_or(revision, Entry::create_revision);
+        let after = Entry::new(&key.0, &value.0, create_revision, revision);
         if let Some(before) = &before {
-            self.content.take(key, before);
+            self.content.take(before);
         }
-        self.content.put(key, &after);
-        self.objects.insert(key.clone(), after.clone());
-        self.history.push(Change { revision, key: key.clone(), before, after: Some(after) });
+        self.content.put(&after);
+        self.objects.insert(ByKey(after.clone()));
+        self.history.push(Change { revision, before, after: Some(after) });
     }
 
     fn delete(&mut self, key: &Key, revision: Revision) {
         self.ttls.remove(key);
-        if let Some(before) = self.objects.remove(key) {
-            self.content.take(key, &before);
-            self.history.push(Change {
-                revision,
-                key: Key(Arc::clone(&key.0)),
-                before: Some(before),
-                after: None,
-            });
+        if let Some(ByKey(before)) = self.objects.remove::<[u8]>(&key.0) {
+            self.content.take(&before);
+            self.history.push(Change { revision, before: Some(before), after: None });
         }
     }
 

@@ -7,7 +7,6 @@
 use twox_hash::{XxHash3_64, XxHash3_128};
 
 use super::Entry;
-use crate::command::Key;
 
 /// The sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,18 +15,18 @@ pub(crate) struct Content(u128);
 impl Content {
     /// The sum over all of these.
     #[cfg(test)]
-    pub(crate) fn of<'a>(objects: impl IntoIterator<Item = (&'a Key, &'a Entry)>) -> Content {
+    pub(crate) fn of<'a>(objects: impl IntoIterator<Item = &'a Entry>) -> Content {
         let mut content = Content::default();
-        objects.into_iter().for_each(|(key, entry)| content.put(key, entry));
+        objects.into_iter().for_each(|entry| content.put(entry));
         content
     }
 
-    pub(crate) fn put(&mut self, key: &Key, entry: &Entry) {
-        self.0 = self.0.wrapping_add(number(key, entry));
+    pub(crate) fn put(&mut self, entry: &Entry) {
+        self.0 = self.0.wrapping_add(number(entry));
     }
 
-    pub(crate) fn take(&mut self, key: &Key, entry: &Entry) {
-        self.0 = self.0.wrapping_sub(number(key, entry));
+    pub(crate) fn take(&mut self, entry: &Entry) {
+        self.0 = self.0.wrapping_sub(number(entry));
     }
 
     pub(crate) fn to_bytes(self) -> [u8; 16] {
@@ -35,12 +34,12 @@ impl Content {
     }
 }
 
-fn number(key: &Key, entry: &Entry) -> u128 {
+fn number(entry: &Entry) -> u128 {
     let mut revisions = [0; 16];
-    revisions[..8].copy_from_slice(&entry.create_revision.0.to_le_bytes());
-    revisions[8..].copy_from_slice(&entry.mod_revision.0.to_le_bytes());
-    let seed = XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(&key.0), &revisions);
-    XxHash3_128::oneshot_with_seed(seed, &entry.value.0)
+    revisions[..8].copy_from_slice(&entry.create_revision().0.to_le_bytes());
+    revisions[8..].copy_from_slice(&entry.mod_revision().0.to_le_bytes());
+    let seed = XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(entry.key()), &revisions);
+    XxHash3_128::oneshot_with_seed(seed, entry.value())
 }
 
 #[cfg(test)]
@@ -48,28 +47,27 @@ mod tests {
     use super::*;
     use crate::ids::Revision;
 
-    fn entry(value: &str, revision: u64) -> Entry {
-        Entry { value: value.into(), create_revision: Revision(1), mod_revision: Revision(revision) }
+    fn entry(key: &str, value: &str, revision: u64) -> Entry {
+        Entry::new(key.as_bytes(), value.as_bytes(), Revision(1), Revision(revision))
     }
 
     #[test]
     fn the_sum_knows_contents_and_no_order() {
-        let (a, b) = (Key::from("a"), Key::from("b"));
-        let (one, two) = (entry("one", 2), entry("two", 3));
-        let both = Content::of([(&a, &one), (&b, &two)]);
-        assert_eq!(Content::of([(&b, &two), (&a, &one)]), both);
-        assert_ne!(Content::of([(&a, &two), (&b, &one)]), both, "whose value it is");
-        assert_ne!(Content::of([(&a, &entry("one", 3)), (&b, &two)]), both, "revisions");
-        assert_ne!(Content::of([(&a, &entry("onf", 2)), (&b, &two)]), both, "one bit of a value");
+        let (one, two) = (entry("a", "one", 2), entry("b", "two", 3));
+        let both = Content::of([&one, &two]);
+        assert_eq!(Content::of([&two, &one]), both);
+        assert_ne!(Content::of([&entry("a", "two", 3), &entry("b", "one", 2)]), both, "whose value it is");
+        assert_ne!(Content::of([&entry("a", "one", 3), &two]), both, "revisions");
+        assert_ne!(Content::of([&entry("a", "onf", 2), &two]), both, "one bit of a value");
         let mut changed = both;
-        changed.put(&a, &two);
-        changed.take(&a, &two);
+        changed.put(&two);
+        changed.take(&two);
         assert_eq!(changed, both);
     }
 
     #[test]
     fn the_numbers_are_the_same_on_every_machine_and_in_every_version() {
-        let content = Content::of([(&Key::from("key"), &entry("value", 7))]);
+        let content = Content::of([&entry("key", "value", 7)]);
         assert_eq!(content.to_bytes(), [75, 212, 66, 188, 33, 98, 109, 84, 75, 63, 41, 11, 125, 6, 160, 134]);
     }
 }

@@ -2,11 +2,9 @@
 //! moved by `Command::Compact`. Part of the replicated state, so every rule here is deterministic.
 //! Must not look at time: the leader does and proposes a floor.
 
-use std::sync::Arc;
-
 use imbl::Vector;
 
-use super::Change;
+use super::{Change, Entry};
 use crate::ids::Revision;
 use crate::limits;
 
@@ -21,7 +19,7 @@ pub struct Compacted {
 /// Changes in revision order, those of one revision in the transaction's order.
 #[derive(Clone, Default)]
 pub(crate) struct History {
-    changes: Vector<Arc<Change>>,
+    changes: Vector<Change>,
     bytes: u64,
     floor: Revision,
 }
@@ -29,7 +27,7 @@ pub(crate) struct History {
 impl History {
     pub(crate) fn from_parts(changes: Vec<Change>, floor: Revision) -> History {
         let bytes = changes.iter().map(weight).sum();
-        History { changes: changes.into_iter().map(Arc::new).collect(), bytes, floor }
+        History { changes: changes.into_iter().collect(), bytes, floor }
     }
 
     pub(crate) fn floor(&self) -> Revision {
@@ -47,7 +45,7 @@ impl History {
 
     /// The changes but for the first `skipped`.
     pub(crate) fn all_from(&self, skipped: usize) -> impl Iterator<Item = &Change> {
-        self.changes.focus().narrow(skipped.min(self.changes.len())..).into_iter().map(AsRef::as_ref)
+        self.changes.focus().narrow(skipped.min(self.changes.len())..).into_iter()
     }
 
     /// The changes of revisions after `after`, none for the present or the future.
@@ -56,12 +54,12 @@ impl History {
             return Err(Compacted { floor: self.floor });
         }
         let start = self.first_after(after);
-        Ok(self.changes.focus().narrow(start..).into_iter().map(AsRef::as_ref))
+        Ok(self.changes.focus().narrow(start..).into_iter())
     }
 
     pub(crate) fn push(&mut self, change: Change) {
         self.bytes += weight(&change);
-        self.changes.push_back(Arc::new(change));
+        self.changes.push_back(change);
     }
 
     /// Drops everything, up to `floor`, which may lie beyond what was ever changed.
@@ -104,8 +102,8 @@ impl History {
 
 /// What a change counts for in the window. Part of the apply rules.
 fn weight(change: &Change) -> u64 {
-    let value = |entry: &Option<super::Entry>| entry.as_ref().map_or(0, |entry| entry.value.0.len());
-    (change.key.0.len() + value(&change.before) + value(&change.after) + 96) as u64
+    let value = |entry: &Option<Entry>| entry.as_ref().map_or(0, |entry| entry.value().len());
+    (change.key().len() + value(&change.before) + value(&change.after) + 96) as u64
 }
 
 #[cfg(test)]
@@ -113,7 +111,10 @@ mod tests {
     use super::*;
 
     fn history(revisions: &[u64]) -> History {
-        let change = |r: &u64| Change { revision: Revision(*r), key: "k".into(), before: None, after: None };
+        let change = |r: &u64| {
+            let after = Entry::new(b"k", b"", Revision(*r), Revision(*r));
+            Change { revision: Revision(*r), before: None, after: Some(after) }
+        };
         History::from_parts(revisions.iter().map(change).collect(), Revision(0))
     }
 

@@ -101,12 +101,12 @@ impl Checks {
             let mut whole = std::iter::from_fn(|| changes.next_if(|change| change.revision == revision));
             if let Some(known) = self.changes.get(&revision) {
                 let same = known.iter().all(|(key, after)| {
-                    whole.next().is_some_and(|change| change.key == *key && change.after == *after)
+                    whole.next().is_some_and(|change| *change.key() == *key.0 && change.after == *after)
                 });
                 assert!(same && whole.next().is_none(), "A4: {node}'s watch differs at revision {revision}");
                 continue;
             }
-            let new: Vec<_> = whole.map(|change| (change.key.clone(), change.after.clone())).collect();
+            let new: Vec<_> = whole.map(|change| (Key::from(change.key()), change.after.clone())).collect();
             self.epochs_in(&new);
             self.changes.insert(revision, new);
         }
@@ -119,7 +119,7 @@ impl Checks {
             if let Some(entry) = after
                 && &*key.0 == b"decision"
             {
-                let epoch: u64 = String::from_utf8_lossy(&entry.value.0).parse().unwrap_or(0);
+                let epoch: u64 = String::from_utf8_lossy(entry.value()).parse().unwrap_or(0);
                 assert!(epoch >= self.epoch_written, "a deposed leader's decision took effect");
                 self.epoch_written = epoch;
             }

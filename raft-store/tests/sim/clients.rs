@@ -175,7 +175,11 @@ impl Clients {
         let counts = world.checks.counts();
         for (key, revision) in &self.acked {
             let entry = view.get(&key.0).unwrap_or_else(|| panic!("C3: acknowledged {key:?} is lost"));
-            assert_eq!((entry.create_revision, entry.mod_revision), (*revision, *revision), "A1: {key:?}");
+            assert_eq!(
+                (entry.create_revision(), entry.mod_revision()),
+                (*revision, *revision),
+                "A1: {key:?}"
+            );
             assert!(
                 counts.get(key).is_none_or(|count| *count == 1),
                 "A3: {key:?} was applied more than once"
@@ -254,7 +258,7 @@ fn hot_key(hot: u64) -> Key {
 /// What a view shows of a hot key, 0 for nothing.
 fn shown(view: &View, hot: u64) -> u64 {
     let entry = view.get(&hot_key(hot).0);
-    entry.map_or(0, |entry| String::from_utf8_lossy(&entry.value.0).parse().unwrap_or(0))
+    entry.map_or(0, |entry| String::from_utf8_lossy(entry.value()).parse().unwrap_or(0))
 }
 
 /// One turn of the clients: begin, repeat, read, watch; then the next turn.
@@ -309,7 +313,7 @@ fn wish(world: &mut World) -> Wish {
             }
             let node = awake[world.rng.random_range(0..awake.len())];
             let view = world.view(node);
-            let revision = view.get(&hot_key(hot).0).map(|entry| entry.mod_revision);
+            let revision = view.get(&hot_key(hot).0).map(|entry| entry.mod_revision());
             Wish::Swap { hot, expected: shown(&view, hot), revision }
         }
     }

@@ -75,7 +75,7 @@ fn a_single_voter_leads_at_once_and_after_restart() {
     world.crash(1);
     world.restart(1);
     assert!(world.run_until(50, |w| w.leader().is_some()));
-    assert_eq!(world.view(1).get(b"a").map(|entry| entry.value.clone()), Some("1".into()));
+    assert_eq!(world.view(1).get(b"a").map(|entry| entry.value()), Some(b"1".as_slice()));
     assert_eq!(world.epochs.len(), 2, "each election begins an epoch");
 }
 
@@ -182,7 +182,7 @@ fn a_retry_after_a_lost_answer_is_applied_once() {
     propose(&mut world, put(2, "a", "2", None));
     assert_eq!(propose(&mut world, put(1, "a", "1", None)), first, "the answer of then");
     let leader = world.leader().unwrap();
-    assert_eq!(world.view(leader).get(b"a").map(|entry| entry.value.clone()), Some("2".into()));
+    assert_eq!(world.view(leader).get(b"a").map(|entry| entry.value()), Some(b"2".as_slice()));
 }
 
 #[test]

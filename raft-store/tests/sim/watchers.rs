@@ -55,8 +55,13 @@ impl Watcher {
         for change in changes {
             let (revision, last) = (change.revision.0, self.picture.at);
             assert!(revision <= last + 1, "A4: revision {} is missing", last + 1);
-            let before = self.picture.take(revision, change.key.clone(), change.after.clone()).unwrap();
-            assert_eq!(before, change.before, "A4: the old object of {:?} is not what was there", change.key);
+            let before = self.picture.take(revision, Key::from(change.key()), change.after.clone()).unwrap();
+            assert_eq!(
+                before,
+                change.before,
+                "A4: the old object of {:?} is not what was there",
+                change.key()
+            );
         }
         assert_eq!(self.picture.at, view.revision().0, "A4: the watch ends before the view");
         false
@@ -64,7 +69,7 @@ impl Watcher {
 }
 
 fn listed(view: &View) -> BTreeMap<Key, Entry> {
-    view.prefix(b"", None).map(|(key, entry)| (key.clone(), entry.clone())).collect()
+    view.prefix(b"", None).map(|entry| (Key::from(entry.key()), entry.clone())).collect()
 }
 
 /// A5: at the end everybody's picture is the list.

@@ -122,7 +122,7 @@ impl Bed {
         let namespace = if kind(name).namespaced { "default" } else { "" };
         let view = self.view();
         let entry = view.get(keys::object(kind(name), namespace, object).as_bytes())?;
-        Some(Object::from_slice(&entry.value.0).unwrap())
+        Some(Object::from_slice(entry.value()).unwrap())
     }
 
     /// Changes an object as a client would; a new spec is a new generation.
@@ -144,9 +144,7 @@ impl Bed {
     pub fn list(&self, name: &str) -> Vec<Object> {
         let prefix = keys::prefix(kind(name), None);
         let view = self.view();
-        view.prefix(prefix.as_bytes(), None)
-            .map(|(_, entry)| Object::from_slice(&entry.value.0).unwrap())
-            .collect()
+        view.prefix(prefix.as_bytes(), None).map(|entry| Object::from_slice(entry.value()).unwrap()).collect()
     }
 
     /// Pods that are neither ended nor on their way out.

@@ -99,7 +99,7 @@ fn a_namespace_goes_when_its_content_is_gone() {
     bed.converge();
     let view = bed.view();
     let left: Vec<_> =
-        view.prefix(b"", None).map(|(key, _)| String::from_utf8_lossy(&key.0).into_owned()).collect();
+        view.prefix(b"", None).map(|entry| String::from_utf8_lossy(entry.key()).into_owned()).collect();
     assert_eq!(left, ["o/core/nodes/a"]);
 }
 

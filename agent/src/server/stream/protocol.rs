@@ -3,7 +3,7 @@
 //! Decides forms and limits. Types here never change, they gain variants. It must not act on anything.
 
 use bincode::{Decode, Encode};
-use raft_store::{Entry, Key, Revision, Transaction};
+use raft_store::{Entry, Key, Revision, Transaction, Value};
 
 use crate::mesh::wire::{self, FrameError};
 
@@ -61,11 +61,11 @@ pub enum Answer {
     },
     Entry {
         revision: Revision,
-        entry: Option<Entry>,
+        entry: Option<Held>,
     },
     Entries {
         revision: Revision,
-        entries: Vec<(Key, Entry)>,
+        entries: Vec<Entry>,
         more: bool,
     },
     /// No leader confirmed it in time; nothing was written.
@@ -73,6 +73,24 @@ pub enum Answer {
     /// It may or may not have happened.
     Unknown(String),
     Refused(String),
+}
+
+/// What a key holds, without the key: whoever asked knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Held {
+    pub value: Value,
+    pub create_revision: Revision,
+    pub mod_revision: Revision,
+}
+
+impl From<&Entry> for Held {
+    fn from(entry: &Entry) -> Held {
+        Held {
+            value: Value::from(entry.value()),
+            create_revision: entry.create_revision(),
+            mod_revision: entry.mod_revision(),
+        }
+    }
 }
 
 /// Appends a message with its length.

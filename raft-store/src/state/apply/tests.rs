@@ -59,9 +59,9 @@ fn one_transaction_makes_one_revision() {
     let mut f = fixture();
     assert_eq!(f.transact(vec![], vec![put("a", "1"), put("b", "1"), delete("c")]), changed(1));
     assert_eq!(f.transact(vec![], vec![delete("a"), put("b", "2")]), changed(2));
-    let entry = f.state.objects.get(b"b".as_slice()).unwrap();
-    assert_eq!((entry.create_revision, entry.mod_revision), (Revision(1), Revision(2)));
-    assert!(f.state.objects.get(b"a".as_slice()).is_none());
+    let entry = f.state.get(b"b").unwrap();
+    assert_eq!((entry.create_revision(), entry.mod_revision()), (Revision(1), Revision(2)));
+    assert!(f.state.get(b"a").is_none());
     let seen: Vec<u64> = f.state.history.all_from(0).map(|change| change.revision.0).collect();
     assert_eq!(seen, [1, 1, 2, 2]);
 }
@@ -81,7 +81,7 @@ fn a_failed_compare_writes_nothing_and_says_which() {
     let compares = vec![expect("a", Expect::Present), expect("a", Expect::ModRevision(Revision(9)))];
     let failed = Outcome::CompareFailed { index: 1, key: "a".into(), actual: Some(Revision(1)) };
     assert_eq!(f.transact(compares, vec![put("b", "1")]), failed);
-    assert!(f.state.objects.get(b"b".as_slice()).is_none());
+    assert!(f.state.get(b"b").is_none());
     assert_eq!(
         f.transact(vec![expect("a", Expect::ModRevision(Revision(1)))], vec![put("a", "2")]),
         changed(2)

@@ -1,0 +1,198 @@
+//! What a key holds, and a change of it: one allocation for a key, its value and its revisions, shared by the objects, the history and
+//! every view.
+//!
+//! Decides how both lie in memory, and how they become bytes in snapshots and answers (docs/formats/raft-store.md). Must not decide which
+//! revisions a key gets (`apply`).
+
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use bincode::de::{BorrowDecoder, Decoder};
+use bincode::enc::Encoder;
+use bincode::error::{DecodeError, EncodeError};
+use bincode::{BorrowDecode, Decode, Encode};
+
+use crate::codec;
+use crate::ids::Revision;
+
+/// Both revisions and the key's length, eight bytes each.
+const HEADER: usize = 24;
+
+/// A key and what it holds. Cloning copies a pointer.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Entry(Arc<[u8]>);
+
+impl Entry {
+    /// `key` holds `value`, was made at `create` and changed last at `modified`.
+    pub fn new(key: &[u8], value: &[u8], create: Revision, modified: Revision) -> Entry {
+        let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, HEADER + key.len() + value.len()).collect();
+        if let Some(bytes) = Arc::get_mut(&mut bytes) {
+            bytes[..8].copy_from_slice(&create.0.to_le_bytes());
+            bytes[8..16].copy_from_slice(&modified.0.to_le_bytes());
+            bytes[16..HEADER].copy_from_slice(&(key.len() as u64).to_le_bytes());
+            bytes[HEADER..HEADER + key.len()].copy_from_slice(key);
+            bytes[HEADER + key.len()..].copy_from_slice(value);
+        }
+        Entry(bytes)
+    }
+
+    /// The key.
+    pub fn key(&self) -> &[u8] {
+        &self.0[HEADER..self.value_at()]
+    }
+
+    /// The bytes that it holds.
+    pub fn value(&self) -> &[u8] {
+        &self.0[self.value_at()..]
+    }
+
+    /// The revision that made the key (again, if it was deleted before).
+    pub fn create_revision(&self) -> Revision {
+        Revision(self.number(0))
+    }
+
+    /// The revision that changed it last.
+    pub fn mod_revision(&self) -> Revision {
+        Revision(self.number(8))
+    }
+
+    fn value_at(&self) -> usize {
+        HEADER + self.number(16) as usize
+    }
+
+    fn number(&self, at: usize) -> u64 {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&self.0[at..at + 8]);
+        u64::from_le_bytes(bytes)
+    }
+}
+
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entry")
+            .field("key", &String::from_utf8_lossy(self.key()))
+            .field("value", &String::from_utf8_lossy(self.value()))
+            .field("create_revision", &self.create_revision())
+            .field("mod_revision", &self.mod_revision())
+            .finish()
+    }
+}
+
+/// As an object of a state: its key, then what it holds.
+impl Encode for Entry {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        self.key().encode(encoder)?;
+        Held(self).encode(encoder)
+    }
+}
+
+impl<C> Decode<C> for Entry {
+    fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Entry, DecodeError> {
+        let key = codec::shared_bytes(decoder)?;
+        decode_held(&key, decoder)
+    }
+}
+
+impl<'de, C> BorrowDecode<'de, C> for Entry {
+    fn borrow_decode<D: BorrowDecoder<'de, Context = C>>(decoder: &mut D) -> Result<Entry, DecodeError> {
+        let key = <&[u8]>::borrow_decode(decoder)?;
+        borrow_held(key, decoder)
+    }
+}
+
+/// An entry beside its key: value, create_revision, mod_revision.
+struct Held<'a>(&'a Entry);
+
+impl Encode for Held<'_> {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        self.0.value().encode(encoder)?;
+        self.0.create_revision().encode(encoder)?;
+        self.0.mod_revision().encode(encoder)
+    }
+}
+
+fn decode_held<D: Decoder>(key: &[u8], decoder: &mut D) -> Result<Entry, DecodeError> {
+    let value = codec::shared_bytes(decoder)?;
+    Ok(Entry::new(key, &value, Revision::decode(decoder)?, Revision::decode(decoder)?))
+}
+
+fn borrow_held<'de, D: BorrowDecoder<'de>>(key: &[u8], decoder: &mut D) -> Result<Entry, DecodeError> {
+    let value = <&[u8]>::borrow_decode(decoder)?;
+    Ok(Entry::new(key, value, Revision::decode(decoder)?, Revision::decode(decoder)?))
+}
+
+/// One key's change at one revision, as watchers see it. One of both entries is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The transaction's revision; several changes may share it.
+    pub revision: Revision,
+    /// What it held before, `None` if it was made.
+    pub before: Option<Entry>,
+    /// What it holds after, `None` if it was deleted.
+    pub after: Option<Entry>,
+}
+
+impl Change {
+    /// The key.
+    pub fn key(&self) -> &[u8] {
+        self.after.as_ref().or(self.before.as_ref()).map_or(&[], Entry::key)
+    }
+}
+
+/// Revision, key, then both entries without it.
+impl Encode for Change {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        self.revision.encode(encoder)?;
+        self.key().encode(encoder)?;
+        self.before.as_ref().map(Held).encode(encoder)?;
+        self.after.as_ref().map(Held).encode(encoder)
+    }
+}
+
+impl<'de, C> BorrowDecode<'de, C> for Change {
+    fn borrow_decode<D: BorrowDecoder<'de, Context = C>>(decoder: &mut D) -> Result<Change, DecodeError> {
+        let revision = Revision::decode(decoder)?;
+        let key = <&[u8]>::borrow_decode(decoder)?;
+        let mut entry = || match u8::decode(decoder)? {
+            0 => Ok(None),
+            1 => borrow_held(key, decoder).map(Some),
+            _ => Err(DecodeError::Other("an option that is neither none nor some")),
+        };
+        let (before, after) = (entry()?, entry()?);
+        match (&before, &after) {
+            (None, None) => Err(DecodeError::Other("a change of nothing into nothing")),
+            _ => Ok(Change { revision, before, after }),
+        }
+    }
+}
+
+/// An entry among the objects: in the order of keys, whatever they hold.
+#[derive(Clone)]
+pub(crate) struct ByKey(pub(crate) Entry);
+
+impl Borrow<[u8]> for ByKey {
+    fn borrow(&self) -> &[u8] {
+        self.0.key()
+    }
+}
+
+impl Ord for ByKey {
+    fn cmp(&self, other: &ByKey) -> Ordering {
+        self.0.key().cmp(other.0.key())
+    }
+}
+
+impl PartialOrd for ByKey {
+    fn partial_cmp(&self, other: &ByKey) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for ByKey {
+    fn eq(&self, other: &ByKey) -> bool {
+        self.0.key() == other.0.key()
+    }
+}
+
+impl Eq for ByKey {}

@@ -21,7 +21,7 @@ pub struct Config {
     pub snapshot_step_bytes: usize,
     /// Bytes of one piece of a state that is fed.
     pub feed_piece_bytes: usize,
-    /// Bytes of entries kept in memory behind a snapshot, for followers that lag a little.
+    /// Bytes of applied entries kept in memory, for followers that lag a little; more when the state is big.
     pub trailing_bytes: u64,
     /// Length of a log segment, zero-filled when it is made.
     pub segment_bytes: u64,
@@ -40,7 +40,7 @@ impl Config {
             snapshot_every_bytes: 32 << 20,
             snapshot_step_bytes: 1 << 20,
             feed_piece_bytes: 256 << 10,
-            trailing_bytes: 8 << 20,
+            trailing_bytes: 16 << 20,
             segment_bytes: 8 << 20,
             supported: Supported::OURS,
         }

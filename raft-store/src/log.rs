@@ -200,6 +200,11 @@ impl<D: Disk> Log<D> {
         self.writing.is_none() && applied > self.snapshot_index && self.bytes_since_snapshot >= due
     }
 
+    /// Length of the newest snapshot.
+    pub(crate) fn snapshot_bytes(&self) -> u64 {
+        self.snapshot_bytes
+    }
+
     /// Whether a snapshot is being written.
     #[cfg(test)]
     pub(crate) fn is_writing_snapshot(&self) -> bool {
@@ -287,30 +292,30 @@ impl<D: Disk> Log<D> {
     }
 
     /// Does the next part of the snapshot that is being written: so many bytes of it, or more where the disk is `quick`. Once it is there
-    /// its index is answered, and the snapshot before it and the segments that it covers go in the calls after that.
-    pub(crate) fn go_on(&mut self, bytes: usize, quick: bool) -> Result<Option<u64>, LogError> {
+    /// the snapshot before it and the segments that it covers go in the calls after that.
+    pub(crate) fn go_on(&mut self, bytes: usize, quick: bool) -> Result<(), LogError> {
         if self.take_away()? {
-            return Ok(None);
+            return Ok(());
         }
         let Some(mut writing) = self.writing.take() else {
             // One at a time: each costs a sync.
             self.drop_oldest_covered()?;
-            return Ok(None);
+            return Ok(());
         };
         let paced = writing.pace(bytes, self.bytes_since_snapshot);
         let bytes = if quick { paced } else { bytes };
         match writing.step(&mut self.disk, bytes) {
             Ok(None) => {
                 self.writing = Some(writing);
-                Ok(None)
+                Ok(())
             }
             Ok(Some(length)) => {
                 self.replace_snapshot(writing.index, length);
                 self.bytes_since_snapshot -= writing.log_bytes.min(self.bytes_since_snapshot);
                 self.snapshot_after = 0;
-                Ok(Some(writing.index))
+                Ok(())
             }
-            Err(error) => self.give_up_snapshot(error).map(|()| None),
+            Err(error) => self.give_up_snapshot(error),
         }
     }
 

@@ -81,8 +81,13 @@ impl Memory {
         state
     }
 
-    /// Forgets entries at and below `index`, except for the last `trailing` bytes, and for those from `needed` on while they are no more
-    /// than may be kept for that.
+    /// Whether it holds so much more than `trailing` bytes that it should be compacted.
+    pub(crate) fn is_over(&self, trailing: u64) -> bool {
+        self.bytes > trailing + trailing / 4
+    }
+
+    /// Forgets entries at and below `index`, which is applied, except for the last `trailing` bytes, and for those from `needed` on while they
+    /// are no more than may be kept for that.
     pub(crate) fn compact(&mut self, index: u64, trailing: u64, needed: Option<u64>) {
         self.encoded.replace(None);
         if let Some(needed) = needed.filter(|needed| *needed <= index) {

@@ -3,12 +3,17 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use raft::ProgressState;
+
 use super::Replica;
 use crate::command::Command;
 use crate::disk::Disk;
 use crate::effect::Fatal;
 use crate::ids::{Millis, NodeId, Revision};
 use crate::timing;
+
+/// Part of the newest snapshot's length that the entries in memory may have: who lags by less gets those, and not all of it.
+const TRAILING_PART: u64 = 16;
 
 /// What tidying needs to remember.
 pub(super) struct Housekeeping {
@@ -17,6 +22,8 @@ pub(super) struct Housekeeping {
     applied_before: u64,
     samples: VecDeque<(Millis, Revision)>,
     snapshots_out: BTreeMap<NodeId, Millis>,
+    /// When this leader's peers were seen to answer. (What raft says of that it forgets at each look of its own.)
+    answered: BTreeMap<u64, Millis>,
 }
 
 impl Housekeeping {
@@ -26,6 +33,7 @@ impl Housekeeping {
             applied_before,
             samples: VecDeque::new(),
             snapshots_out: BTreeMap::new(),
+            answered: BTreeMap::new(),
         }
     }
 
@@ -72,6 +80,7 @@ impl<D: Disk> Replica<D> {
         self.housekeeping.applied_before = self.housekeeping.applied_before.min(last.max(1));
         if std::mem::take(&mut self.housekeeping.ticked) {
             self.log.persist_commit(commit)?;
+            self.see_who_answers();
         }
         self.bear()?;
         if self.log.wants_snapshot(self.config.snapshot_every_bytes, self.state.applied_index)
@@ -79,11 +88,35 @@ impl<D: Disk> Replica<D> {
         {
             self.log.begin_snapshot(&self.state, commit)?;
         }
-        if let Some(index) = self.log.go_on(self.config.snapshot_step_bytes, self.burden.is_light())? {
-            let needed = self.feeder.needs();
-            self.node.mut_store().compact(index, self.config.trailing_bytes, needed);
+        self.log.go_on(self.config.snapshot_step_bytes, self.burden.is_light())?;
+        let trailing = self.config.trailing_bytes.max(self.log.snapshot_bytes() / TRAILING_PART);
+        if self.node.store().is_over(trailing) {
+            let needed = self.needed_by_others();
+            self.node.mut_store().compact(self.state.applied_index, trailing, needed);
         }
         Ok(())
+    }
+
+    fn see_who_answers(&mut self) {
+        if !self.leads() {
+            return self.housekeeping.answered.clear();
+        }
+        let (me, now) = (self.config.id.0, self.now);
+        let active = self.node.raft.prs().iter().filter(|(id, peer)| **id != me && peer.recent_active);
+        let answered = &mut self.housekeeping.answered;
+        answered.extend(active.map(|(id, _)| (*id, now)));
+        answered.retain(|_, at| now.since(*at) < timing::LAGGARD_MS);
+    }
+
+    /// The first entry that somebody lacks who is sent entries, or a state that they follow on.
+    fn needed_by_others(&self) -> Option<u64> {
+        let answered = &self.housekeeping.answered;
+        let others = self.node.raft.prs().iter().filter(|(id, _)| answered.contains_key(id));
+        let lacking = others.map(|(_, peer)| match peer.state {
+            ProgressState::Snapshot => peer.pending_snapshot + 1,
+            _ => peer.matched + 1,
+        });
+        lacking.chain(self.feeder.needs()).min()
     }
 
     /// The leader moves the history's floor by age.

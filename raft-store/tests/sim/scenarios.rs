@@ -515,3 +515,25 @@ fn keys_expire_everywhere_at_the_same_entry_whoever_leads_by_then() {
     settle(&mut world);
     assert!(world.view(old).get(b"t").is_none());
 }
+
+#[test]
+fn who_lags_and_answers_is_sent_what_it_lacks_and_no_snapshot() {
+    let mut world = world(3, &[2, 3], &[]);
+    settle(&mut world);
+    let leader = world.leader().unwrap();
+    let late = (1..=3).find(|id| *id != leader).unwrap();
+    let sent = world.bulk_sent;
+    for burst in 0..5 {
+        // It gets no processor for as long as many writes take, and is still thought to be there.
+        world.nodes.get_mut(&late).unwrap().paused_until = world.now + 450;
+        for n in 1..=70 {
+            let n = burst * 70 + n;
+            let value = format!("{n} {}", "x".repeat(300));
+            assert!(is_applied(&propose(&mut world, put(n, &format!("k{}", n % 20), &value, None))));
+        }
+        let missing = world.view(leader).revision().0 - world.view(late).revision().0;
+        assert!(missing > 40, "only {missing} entries are missing");
+        settle(&mut world);
+    }
+    assert_eq!(world.bulk_sent, sent);
+}

@@ -238,7 +238,7 @@ impl World {
             config.snapshot_step_bytes = 16 << 10;
             // And states that are fed several pieces.
             config.feed_piece_bytes = 8 << 10;
-            config.trailing_bytes = 4 << 10;
+            config.trailing_bytes = 8 << 10;
             config.segment_bytes = 8 << 10;
         }
         config.supported = self.supported(id);

@@ -2,8 +2,8 @@
 //!
 //! Decides how many there are. Ours only. All of them share one machine, so that their own work weighs on the figure too: therefore it is
 //! measured a second time with the voters and the load on the first core and the observers on the others. There a host's packets are received on its
-//! own core, as a machine receives its own (`rps_cpus`): on a virtual wire it is the sender's core that carries them to the other end's socket. The disk is shared in any case, and
-//! twenty snapshots of a big state at once would keep the voters' syncs waiting for seconds: so the keys are few, and snapshots small.
+//! own core, as a machine receives its own (`rps_cpus`): on a virtual wire it is the sender's core that carries them to the other end's socket. Observers keep their
+//! data in memory (a tmpfs of the host's own): twenty machines have disks of their own, and on one disk a voter's sync waits for theirs.
 
 use std::io;
 use std::path::Path;
@@ -35,6 +35,10 @@ pub fn run(directory: &Path) -> Result<(), BenchError> {
     let apart = measure(&system, VOTERS)?;
     pin(&system, VOTERS, None)?;
     for host in system.cluster.bed.hosts().iter().skip(VOTERS) {
+        let own_disk = ["mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", "/var/lib/skein"];
+        if !host.run(own_disk)?.success() {
+            return Err(io::Error::other("an observer's tmpfs cannot be mounted").into());
+        }
         host.start_agent()?;
         system.cluster.wait("an agent answers", || Ok(host.run(["skein", "version"])?.success()))?;
         system.cluster.join(host, &["--no-voter"])?;

@@ -77,7 +77,7 @@ impl Rescued {
         let identity = Identity { cluster: config.cluster, node: config.id };
         let mut found = recover::recover(disk, &identity)?;
         let mut state = found.state.take().ok_or(RescueError::Nothing)?;
-        for entry in &found.entries {
+        for entry in found.entries.from(0) {
             let is_command = entry.entry_type == EntryType::EntryNormal as i32 && !entry.data.is_empty();
             if is_command {
                 let command = codec::decode_command(&entry.data)

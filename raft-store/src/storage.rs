@@ -2,8 +2,9 @@
 //! applied state. Holds only what `Log::persist` has made durable.
 //! Must not do IO. A snapshot that would not name its receiver as a member is withheld: raft would ignore it.
 
+mod tail;
+
 use std::cell::RefCell;
-use std::collections::VecDeque;
 
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
@@ -12,48 +13,38 @@ use crate::ids::NodeId;
 use crate::state::{ByKey, State};
 use crate::{limits, snapshot};
 
+pub(crate) use tail::Tail;
+
 /// Bytes of a snapshot that are kept for the next one who asks. Bigger ones are made again.
 const KEPT: usize = 32 << 20;
 
 /// The log as raft sees it.
 pub(crate) struct Memory {
     base: (u64, u64),
-    entries: VecDeque<Entry>,
-    bytes: u64,
+    entries: Tail,
     hard_state: HardState,
     state: State,
     encoded: RefCell<Option<(u64, Vec<u8>)>>,
 }
 
 impl Memory {
-    pub(crate) fn new(
-        base: (u64, u64),
-        entries: VecDeque<Entry>,
-        hard_state: HardState,
-        state: State,
-    ) -> Memory {
-        let bytes = entries.iter().map(weight).sum();
-        Memory { base, entries, bytes, hard_state, state, encoded: RefCell::new(None) }
+    pub(crate) fn new(base: (u64, u64), entries: Tail, hard_state: HardState, state: State) -> Memory {
+        Memory { base, entries, hard_state, state, encoded: RefCell::new(None) }
     }
 
     /// Adds durable entries, replacing those from their first index on.
     pub(crate) fn append(&mut self, entries: Vec<Entry>) {
         let Some(first) = entries.first() else { return };
-        while self.last() >= first.index && !planted!(ReplacedTailKept) {
-            match self.entries.pop_back() {
-                Some(replaced) => self.bytes -= weight(&replaced),
-                None => break,
-            }
+        if !planted!(ReplacedTailKept) {
+            self.entries.truncate(first.index.saturating_sub(self.base.0 + 1) as usize);
         }
-        self.bytes += entries.iter().map(weight).sum::<u64>();
-        self.entries.extend(entries);
+        entries.iter().for_each(|entry| self.entries.push(entry));
     }
 
     /// Begins anew at an installed snapshot.
     pub(crate) fn restart(&mut self, state: State) {
         self.base = (state.applied_index, state.applied_term);
         self.entries.clear();
-        self.bytes = 0;
         self.set_state(state);
     }
 
@@ -83,7 +74,7 @@ impl Memory {
 
     /// Whether it holds so much more than `trailing` bytes that it should be compacted.
     pub(crate) fn is_over(&self, trailing: u64) -> bool {
-        self.bytes > trailing + trailing / 4
+        self.entries.bytes() > trailing + trailing / 4
     }
 
     /// Forgets entries at and below `index`, which is applied, except for the last `trailing` bytes, and for those from `needed` on while they
@@ -98,10 +89,9 @@ impl Memory {
     }
 
     fn forget(&mut self, index: u64, trailing: u64) {
-        while self.bytes > trailing && self.base.0 < index {
-            let Some(entry) = self.entries.pop_front() else { return };
-            self.bytes -= weight(&entry);
-            self.base = (entry.index, entry.term);
+        while self.entries.bytes() > trailing && self.base.0 < index {
+            let Some(place) = self.entries.pop_front() else { return };
+            self.base = place;
         }
     }
 
@@ -140,10 +130,6 @@ impl Memory {
     }
 }
 
-fn weight(entry: &Entry) -> u64 {
-    entry.data.len() as u64 + 64
-}
-
 impl Storage for Memory {
     fn initial_state(&self) -> raft::Result<RaftState> {
         let members = &self.state.members;
@@ -166,23 +152,16 @@ impl Storage for Memory {
         }
         let limit = max_size.into().unwrap_or(u64::MAX);
         let (from, to) = ((low - self.base.0 - 1) as usize, (high - self.base.0 - 1) as usize);
-        let mut size = 0;
-        let fits = |entry: &&Entry| {
-            let first = size == 0;
-            size += weight(entry);
-            first || size <= limit
-        };
-        Ok(self.entries.range(from..to).take_while(fits).cloned().collect())
+        Ok(self.entries.from(from).take(self.entries.fit(from, to, limit)).collect())
     }
 
     fn term(&self, index: u64) -> raft::Result<u64> {
         match index.checked_sub(self.base.0) {
             None => Err(Error::Store(StorageError::Compacted)),
             Some(0) => Ok(self.base.1),
-            Some(ahead) => match self.entries.get(ahead as usize - 1) {
-                Some(entry) => Ok(entry.term),
-                None => Err(Error::Store(StorageError::Unavailable)),
-            },
+            Some(ahead) => {
+                self.entries.term(ahead as usize - 1).ok_or(Error::Store(StorageError::Unavailable))
+            }
         }
     }
 

@@ -3,9 +3,7 @@
 //! and is never repaired here.
 //! Must not write, except to cut and to remove what an interrupted creation left.
 
-use std::collections::VecDeque;
-
-use raft::eraftpb::{Entry, HardState};
+use raft::eraftpb::HardState;
 
 use super::batch::{self, Batch, Chain};
 use super::fedfile;
@@ -16,6 +14,7 @@ use crate::disk::{Disk, DiskError};
 use crate::ids::{ClusterId, NodeId};
 use crate::snapshot;
 use crate::state::State;
+use crate::storage::Tail;
 use crate::version::{Supported, Version};
 
 /// Why a store cannot be opened. Nothing was changed, unless it says otherwise.
@@ -116,7 +115,7 @@ pub(crate) struct Found {
     pub(crate) boot: u64,
     pub(crate) last: (u64, u64),
     pub(crate) base: (u64, u64),
-    pub(crate) entries: VecDeque<Entry>,
+    pub(crate) entries: Tail,
     pub(crate) hard_state: HardState,
     pub(crate) snapshot_index: u64,
     pub(crate) snapshot_bytes: u64,
@@ -392,7 +391,7 @@ impl Replay<'_> {
             }
             found.entries.truncate((entry.index - found.base.0 - 1) as usize);
             found.last = (entry.index, entry.term);
-            found.entries.push_back(entry);
+            found.entries.push(&entry);
         }
         found.hard_state = batch.hard_state;
         found.next_sequence += 1;
@@ -448,12 +447,14 @@ impl Found {
     fn term_at(&self, index: u64) -> Option<u64> {
         match index.checked_sub(self.base.0)? {
             0 => Some(self.base.1),
-            ahead => self.entries.get(ahead as usize - 1).map(|entry| entry.term),
+            ahead => self.entries.term(ahead as usize - 1),
         }
     }
 
     fn forget_to(&mut self, index: u64, term: u64) {
-        self.entries.drain(..(index - self.base.0) as usize);
+        for _ in self.base.0..index {
+            self.entries.pop_front();
+        }
         self.base = (index, term);
     }
 

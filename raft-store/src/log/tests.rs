@@ -31,7 +31,7 @@ fn reopen(disk: &MemDisk) -> Result<recover::Found, OpenError> {
 }
 
 fn indexes(found: &recover::Found) -> Vec<u64> {
-    found.entries.iter().map(|entry| entry.index).collect()
+    found.entries.from(0).map(|entry| entry.index).collect()
 }
 
 fn newest_segment(disk: &MemDisk) -> String {
@@ -58,7 +58,7 @@ fn a_replaced_tail_is_found_replaced() {
     drop(log);
     let found = reopen(&disk).unwrap();
     assert_eq!(found.last, (11, 3));
-    assert_eq!(found.entries.iter().find(|entry| entry.index == 10).map(|entry| entry.term), Some(3));
+    assert_eq!(found.entries.from(0).find(|entry| entry.index == 10).map(|entry| entry.term), Some(3));
 }
 
 #[test]
@@ -425,6 +425,6 @@ proptest! {
 fn check_prefix(disk: &MemDisk) {
     if let Ok(found) = reopen(disk) {
         let expected = (2..).take(found.entries.len()).map(|index| entry(index, 2, 40));
-        assert!(found.entries.iter().cloned().eq(expected));
+        assert!(found.entries.from(0).eq(expected));
     }
 }

@@ -4,8 +4,6 @@
 //! Decides when a piece is written and when the state is installed. No round is long, however big the state, but the one that frees the old
 //! state. What is half taken goes when the feed changes. Must not let a feed look like a leader (`feeding`), and must not touch raft while it has something half done.
 
-use std::collections::VecDeque;
-
 use raft::RawNode;
 use raft::eraftpb::HardState;
 
@@ -18,7 +16,7 @@ use crate::feed::{Feed, Piece, Want, follow};
 use crate::ids::NodeId;
 use crate::log::outbound::Unsynced;
 use crate::state::State;
-use crate::storage::Memory;
+use crate::storage::{Memory, Tail};
 use crate::{limits, raft_log_drain};
 
 /// A fed state that waits until raft has nothing half done. Its file is whole.
@@ -159,7 +157,7 @@ impl<D: Disk> Replica<D> {
         let vote = if term == own.term { own.vote } else { raft::INVALID_ID };
         let hard_state = HardState { term, vote, commit: index };
         let _ = self.log.persist(Unsynced::installing(hard_state.clone(), state.clone()))?.open();
-        let memory = Memory::new((index, applied_term), VecDeque::new(), hard_state, state.clone());
+        let memory = Memory::new((index, applied_term), Tail::default(), hard_state, state.clone());
         let settings = open::settings(&self.config, &self.timing, index);
         self.node = RawNode::new(&settings, memory, &raft_log_drain::logger())
             .map_err(|error| Fatal::Consensus(error.to_string()))?;

@@ -143,13 +143,16 @@ fn a_follower_that_fell_behind_catches_up_by_snapshot_without_a_gap_in_its_watch
     world.isolate(behind);
     let before = world.view(behind).revision();
     (1..=400).for_each(|n| drop(propose(&mut world, put(n, "k", &format!("{n} {}", "x".repeat(200)), None))));
+    // For so long entries are kept for it.
+    world.run_for(timing::LAGGARD_MS);
+    propose(&mut world, put(401, "k", "401", None));
     let sent = world.bulk_sent;
     world.cut.clear();
     settle(&mut world);
     assert!(world.bulk_sent > sent, "by snapshot");
     let revisions: Vec<u64> =
         world.view(behind).changes(before).unwrap().map(|change| change.revision.0).collect();
-    assert_eq!(revisions, (before.0 + 1..=400).collect::<Vec<_>>());
+    assert_eq!(revisions, (before.0 + 1..=401).collect::<Vec<_>>());
 }
 
 #[test]

@@ -17,6 +17,8 @@ pub(crate) const AT_ONCE: u64 = 16 << 20;
 const PACE: usize = 8;
 /// … and how many times longer than usual a step may be. Reading back, from the page cache as a rule, takes such steps always.
 const LONGEST: usize = 16;
+/// Bytes that are in memory for it at a time: what is as long as a long step once stays the process's for ever.
+const AT_A_TIME: usize = 1 << 20;
 pub(super) const HEADER_BYTES: usize = PREFIX_BYTES + 8 + 4;
 pub(crate) fn name(index: u64) -> String {
     format!("snap-{index:016x}")
@@ -85,27 +87,39 @@ impl Writing {
     pub(super) fn step<D: Disk>(&mut self, disk: &mut D, bytes: usize) -> Result<Option<u64>, LogError> {
         match self.read_back {
             None => {
-                let piece = self.encoder.next(bytes);
-                disk.write_at(TEMPORARY, self.length, &piece)?;
+                let mut left = bytes;
+                while left > 0 {
+                    let about = left.min(AT_A_TIME);
+                    let piece = self.encoder.next(about);
+                    disk.write_at(TEMPORARY, self.length, &piece)?;
+                    self.length += piece.len() as u64;
+                    self.checksum = crc32c::crc32c_append(self.checksum, &piece);
+                    left = left.saturating_sub(piece.len());
+                    if piece.len() < about {
+                        self.read_back = Some((0, 0));
+                        break;
+                    }
+                }
                 if !planted!(SnapshotNotSynced) {
                     disk.sync(TEMPORARY)?;
-                }
-                self.length += piece.len() as u64;
-                self.checksum = crc32c::crc32c_append(self.checksum, &piece);
-                if piece.len() < bytes {
-                    self.read_back = Some((0, 0));
                 }
                 // A small one is whole in one step.
                 if self.length <= bytes as u64 { self.step(disk, bytes) } else { Ok(None) }
             }
-            Some((at, checksum)) => {
+            Some((mut at, mut checksum)) => {
                 // Reading needs no sync.
                 let rest = usize::try_from(self.length.saturating_sub(at)).unwrap_or(usize::MAX);
-                let mut piece = vec![0; bytes.max(LONGEST * self.least).min(rest)];
-                let count = disk.read_at(TEMPORARY, at, &mut piece)?;
-                let (at, checksum) = (at + count as u64, crc32c::crc32c_append(checksum, &piece[..count]));
+                let mut left = bytes.max(LONGEST * self.least).min(rest);
+                let mut piece = vec![0; left.min(AT_A_TIME)];
+                let mut ends = false;
+                while left > 0 && !ends {
+                    let wanted = left.min(piece.len());
+                    let count = disk.read_at(TEMPORARY, at, &mut piece[..wanted])?;
+                    checksum = crc32c::crc32c_append(checksum, &piece[..count]);
+                    (at, left, ends) = (at + count as u64, left - count, count == 0);
+                }
                 self.read_back = Some((at, checksum));
-                if at < self.length && count > 0 {
+                if at < self.length && !ends {
                     return Ok(None);
                 }
                 if (at, checksum) != (self.length, self.checksum) {

@@ -17,7 +17,7 @@ use crate::version::{self, Supported, Version};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode)]
 pub struct Key(pub Arc<[u8]>);
 
-/// A value: bytes, shared and never copied once applied.
+/// A value: bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Encode)]
 pub struct Value(pub Arc<[u8]>);
 

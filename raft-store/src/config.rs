@@ -21,7 +21,8 @@ pub struct Config {
     pub snapshot_step_bytes: usize,
     /// Bytes of one piece of a state that is fed.
     pub feed_piece_bytes: usize,
-    /// Bytes of applied entries kept in memory, for followers that lag a little; more when the state is big.
+    /// Bytes of applied entries kept in memory, for followers that lag a little; more when the state is big, or
+    /// somebody is known to lack them.
     pub trailing_bytes: u64,
     /// Length of a log segment, zero-filled when it is made.
     pub segment_bytes: u64,

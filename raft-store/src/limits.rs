@@ -53,8 +53,8 @@ pub const FEED_STATES: usize = 2;
 pub const FEED_PIECES: usize = 4;
 /// Longest piece that is taken.
 pub const FEED_PIECE_BYTES: usize = 1 << 20;
-/// Bytes of entries that are kept in memory for who takes a state, and will lack what came after it.
-pub const FEED_KEPT_BYTES: u64 = 128 << 20;
+/// Bytes of applied entries that are kept in memory at most for who lacks them: voters and learners that lag, and those that are fed.
+pub const LOG_KEPT_BYTES: u64 = 128 << 20;
 /// Refusals after which somebody who wants a feed waits before others are asked.
 pub const FEED_REFUSALS: u64 = 8;
 /// Entries that one may lack and still be named as a feeder.

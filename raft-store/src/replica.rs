@@ -271,6 +271,7 @@ impl<D: Disk> Replica<D> {
         }
         self.keep_house()?;
         self.feed();
+        self.forget_entries();
         self.report();
         Ok(())
     }

@@ -72,20 +72,36 @@ impl Memory {
         state
     }
 
-    /// Whether it holds so much more than `trailing` bytes that it should be compacted.
-    pub(crate) fn is_over(&self, trailing: u64) -> bool {
-        self.entries.bytes() > trailing + trailing / 4
+    /// Whether it holds so much more than `trailing` bytes of entries up to `index` that it should be compacted.
+    pub(crate) fn is_over(&self, index: u64, trailing: u64) -> bool {
+        let most = trailing + trailing / 4;
+        self.entries.bytes() > most && self.entries.bytes() - self.after(index) > most
     }
 
-    /// Forgets entries at and below `index`, which is applied, except for the last `trailing` bytes, and for those from `needed` on while they
-    /// are no more than may be kept for that.
+    /// Forgets entries at and below `index`, which is applied, except for the last `trailing` bytes of them, and for those from `needed` on
+    /// while they are no more than may be kept for that.
     pub(crate) fn compact(&mut self, index: u64, trailing: u64, needed: Option<u64>) {
-        self.encoded.replace(None);
-        if let Some(needed) = needed.filter(|needed| *needed <= index) {
-            self.forget(needed.saturating_sub(1), trailing);
-            return self.forget(index, trailing.max(limits::FEED_KEPT_BYTES));
+        let (base, after) = (self.base, self.after(index));
+        // Who lacks what is forgotten already is not helped by what is kept.
+        let needed = needed.filter(|needed| (base.0 + 1..=index).contains(needed));
+        if let Some(needed) = needed {
+            self.forget(needed - 1, after + trailing);
         }
-        self.forget(index, trailing);
+        let kept = if needed.is_some() { trailing.max(limits::LOG_KEPT_BYTES) } else { trailing };
+        self.forget(index, after + kept);
+        if self.base != base {
+            self.encoded.replace(None);
+        }
+    }
+
+    /// What the entries after `index` count for.
+    fn after(&self, index: u64) -> u64 {
+        self.entries.bytes_from(index.saturating_sub(self.base.0) as usize)
+    }
+
+    /// The last entry before those that it holds.
+    pub(crate) fn base(&self) -> u64 {
+        self.base.0
     }
 
     fn forget(&mut self, index: u64, trailing: u64) {

@@ -37,6 +37,8 @@ pub const SLOW_SYNCS: u32 = 8;
 pub const STALLED_SYNC_MS: u64 = 1_000;
 /// A leader that handed over because of its disk, and was elected again, bears it this long.
 pub const HAND_OVER_REST_MS: u64 = 30_000;
+/// Entries are kept for a voter or learner that answered so long ago: it lags, or starts again.
+pub const LAGGARD_MS: u64 = 10_000;
 
 /// A feeder with nothing to feed says so this often.
 pub const FEED_BEAT_MS: u64 = 150;
@@ -60,8 +62,6 @@ pub const FEED_RETRY_MS: u64 = 250;
 pub const FEED_REST_MS: u64 = 1_000;
 /// who has another state, or cannot serve, after this.
 pub const FEED_SHUN_MS: u64 = 60_000;
-/// Entries are kept for a voter or learner that answered so long ago: it lags, or starts again.
-pub const LAGGARD_MS: u64 = 10_000;
 /// Whoever is fed by the leader, or far from the voters, asks a voter instead after this; the wait doubles while that is in vain, up to
 /// `FEED_SHUN_MS`.
 pub const FEED_SETTLED_MS: u64 = 5_000;

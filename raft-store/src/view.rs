@@ -169,7 +169,7 @@ mod tests {
             let now = View::new(&state);
             let start = [b'k', from];
             for then in &views {
-                    let was = then.prefix(b"k", Some(&start)).cloned().collect::<Vec<_>>();
+                let was = then.prefix(b"k", Some(&start)).cloned().collect::<Vec<_>>();
                 let looks = now.prefix_at(b"k", Some(&start), then.revision()).unwrap().cloned().collect::<Vec<_>>();
                 prop_assert_eq!(was, looks);
             }

@@ -203,7 +203,7 @@ fn look(view: &View, ask: &Ask) -> Answer {
             let more = found.next().is_some();
             Answer::Entries { revision, entries, more }
         }
-        Ask::Get { key, .. } => Answer::Entry { revision, entry: view.get(&key.0).map(Held::from) },
+        Ask::Get { key, .. } => Answer::Entry { revision, entry: view.get(&key.0).cloned().map(Held) },
         Ask::Transact(_) => Answer::Refused("not a read".into()),
     }
 }

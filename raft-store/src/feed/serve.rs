@@ -179,10 +179,9 @@ impl Feeder {
         }
     }
 
-    /// The first index that the log has to go on holding, as far as there is memory for it.
-    pub(crate) fn needs(&self) -> Option<u64> {
-        let behind = self.feeds.values().filter(|feed| feed.behind.is_some());
-        behind.map(|feed| feed.state.as_ref().map_or(feed.acked, Sending::index) + 1).min()
+    /// The indexes from which the log has to go on holding entries, as far as there is memory for it: one for each feed.
+    pub(crate) fn needs(&self) -> impl Iterator<Item = u64> + '_ {
+        self.feeds.values().map(|feed| feed.state.as_ref().map_or(feed.acked, Sending::index) + 1)
     }
 
     /// When there is something to be sent that is still held back.

@@ -8,7 +8,7 @@ use crate::command::{Command, Key};
 use crate::disk::Disk;
 use crate::ids::{Millis, Revision};
 use crate::limits;
-use crate::state::State;
+use crate::state::{Change, State};
 use crate::timing;
 
 /// What a leader counts. Empty elsewhere.
@@ -30,7 +30,9 @@ impl Expiry {
         self.looked = now;
         let changed = self.seen.and_then(|seen| {
             let changes = state.history.after(seen).ok()?;
-            Some(changes.map(|change| Key::from(change.key())).collect::<Vec<Key>>())
+            let matters = |key: &&[u8]| state.ttls.contains_key(*key) || self.due.contains_key(*key);
+            let keys = changes.map(Change::key).filter(matters);
+            Some(keys.map(Key::from).collect::<Vec<Key>>())
         });
         let keys = match changed {
             Some(keys) => keys,

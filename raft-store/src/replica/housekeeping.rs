@@ -1,5 +1,5 @@
-//! Decides when the replica tidies up by itself: the commit mark after a burst, snapshots of its own, the history's
-//! age, snapshots that were sent and never reported. Must not write anything at rest.
+//! Decides when the replica tidies up by itself: the commit mark after a burst, snapshots of its own, how much of the log
+//! stays in memory, the history's age, snapshots that were sent and never reported. Must not write anything at rest.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -24,6 +24,8 @@ pub(super) struct Housekeeping {
     snapshots_out: BTreeMap<NodeId, Millis>,
     /// When this leader's peers were seen to answer. (What raft says of that it forgets at each look of its own.)
     answered: BTreeMap<u64, Millis>,
+    /// Whether it led when that was looked at last.
+    led: bool,
 }
 
 impl Housekeeping {
@@ -34,6 +36,7 @@ impl Housekeeping {
             samples: VecDeque::new(),
             snapshots_out: BTreeMap::new(),
             answered: BTreeMap::new(),
+            led: false,
         }
     }
 
@@ -89,34 +92,48 @@ impl<D: Disk> Replica<D> {
             self.log.begin_snapshot(&self.state, commit)?;
         }
         self.log.go_on(self.config.snapshot_step_bytes, self.burden.is_light())?;
-        let trailing = self.config.trailing_bytes.max(self.log.snapshot_bytes() / TRAILING_PART);
-        if self.node.store().is_over(trailing) {
-            let needed = self.needed_by_others();
-            self.node.mut_store().compact(self.state.applied_index, trailing, needed);
-        }
         Ok(())
     }
 
+    /// Forgets entries that nobody is thought to need any more. After those that are fed were offered what has just been applied.
+    pub(super) fn forget_entries(&mut self) {
+        let applied = self.state.applied_index;
+        let trailing = self.config.trailing_bytes.max(self.log.snapshot_bytes() / TRAILING_PART);
+        if self.node.store().is_over(applied, trailing) {
+            let needed = self.needed_by_others();
+            self.node.mut_store().compact(applied, trailing, needed);
+        }
+    }
+
     fn see_who_answers(&mut self) {
-        if !self.leads() {
+        let leads = self.leads();
+        let led = std::mem::replace(&mut self.housekeeping.led, leads);
+        if !leads {
             return self.housekeeping.answered.clear();
         }
         let (me, now) = (self.config.id.0, self.now);
-        let active = self.node.raft.prs().iter().filter(|(id, peer)| **id != me && peer.recent_active);
+        let others = self.node.raft.prs().iter().filter(|(id, _)| **id != me);
+        // A new leader knows nothing of who answered the one before.
+        let active = others.filter(|(_, peer)| peer.recent_active || !led);
         let answered = &mut self.housekeeping.answered;
         answered.extend(active.map(|(id, _)| (*id, now)));
         answered.retain(|_, at| now.since(*at) < timing::LAGGARD_MS);
     }
 
-    /// The first entry that somebody lacks who is sent entries, or a state that they follow on.
+    /// The first entry that somebody lacks who is sent entries, or a state that they follow on. What is forgotten already helps nobody.
     fn needed_by_others(&self) -> Option<u64> {
+        let base = self.node.store().base();
         let answered = &self.housekeeping.answered;
-        let others = self.node.raft.prs().iter().filter(|(id, _)| answered.contains_key(id));
-        let lacking = others.map(|(_, peer)| match peer.state {
-            ProgressState::Snapshot => peer.pending_snapshot + 1,
-            _ => peer.matched + 1,
+        let peers = self.node.raft.prs().iter().filter(|(id, _)| self.leads() && **id != self.config.id.0);
+        let lacking = peers.filter_map(|(id, peer)| match peer.state {
+            // Until its outcome is known: to install it may take long.
+            ProgressState::Snapshot => Some(peer.pending_snapshot + 1),
+            _ if !answered.contains_key(id) => None,
+            // Not known yet, to a new leader.
+            _ if peer.matched == 0 => Some(base + 1),
+            _ => Some(peer.matched + 1),
         });
-        lacking.chain(self.feeder.needs()).min()
+        lacking.chain(self.feeder.needs()).filter(|index| *index > base).min()
     }
 
     /// The leader moves the history's floor by age.

@@ -167,7 +167,7 @@ impl<'de, C> BorrowDecode<'de, C> for Change {
     }
 }
 
-/// An entry among the objects: in the order of keys, whatever they hold.
+/// An entry among the objects: in the order of keys, and equal to another of its key, whatever they hold.
 #[derive(Clone)]
 pub(crate) struct ByKey(pub(crate) Entry);
 

@@ -10,6 +10,9 @@ use raft::eraftpb::Entry;
 /// Length of a block; a longer entry has one of its own.
 const BLOCK: usize = 256 << 10;
 
+/// Marks for which there may be room without their being needed.
+const SPARE: usize = 4_096;
+
 /// Where an entry is, and what is not bytes of it.
 #[derive(Clone)]
 struct Mark {
@@ -23,7 +26,7 @@ struct Mark {
 
 impl Mark {
     fn weight(&self) -> u64 {
-        self.data as u64 + 64
+        (self.data + self.context) as u64 + 64
     }
 }
 
@@ -51,6 +54,11 @@ impl Tail {
     /// What they count for.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// What those from this place on count for.
+    pub(crate) fn bytes_from(&self, at: usize) -> u64 {
+        self.marks.range(at.min(self.marks.len())..).map(Mark::weight).sum()
     }
 
     /// Adds the entry after the last one: its index is that place's, but for the first.
@@ -88,6 +96,9 @@ impl Tail {
             self.block += 1;
         }
         self.index += 1;
+        if self.marks.capacity() > SPARE && self.marks.len() < self.marks.capacity() / 4 {
+            self.marks.shrink_to(self.marks.len() * 2);
+        }
         Some((self.index - 1, mark.term))
     }
 
@@ -144,6 +155,7 @@ impl Tail {
     }
 }
 
+#[cfg(test)]
 impl FromIterator<Entry> for Tail {
     fn from_iter<I: IntoIterator<Item = Entry>>(entries: I) -> Tail {
         let mut tail = Tail::default();
@@ -193,17 +205,30 @@ mod tests {
                     },
                 }
                 prop_assert!(tail.from(0).eq(list.iter().cloned()));
-                prop_assert_eq!(tail.bytes(), list.iter().map(|entry| entry.data.len() as u64 + 64).sum::<u64>());
+                prop_assert_eq!(tail.bytes(), list.iter().map(|entry| (entry.data.len() + entry.context.len()) as u64 + 64).sum::<u64>());
                 let held: usize = tail.blocks.iter().map(Vec::capacity).sum();
                 let needed: usize = list.iter().map(|entry| entry.data.len() + entry.context.len()).sum();
+                let spare = tail.marks.capacity();
+                prop_assert!(spare <= SPARE.max(8 * list.len()), "room for {} marks of {}", spare, list.len());
                 prop_assert!(held <= 2 * needed + 3 * BLOCK + 400_000, "{} for {}", held, needed);
             }
         }
     }
 
     #[test]
+    fn room_for_many_goes_with_them() {
+        let mut tail: Tail = (1..=100_000).map(|index| entry(index, 1, 3)).collect();
+        while tail.len() > 10 {
+            tail.pop_front();
+        }
+        assert!(tail.marks.capacity() <= SPARE, "{}", tail.marks.capacity());
+        assert_eq!(tail.from(0).next().map(|entry| entry.index), Some(99_991));
+    }
+
+    #[test]
     fn as_many_fit_as_the_limit_allows_and_one_always() {
         let tail: Tail = (1..=5).map(|index| entry(index, 1, 36)).collect();
+        assert_eq!(tail.bytes_from(3), 200);
         assert_eq!(tail.fit(0, 5, 300), 3);
         assert_eq!(tail.fit(0, 2, 300), 2);
         assert_eq!(tail.fit(1, 5, 0), 1);

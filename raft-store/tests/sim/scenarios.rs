@@ -535,8 +535,45 @@ fn who_lags_and_answers_is_sent_what_it_lacks_and_no_snapshot() {
             assert!(is_applied(&propose(&mut world, put(n, &format!("k{}", n % 20), &value, None))));
         }
         let missing = world.view(leader).revision().0 - world.view(late).revision().0;
-        assert!(missing > 40, "only {missing} entries are missing");
+        assert!(missing > 60, "only {missing} entries are missing");
         settle(&mut world);
     }
     assert_eq!(world.bulk_sent, sent);
+}
+
+/// More than a replica of these settings keeps for nobody.
+fn write_much(world: &mut World, from: u64) {
+    for n in from..from + 70 {
+        let value = format!("{n} {}", "x".repeat(300));
+        assert!(is_applied(&propose(world, put(n, &format!("k{}", n % 20), &value, None))));
+    }
+}
+
+#[test]
+fn a_leader_that_starts_again_is_sent_entries_by_the_next_one_and_no_snapshot() {
+    let mut world = world(3, &[2, 3], &[]);
+    settle(&mut world);
+    let (old, sent) = (world.leader().unwrap(), world.bulk_sent);
+    world.crash(old);
+    assert!(world.run_until(3_000, |w| w.leader().is_some_and(|leader| leader != old)));
+    // Its first look at who is there.
+    world.run_for(100);
+    write_much(&mut world, 1);
+    world.restart(old);
+    settle(&mut world);
+    assert_eq!(world.bulk_sent, sent);
+}
+
+#[test]
+fn an_observer_that_lags_is_fed_entries_and_no_state() {
+    let mut world = world(4, &[2, 3], &[]);
+    let pieces = |world: &World| world.fed.get("piece").copied().unwrap_or(0);
+    assert!(world.run_until(5_000, |w| w.status(4).is_some_and(|status| status.fed_by.is_some())));
+    settle(&mut world);
+    let before = pieces(&world);
+    world.nodes.get_mut(&4).unwrap().paused_until = world.now + 450;
+    write_much(&mut world, 1);
+    assert!(world.view(1).revision().0 - world.view(4).revision().0 > 60);
+    settle(&mut world);
+    assert_eq!(pieces(&world), before);
 }

@@ -2,6 +2,9 @@
 //!
 //! Decides forms and limits. Types here never change, they gain variants. It must not act on anything.
 
+use bincode::de::Decoder;
+use bincode::enc::Encoder;
+use bincode::error::{DecodeError, EncodeError};
 use bincode::{Decode, Encode};
 use raft_store::{Entry, Key, Revision, Transaction, Value};
 
@@ -76,22 +79,27 @@ pub enum Answer {
 }
 
 /// What a key holds, without the key: whoever asked knows it.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub struct Held {
-    pub value: Value,
-    pub create_revision: Revision,
-    pub mod_revision: Revision,
-}
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held(pub Entry);
 
-impl From<&Entry> for Held {
-    fn from(entry: &Entry) -> Held {
-        Held {
-            value: Value::from(entry.value()),
-            create_revision: entry.create_revision(),
-            mod_revision: entry.mod_revision(),
-        }
+/// Value, create_revision, mod_revision.
+impl Encode for Held {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        self.0.value().encode(encoder)?;
+        self.0.create_revision().encode(encoder)?;
+        self.0.mod_revision().encode(encoder)
     }
 }
+
+impl<C> Decode<C> for Held {
+    fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Held, DecodeError> {
+        let value = Value::decode(decoder)?;
+        let (create, modified) = (Revision::decode(decoder)?, Revision::decode(decoder)?);
+        Ok(Held(Entry::new(&[], &value.0, create, modified)))
+    }
+}
+
+bincode::impl_borrow_decode!(Held);
 
 /// Appends a message with its length.
 pub fn put_frame<T: Encode>(message: &T, bytes: &mut Vec<u8>) {

@@ -62,7 +62,7 @@ impl Client {
     pub async fn get(&self, key: &[u8], local: bool) -> Result<usize, String> {
         let read = if local { Read::Local } else { Read::Linearizable };
         match self.ask(Ask::Get { key: Key::from(key), read }).await? {
-            Answer::Entry { entry, .. } => Ok(entry.map_or(0, |entry| entry.value.0.len())),
+            Answer::Entry { entry, .. } => Ok(entry.map_or(0, |entry| entry.0.value().len())),
             answer => Err(format!("{answer:?}")),
         }
     }

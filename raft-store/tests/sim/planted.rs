@@ -12,7 +12,7 @@ use crate::chaos::run;
 use crate::world::World;
 
 /// Seeds tried before a bug counts as not found, and the length of each run.
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 200;
 const CHAOS_MS: u64 = 20_000;
 
 /// The first seed that finds it, and what it says.

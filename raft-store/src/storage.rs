@@ -78,12 +78,11 @@ impl Memory {
         self.entries.bytes() > most && self.entries.bytes() - self.after(index) > most
     }
 
-    /// Forgets entries at and below `index`, which is applied, except for the last `trailing` bytes of them, and for those from `needed` on
-    /// while they are no more than may be kept for that.
+    /// Forgets entries at and below `index`, which is applied, except for the last `trailing` bytes of them, and for those from `needed` on,
+    /// which it still holds, while they are no more than may be kept for that.
     pub(crate) fn compact(&mut self, index: u64, trailing: u64, needed: Option<u64>) {
         let (base, after) = (self.base, self.after(index));
-        // Who lacks what is forgotten already is not helped by what is kept.
-        let needed = needed.filter(|needed| (base.0 + 1..=index).contains(needed));
+        let needed = needed.filter(|needed| *needed <= index);
         if let Some(needed) = needed {
             self.forget(needed - 1, after + trailing);
         }

@@ -69,7 +69,7 @@ sim-speed: ## how many times faster than real time the simulator is
 
 sim-planted: ## the simulator finds every bug that was planted for it
 	@scripts/setup.sh test
-	@$(ENV); cargo test --locked -p raft-store --features planted-bugs --test sim -- --nocapture --test-threads=2 planted
+	@$(ENV); cargo test --locked --workspace --features raft-store/planted-bugs --test sim -- --nocapture --test-threads=2 planted
 
 chaos-store: ## the store on real agents that are killed, paused and cut off, judged: SECONDS=60 HOSTS=3 SEED=… (needs root)
 	@scripts/setup.sh

@@ -12,7 +12,8 @@ scripts/build.sh --workspace --all-targets
 if command -v cargo-nextest >/dev/null; then
     cargo nextest run --locked --workspace "$@"
     # The simulator's own test: the same tests with bugs put in, which it has to find.
-    [ $# -gt 0 ] || cargo nextest run --locked -p raft-store --features planted-bugs --test sim planted
+    # (The whole workspace is named so that no other crate is built again.)
+    [ $# -gt 0 ] || cargo nextest run --locked --workspace --features raft-store/planted-bugs --test sim planted
 else
     echo "test: no cargo-nextest, using cargo test"
     cargo test --locked --workspace --lib --bins --tests --no-fail-fast -- --test-threads=2

@@ -117,6 +117,32 @@ pub fn members_that_applied_are_not_forgotten_by_a_power_cut() {
 }
 
 #[test]
+pub fn a_vote_is_not_given_twice_over_a_power_cut() {
+    let mut cut = 0;
+    for delay in 0..20 {
+        let mut world = world(3, &[2, 3], &[]);
+        world.run_for(delay);
+        let leads = world.leader().unwrap();
+        let before = world.status(leads).unwrap().term;
+        let newer = |w: &World, id: u64| w.status(id).is_some_and(|status| status.term > before);
+        world.crash(leads);
+        assert!(world.run_until(10_000, |w| (1..=3).any(|id| newer(w, id))));
+        let candidate = (1..=3).find(|id| newer(&world, *id)).unwrap();
+        let voter = (1..=3).find(|id| ![leads, candidate].contains(id)).unwrap();
+        assert!(world.run_until(1_000, |w| newer(w, voter)));
+        // The power goes when what may leave before the disk has left; a vote that did makes its candidate a leader.
+        world.crash_after_outbox(voter);
+        world.run_for(10);
+        world.isolate(candidate);
+        world.restart(leads);
+        world.restart(voter);
+        cut += usize::from(world.status(voter).unwrap().term == before);
+        assert!(world.run_until(10_000, |w| w.leader().is_some_and(|leader| leader != candidate)));
+    }
+    assert!(cut > 0, "no vote was cut off on its way to the disk");
+}
+
+#[test]
 fn a_new_learner_gets_the_state_by_snapshot_and_can_be_promoted() {
     let mut world = world(4, &[2, 3], &[]);
     // Nobody feeds it: raft has to.

@@ -6,7 +6,7 @@
 use std::io;
 
 /// A flat directory of files.
-pub trait Disk {
+pub trait Disk: Sync {
     /// All file names, in any order.
     fn list(&self) -> Result<Vec<String>, DiskError>;
     /// Makes a new file of `zeros` zero bytes, really written, not a hole. Fails if the name exists.

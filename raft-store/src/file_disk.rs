@@ -7,8 +7,8 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::disk::{Disk, DiskError};
 
@@ -87,8 +87,8 @@ struct Syncs {
     failed: Option<(String, io::Error)>,
 }
 
-/// Files go in, what became of their syncs comes out.
-type Worker = (Sender<Arc<File>>, Receiver<io::Result<()>>);
+/// Files go in, what became of their syncs comes out. (The lock is never contended: it makes the disk one that threads may read from.)
+type Worker = (Sender<Arc<File>>, Mutex<Receiver<io::Result<()>>>);
 
 impl Syncs {
     /// Begins one; where there is no thread for it the whole work is left to `sync`.
@@ -117,7 +117,11 @@ impl Syncs {
     fn settle(&mut self) -> Option<String> {
         let name = self.under_way.take()?;
         let gone = || Err(io::Error::other("the thread that syncs has ended"));
-        let done = self.worker.as_ref().map_or_else(gone, |(_, done)| done.recv().unwrap_or_else(|_| gone()));
+        let recv = |done: &mut Mutex<Receiver<io::Result<()>>>| {
+            let done = done.get_mut().unwrap_or_else(PoisonError::into_inner);
+            done.recv().unwrap_or_else(|_| gone())
+        };
+        let done = self.worker.as_mut().map_or_else(gone, |(_, done)| recv(done));
         match done {
             Ok(()) => Some(name),
             Err(error) => {
@@ -139,7 +143,7 @@ fn start_worker() -> io::Result<Worker> {
             }
         }
     })?;
-    Ok((work, done))
+    Ok((work, Mutex::new(done)))
 }
 
 fn options() -> OpenOptions {

@@ -4,8 +4,11 @@
 
 mod decoder;
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::ops::Bound;
+use std::panic::resume_unwind;
+use std::sync::mpsc::sync_channel;
+use std::thread;
 
 use bincode::{Decode, Encode};
 
@@ -19,6 +22,7 @@ use crate::state::{ByKey, Entry, State};
 use crate::version;
 
 pub(crate) use decoder::Decoder;
+use decoder::Objects;
 
 /// Of a cluster at its first version.
 const FIRST_FORM: u8 = 2;
@@ -27,6 +31,11 @@ const WITH_VERSION: u8 = 3;
 const CHECKSUM_BYTES: usize = 4;
 /// Bytes that are read at once.
 const READ: usize = 256 << 10;
+/// A state from this length on is read on one thread, decoded on the caller's (whose heap its objects are to be in) and put in order on
+/// another.
+pub(crate) const APART: u64 = 16 << 20;
+/// Pieces that wait between two of these threads.
+const WAITING: usize = 4;
 
 /// A snapshot that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -207,19 +216,70 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<State, SnapshotError> {
 }
 
 /// Reads a state whose bytes, checksum included, are `length` long.
-pub(crate) fn read(mut from: impl Read, length: u64) -> Result<State, SnapshotError> {
+pub(crate) fn read(from: impl Read + Send, length: u64) -> Result<State, SnapshotError> {
     if length > limits::SNAPSHOT_BYTES as u64 {
         return Err(CodecError::Malformed("longer than a state may be".into()).into());
     }
+    if length >= APART {
+        return read_apart(Pieces { from, left: length });
+    }
     let mut decoder = Decoder::new();
-    let (mut left, mut piece) = (length, vec![0; READ]);
-    while left > 0 {
-        let count = usize::try_from(left).map_or(READ, |left| left.min(READ));
-        from.read_exact(&mut piece[..count]).map_err(|error| SnapshotError::Read(error.to_string()))?;
-        decoder.take(&piece[..count]);
-        left -= count as u64;
+    let (mut pieces, mut piece) = (Pieces { from, left: length }, Vec::new());
+    while pieces.read(&mut piece)? {
+        decoder.take(&piece);
     }
     decoder.finish()
+}
+
+/// As `read`, on three threads. What comes of it is the same.
+fn read_apart(mut pieces: Pieces<impl Read + Send>) -> Result<State, SnapshotError> {
+    let (full, to_decode) = sync_channel(WAITING);
+    let (empty, to_fill) = sync_channel(WAITING);
+    let (decoded, to_order) = sync_channel::<Vec<Entry>>(WAITING);
+    thread::scope(|scope| {
+        let reading = thread::Builder::new().name("read".into()).spawn_scoped(scope, move || {
+            // Whoever decodes goes only when this has.
+            loop {
+                let mut piece = to_fill.try_recv().unwrap_or_default();
+                if !pieces.read(&mut piece)? || full.send(piece).is_err() {
+                    return Ok::<(), SnapshotError>(());
+                }
+            }
+        });
+        let ordering = thread::Builder::new().name("order".into()).spawn_scoped(scope, move || {
+            let mut objects = Objects::default();
+            to_order.into_iter().for_each(|entries| objects.add(entries));
+            objects
+        });
+        let failed = |error: io::Error| SnapshotError::Read(format!("no thread for it: {error}"));
+        let (reading, ordering) = (reading.map_err(failed)?, ordering.map_err(failed)?);
+        let mut decoder = Decoder::new();
+        for piece in to_decode {
+            // A thread that has ended says why when it is joined.
+            let _ = decoded.send(decoder.take_apart(&piece));
+            let _ = empty.try_send(piece);
+        }
+        drop(decoded);
+        reading.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        decoder.finish_with(ordering.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })
+}
+
+/// What is left of the bytes of a state.
+struct Pieces<R> {
+    from: R,
+    left: u64,
+}
+
+impl<R: Read> Pieces<R> {
+    /// Reads the next piece; `false` when there is none.
+    fn read(&mut self, piece: &mut Vec<u8>) -> Result<bool, SnapshotError> {
+        let count = usize::try_from(self.left).map_or(READ, |left| left.min(READ));
+        piece.resize(count, 0);
+        self.from.read_exact(piece).map_err(|error| SnapshotError::Read(error.to_string()))?;
+        self.left -= count as u64;
+        Ok(count > 0)
+    }
 }
 
 #[cfg(test)]
@@ -308,6 +368,33 @@ mod tests {
         bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
         let error = decode(&bytes).err().map(|error| error.to_string()).unwrap_or_default();
         assert!(error.contains("UnexpectedEnd") || error.contains("Io"), "{error}");
+    }
+
+    #[test]
+    fn a_long_state_that_is_read_on_three_threads_is_the_same_one() {
+        let mut state = state();
+        for n in 0..40u64 {
+            let ops = (0..500)
+                .map(|op| Op::Put { key: format!("{op}/{n}").into(), value: vec![n as u8; 1000].into() });
+            let transaction = Transaction { compares: vec![], ops: ops.collect() };
+            let command =
+                Command::Transact { session: SessionId(1), sequence: 100 + n, epoch: None, transaction };
+            state.apply(100 + n, 2, command, b"t");
+        }
+        let mut bytes = encode(&state);
+        let length = bytes.len() as u64;
+        assert!(length > APART);
+        let apart = decode(&bytes).unwrap();
+        let mut decoder = Decoder::new();
+        bytes.chunks(100_000).for_each(|piece| decoder.take(piece));
+        let at_once = decoder.finish().unwrap();
+        assert_eq!(apart.objects.len(), 20_007);
+        assert_eq!(apart.content, at_once.content);
+        assert_eq!(encode(&apart), bytes);
+        let short = read(&bytes[..bytes.len() - 9], length);
+        assert!(matches!(short, Err(SnapshotError::Read(_))), "the file ends early");
+        bytes[9_000_000] ^= 1;
+        assert_eq!(decode(&bytes).err(), Some(SnapshotError::Checksum));
     }
 
     #[test]

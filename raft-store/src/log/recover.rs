@@ -3,6 +3,9 @@
 //! and is never repaired here.
 //! Must not write, except to cut and to remove what an interrupted creation left.
 
+use std::panic::resume_unwind;
+use std::thread;
+
 use raft::eraftpb::HardState;
 
 use super::batch::{self, Batch, Chain};
@@ -148,12 +151,8 @@ pub(crate) fn recover<D: Disk>(disk: &mut D, identity: &Identity) -> Result<Foun
     let names = disk.list()?;
     let mut ordinals: Vec<u64> = names.iter().filter_map(|name| segment::ordinal(name)).collect();
     ordinals.sort_unstable();
-    let snapshot = read_snapshot(disk, identity, &names)?;
-    let covered = match &snapshot {
-        Some((_, _, state)) => covered(disk, identity, &ordinals, state.applied_index)?,
-        None => Vec::new(),
-    };
-    let mut replay = replay(disk, identity, &ordinals, covered)?;
+    let (snapshot, replay) = read_both(disk, identity, &names, &ordinals)?;
+    let mut replay = replay?;
     let (trim, mut stale) = (replay.trim.take(), std::mem::take(&mut replay.stale));
     let mut found =
         if replay.found.segments.is_empty() { Err(never_made(&snapshot)) } else { replay.finish(snapshot) };
@@ -168,6 +167,32 @@ pub(crate) fn recover<D: Disk>(disk: &mut D, identity: &Identity) -> Result<Foun
     }
     clean(disk, trim, stale)?;
     found
+}
+
+type Snapshot = Option<(String, u64, State)>;
+
+/// The snapshot and the log after it; beside a long snapshot the log is read on a thread of its own.
+fn read_both<'a, D: Disk>(
+    disk: &D,
+    identity: &'a Identity,
+    names: &[String],
+    ordinals: &[u64],
+) -> Result<(Snapshot, Result<Replay<'a>, OpenError>), OpenError> {
+    let index = names.iter().filter_map(|name| snapfile::index(name)).max();
+    let log = || {
+        let covered = index.map(|index| covered(disk, identity, ordinals, index)).transpose()?;
+        replay(disk, identity, ordinals, covered.unwrap_or_default())
+    };
+    let length = index.map(|index| disk.length(&snapfile::name(index))).transpose()?.unwrap_or(0);
+    if length < snapshot::APART {
+        return Ok((read_snapshot(disk, identity, index)?, log()));
+    }
+    thread::scope(|scope| {
+        let log = thread::Builder::new().name("log".into()).spawn_scoped(scope, log);
+        let log = log.map_err(|error| DiskError::new("reading", "the log beside the snapshot", error))?;
+        let snapshot = read_snapshot(disk, identity, index)?;
+        Ok((snapshot, log.join().unwrap_or_else(|panic| resume_unwind(panic))))
+    })
 }
 
 /// The oldest segments of which the snapshot at `index` leaves nothing that is needed: those that a running log drops one by one.
@@ -250,7 +275,7 @@ fn set_apart<D: Disk>(disk: &mut D, stale: &mut Vec<String>) -> Result<Vec<Strin
 }
 
 /// No segment: nothing was here, or creating it was interrupted, or everything but the snapshot is gone.
-fn never_made(snapshot: &Option<(String, u64, State)>) -> OpenError {
+fn never_made(snapshot: &Snapshot) -> OpenError {
     match snapshot {
         Some((file, sequence, _)) if *sequence > 0 => {
             corrupt(file, 0, "the snapshot is here but all log segments are missing")
@@ -400,7 +425,7 @@ impl Replay<'_> {
     }
 
     /// Joins log and snapshot.
-    fn finish(self, snapshot: Option<(String, u64, State)>) -> Result<Found, OpenError> {
+    fn finish(self, snapshot: Snapshot) -> Result<Found, OpenError> {
         let mut found = self.found;
         let end = found.segments.last().map(Segment::name).unwrap_or_default();
         let Some((file, sequence, state)) = snapshot else {
@@ -492,12 +517,8 @@ fn judge_tail(name: &str, at: usize, rest: &[u8], salt: u32, expected: u64) -> R
     }
 }
 
-fn read_snapshot<D: Disk>(
-    disk: &D,
-    identity: &Identity,
-    names: &[String],
-) -> Result<Option<(String, u64, State)>, OpenError> {
-    let Some(index) = names.iter().filter_map(|name| snapfile::index(name)).max() else {
+fn read_snapshot<D: Disk>(disk: &D, identity: &Identity, index: Option<u64>) -> Result<Snapshot, OpenError> {
+    let Some(index) = index else {
         return Ok(None);
     };
     let file = snapfile::name(index);

@@ -5,10 +5,13 @@
 
 use std::sync::Arc;
 
+use imbl::OrdSet;
+
 use super::{CHECKSUM_BYTES, FIRST_FORM, Head, SnapshotError, WITH_VERSION};
 use crate::codec::{self, CodecError, Part};
 use crate::command::Key;
 use crate::ids::SessionId;
+use crate::state::content::Content;
 use crate::state::history::History;
 use crate::state::sessions::{Session, SessionRecord};
 use crate::state::{ByKey, Change, Entry, State};
@@ -46,9 +49,28 @@ enum Place {
     Over,
 }
 
+/// The objects of a state that grows, in their order and with their sum.
+#[derive(Default)]
+pub(super) struct Objects {
+    ordered: OrdSet<ByKey>,
+    content: Content,
+}
+
+impl Objects {
+    pub(super) fn add(&mut self, entries: impl IntoIterator<Item = Entry>) {
+        for entry in entries {
+            self.content.put(&entry);
+            self.ordered.insert(ByKey(entry));
+        }
+    }
+}
+
 /// A state that grows.
 pub(crate) struct Decoder {
     state: State,
+    objects: Objects,
+    /// Not among the objects yet.
+    fresh: Vec<Entry>,
     place: Place,
     /// Not decoded yet: the begin of something longer, and the last bytes, which may be the checksum.
     buffer: Vec<u8>,
@@ -64,6 +86,8 @@ impl Decoder {
     pub(crate) fn new() -> Decoder {
         Decoder {
             state: State::default(),
+            objects: Objects::default(),
+            fresh: Vec::new(),
             place: Place::Form,
             buffer: Vec::new(),
             wanted: 0,
@@ -75,6 +99,17 @@ impl Decoder {
 
     /// Takes the next bytes.
     pub(crate) fn take(&mut self, bytes: &[u8]) {
+        self.parse(bytes);
+        self.objects.add(self.fresh.drain(..));
+    }
+
+    /// Takes the next bytes and gives out the objects in them: whoever asks adds them all up for `finish_with`.
+    pub(super) fn take_apart(&mut self, bytes: &[u8]) -> Vec<Entry> {
+        self.parse(bytes);
+        std::mem::take(&mut self.fresh)
+    }
+
+    fn parse(&mut self, bytes: &[u8]) {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.extend_from_slice(bytes);
         let end = buffer.len().saturating_sub(CHECKSUM_BYTES);
@@ -87,6 +122,12 @@ impl Decoder {
     /// What makes a state of these bytes impossible.
     pub(crate) fn error(&self) -> Option<&CodecError> {
         self.error.as_ref()
+    }
+
+    /// The state, once all bytes were taken apart, of the objects that were in them.
+    pub(super) fn finish_with(mut self, objects: Objects) -> Result<State, SnapshotError> {
+        self.objects = objects;
+        self.finish()
     }
 
     /// The state, once all bytes were taken.
@@ -102,7 +143,9 @@ impl Decoder {
         }
         match self.place {
             Place::Over if self.trailing > 0 => Err(CodecError::Trailing(self.trailing).into()),
-            Place::Over if self.state.members.is_sound() => Ok(self.state),
+            Place::Over if self.state.members.is_sound() => {
+                Ok(State { objects: self.objects.ordered, content: self.objects.content, ..self.state })
+            }
             Place::Over => Err(SnapshotError::Members),
             _ => Err(CodecError::Malformed("UnexpectedEnd: it ends before the state does".into()).into()),
         }
@@ -189,10 +232,7 @@ impl Decoder {
     fn item(&mut self, list: List, bytes: &[u8]) -> Result<Part<()>, CodecError> {
         let state = &mut self.state;
         Ok(match list {
-            List::Objects => codec::part::<Entry>(bytes)?.map(|entry| {
-                state.content.put(&entry);
-                state.objects.insert(ByKey(entry));
-            }),
+            List::Objects => codec::part::<Entry>(bytes)?.map(|entry| self.fresh.push(entry)),
             List::History => codec::part::<Change>(bytes)?.map(|change| state.history.push(change)),
             List::Sessions => codec::part::<(SessionId, SessionRecord)>(bytes)?.map(|(id, record)| {
                 state.sessions.insert(id, Session::from_record(record));

@@ -14,6 +14,7 @@ pub mod stream;
 
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -41,6 +42,8 @@ pub struct Access {
 pub(super) trait System {
     fn name(&self) -> &'static str;
     fn bed(&self) -> &Bed;
+    /// New keys of the load so far.
+    fn written(&self) -> &AtomicU64;
     /// A client of one host; called within the outside's network.
     fn connect(&self, host: usize) -> impl Future<Output = Result<Client, BenchError>>;
     /// Index of the host that leads.
@@ -91,9 +94,14 @@ pub fn run(directory: &Path, only: &[String]) -> Result<(), BenchError> {
         }
     }
     if wanted("memory") {
-        println!("resident MB after all that: ours {:.0?}", ours.memory());
+        memory("after all that", &ours);
         if let Some(etcd) = &etcd {
-            println!("resident MB after all that: etcd {:.0?}", etcd.memory());
+            memory("after all that", etcd);
+            // Rounds are equally long, so that the faster one holds more by now.
+            fill_up(&ours, etcd)?;
+            fill_up(etcd, &ours)?;
+            memory("with as many keys", &ours);
+            memory("with as many keys", etcd);
         }
     }
     if wanted("kills") {
@@ -101,6 +109,20 @@ pub fn run(directory: &Path, only: &[String]) -> Result<(), BenchError> {
         if let Some(etcd) = &etcd {
             kills::run(etcd)?;
         }
+    }
+    Ok(())
+}
+
+fn memory<S: System>(when: &str, system: &S) {
+    let keys = system.written().load(Ordering::Relaxed);
+    println!("resident MB {when}: {} {:.0?}, {keys} keys", system.name(), system.memory());
+}
+
+/// Has the one write, as in a round of many clients, until it holds as many keys as the other.
+fn fill_up<A: System + Sync, B: System>(one: &A, other: &B) -> Result<(), BenchError> {
+    let keys = |of: &AtomicU64| of.load(Ordering::Relaxed);
+    while keys(one.written()) < keys(other.written()) {
+        load::round(one, Work::Put, *CLIENTS.iter().max().unwrap_or(&1), Duration::from_secs(1))?;
     }
     Ok(())
 }

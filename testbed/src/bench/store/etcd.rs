@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 
 use agent::pki::Authority;
 
@@ -20,6 +21,7 @@ const DATA: &str = "/var/lib/skein";
 pub struct Etcd {
     bed: Bed,
     access: Access,
+    written: AtomicU64,
 }
 
 impl Etcd {
@@ -43,7 +45,11 @@ impl Etcd {
         }
         let client = authority.sign_client("bench", &[], now).map_err(failed)?;
         let tls = ours::client_tls(&authority.certificate, &client.certificate, &client.key, b"h2")?;
-        let etcd = Etcd { bed, access: Access { tls, server_name: None, port: CLIENT_PORT } };
+        let etcd = Etcd {
+            bed,
+            access: Access { tls, server_name: None, port: CLIENT_PORT },
+            written: AtomicU64::new(0),
+        };
         let limit = std::time::Duration::from_secs(30);
         let pause = std::time::Duration::from_millis(100);
         clock::poll(limit, pause, || etcd.leader().ok()).ok_or_else(|| BenchError::Late {
@@ -109,6 +115,10 @@ impl System for Etcd {
 
     fn bed(&self) -> &Bed {
         &self.bed
+    }
+
+    fn written(&self) -> &AtomicU64 {
+        &self.written
     }
 
     async fn connect(&self, host: usize) -> Result<Client, BenchError> {

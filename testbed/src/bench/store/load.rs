@@ -126,9 +126,12 @@ pub fn round<S: System + Sync>(
         }
         let (mut times, mut failed) = (Vec::new(), 0);
         while let Some(done) = tasks.join_next().await {
-            let (took, errors) = done.map_err(std::io::Error::other)?;
-            times.extend(took);
-            failed += errors;
+            let asked = done.map_err(std::io::Error::other)?;
+            times.extend(asked.times);
+            failed += asked.failed;
+            if work == Work::Put {
+                system.written().fetch_add(asked.succeeded, Ordering::Relaxed);
+            }
         }
         times.sort_unstable();
         Ok(Figures::of(&times, failed, length))
@@ -153,7 +156,7 @@ pub fn reads_beside_writes<S: System + Sync>(
         for number in 0..writers {
             tasks.spawn(ask(writing.clone(), Work::Put, (round, number as u64), from, until));
         }
-        let (mut times, failed) = ask(reading, Work::Read, (round, 0), from, until).await;
+        let Asked { mut times, failed, .. } = ask(reading, Work::Read, (round, 0), from, until).await;
         while tasks.join_next().await.is_some() {}
         times.sort_unstable();
         Ok(Figures::of(&times, failed, length))
@@ -171,15 +174,25 @@ fn read_key(number: u64) -> Vec<u8> {
     format!("stream/read/{:08}", number % READ_KEYS).into_bytes()
 }
 
-/// One client's loop: times in microseconds of what ended between `from` and `until`.
+/// What one client saw.
+#[derive(Default)]
+struct Asked {
+    /// In microseconds, of what ended in the measured time.
+    times: Vec<u32>,
+    failed: usize,
+    /// Before the measured time as well.
+    succeeded: u64,
+}
+
+/// One client's loop until `until`, measured from `from`.
 async fn ask(
     client: Client,
     work: Work,
     (round, number): (u64, u64),
     from: Instant,
     until: Instant,
-) -> (Vec<u32>, usize) {
-    let (mut times, mut failed) = (Vec::new(), 0);
+) -> Asked {
+    let mut asked = Asked::default();
     let value: Arc<[u8]> = (0..VALUE_BYTES).map(|at| (at as u64 ^ number) as u8).collect();
     for counter in 0.. {
         let begun = clock::now();
@@ -197,17 +210,18 @@ async fn ask(
             }
         };
         let ended = clock::now();
+        asked.succeeded += u64::from(done.is_ok());
         if ended >= until {
             break;
         }
         match done {
-            Ok(()) if ended >= from => times.push((ended - begun).as_micros() as u32),
+            Ok(()) if ended >= from => asked.times.push((ended - begun).as_micros() as u32),
             Ok(()) => {}
             Err(why) => {
                 tracing::debug!(%why, "a request failed");
-                failed += 1;
+                asked.failed += 1;
             }
         }
     }
-    (times, failed)
+    asked
 }

@@ -28,8 +28,7 @@ struct Measured {
 
 pub fn run(directory: &Path) -> Result<(), BenchError> {
     let cluster = Cluster::form_with("bench-observers", &directory.join("observers"), VOTERS + OBSERVERS)?;
-    let access = ours::access(&cluster.api(0))?;
-    let system = ours::Ours { cluster, access };
+    let system = ours::Ours::of(cluster)?;
     let shared = measure(&system, VOTERS)?;
     pin(&system, VOTERS, Some(0))?;
     let apart = measure(&system, VOTERS)?;

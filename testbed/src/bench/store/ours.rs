@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use agent::server::stream::protocol;
 use base64::Engine;
@@ -23,13 +24,19 @@ const API_PORT: u16 = 6443;
 pub struct Ours {
     pub cluster: Cluster,
     pub access: Access,
+    written: AtomicU64,
 }
 
 impl Ours {
     pub fn start(directory: &Path) -> Result<Ours, BenchError> {
         let cluster = Cluster::form("bench-ours", directory)?;
+        Ours::of(cluster)
+    }
+
+    /// A cluster that runs.
+    pub fn of(cluster: Cluster) -> Result<Ours, BenchError> {
         let access = access(&cluster.api(0))?;
-        Ok(Ours { cluster, access })
+        Ok(Ours { cluster, access, written: AtomicU64::new(0) })
     }
 }
 
@@ -57,6 +64,10 @@ impl System for Ours {
 
     fn bed(&self) -> &Bed {
         &self.cluster.bed
+    }
+
+    fn written(&self) -> &AtomicU64 {
+        &self.written
     }
 
     async fn connect(&self, host: usize) -> Result<Client, BenchError> {

@@ -235,18 +235,22 @@ fn subscriptions_are_refused_with_the_reason() {
 #[test]
 fn a_voter_feeds_few_and_sends_others_to_those_that_have_caught_up() {
     let store = Store::with(5);
-    let mut feeder = Feeder::default();
     let voter = || Stock { votes: true, ..store.stock(14) };
     let ask = |feeder: &mut Feeder, from: u64, place| {
         feeder.subscribe(Millis(1), (NodeId(from), 1), (FULL, place), &voter())
     };
-    for from in 0..limits::VOTER_FEEDS as u64 {
-        ask(&mut feeder, 100 + from, if from == 0 { Place::default() } else { at(14, 3) }).unwrap();
-    }
-    assert_eq!(ask(&mut feeder, 9, at(12, 3)), Err(Reason::Full));
-    said(&mut feeder, 1, &voter());
-    let others: Vec<NodeId> = (101..100 + limits::VOTER_FEEDS as u64).map(NodeId).collect();
-    assert_eq!(feeder.better(Reason::Full, &[NodeId(2)], 14), others, "100 has nothing yet");
+    let full = |place: fn(u64) -> Place| {
+        let mut feeder = Feeder::default();
+        let fed = (0..limits::VOTER_FEEDS as u64).map(|from| NodeId(100 + from));
+        fed.clone().for_each(|from| ask(&mut feeder, from.0, place(14)).unwrap());
+        assert_eq!(ask(&mut feeder, 9, at(12, 3)), Err(Reason::Full));
+        said(&mut feeder, 1, &voter());
+        (feeder, fed.collect::<Vec<_>>())
+    };
+    let (new, _) = full(|_| Place::default());
+    assert_eq!(new.better(Reason::Full, &[NodeId(2)], 14), [NodeId(2)], "those have nothing yet");
+    let (feeder, fed) = full(|index| at(index, 3));
+    assert_eq!(feeder.better(Reason::Full, &[NodeId(2)], 14), fed);
     assert_eq!(feeder.better(Reason::Behind, &[NodeId(2)], 14), [NodeId(2)]);
     assert_eq!(feeder.better(Reason::Full, &[NodeId(2)], 14 + limits::FEED_NAMED_LACKS + 1), [NodeId(2)]);
     assert_eq!(Feeder::default().better(Reason::Full, &[NodeId(2)], 14), [NodeId(2)]);

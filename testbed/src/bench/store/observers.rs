@@ -30,7 +30,7 @@ pub fn run(directory: &Path) -> Result<(), BenchError> {
     let cluster = Cluster::form_with("bench-observers", &directory.join("observers"), VOTERS + OBSERVERS)?;
     let system = ours::Ours::of(cluster)?;
     let shared = measure(&system, VOTERS)?;
-    pin(&system, VOTERS, Some(0))?;
+    pin(&system, VOTERS, Some(1))?;
     let apart = measure(&system, VOTERS)?;
     pin(&system, VOTERS, None)?;
     for host in system.cluster.bed.hosts().iter().skip(VOTERS) {
@@ -65,9 +65,28 @@ pub fn run(directory: &Path) -> Result<(), BenchError> {
         let reads = load::reads_beside_writes(&system, host, 16, ROUND)?;
         println!("linearizable reads at {who}, beside 16 writers: {reads}");
     }
-    pin(&system, all, Some(0))?;
+    pin(&system, all, Some(1))?;
     print("voters and load on one core, observers on the others", &apart, &measure(&system, all)?);
+    println!("{}", sources(&system, all)?);
     Ok(())
+}
+
+/// Who feeds the observers.
+fn sources(system: &ours::Ours, hosts: usize) -> Result<String, BenchError> {
+    let leader = system.leader()?;
+    let names: Vec<serde_json::Value> = (0..VOTERS)
+        .map(|index| Ok(system.cluster.status(index)?["node"].clone()))
+        .collect::<Result<_, BenchError>>()?;
+    let (mut by_leader, mut by_voters, mut by_others) = (0, 0, 0);
+    for index in VOTERS..hosts {
+        let from = &system.cluster.status(index)?["feed"]["from"];
+        match names.iter().position(|name| name == from) {
+            Some(voter) if voter == leader => by_leader += 1,
+            Some(_) => by_voters += 1,
+            None => by_others += 1,
+        }
+    }
+    Ok(format!("fed by the leader: {by_leader}, by other voters: {by_voters}, by observers: {by_others}"))
 }
 
 /// What the agents take that nobody asks anything: no small part of what they take beside writes.

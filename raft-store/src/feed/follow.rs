@@ -147,7 +147,8 @@ impl Follower {
             self.in_vain += 1;
         }
         self.remember_silence(now);
-        let rest_ms = self.to_leave(now, standing).or(moves.then_some(timing::FEED_RETRY_MS));
+        // Others are a moment behind the leader: it is not asked again before they have come to where this replica is.
+        let rest_ms = self.to_leave(now, standing).or(moves.then_some(timing::FEED_REST_MS));
         let left = rest_ms.map(|rest_ms| self.leave(now, rest_ms));
         let left = left.flatten();
         let asks = self.source.is_none() && needs(standing, left.is_some());

@@ -224,6 +224,19 @@ fn two_hundred_observers_are_fed_within_the_bounds_and_the_leader_stays_within_i
     within(&world);
 }
 
+#[test]
+fn a_leader_whose_followers_vote_feeds_nobody_for_long_however_much_is_written() {
+    let mut world = world(11, &[2, 3], &[]);
+    assert!(world.run_until(20_000, |w| all_fed(w, 4..=11)), "all find a feeder");
+    let (mut writes, begun) = (0, world.now);
+    while world.now < begun + 25_000 {
+        write(&mut world, writes + 1, writes + 20);
+        writes += 20;
+    }
+    let leader = world.leader().unwrap();
+    assert_eq!(world.status(leader).unwrap().feeds, 0, "after {writes} writes");
+}
+
 /// Writes so much that an observer which was cut off needs a state, of many pieces; then lets it ask, until some of them came.
 fn half_fed(world: &mut World, observer: u64) -> u64 {
     world.isolate(observer);

@@ -229,7 +229,7 @@ fn a_leader_whose_followers_vote_feeds_nobody_for_long_however_much_is_written()
     let mut world = world(11, &[2, 3], &[]);
     assert!(world.run_until(20_000, |w| all_fed(w, 4..=11)), "all find a feeder");
     let (mut writes, begun) = (0, world.now);
-    while world.now < begun + 25_000 {
+    while world.now < begun + 20_000 {
         write(&mut world, writes + 1, writes + 20);
         writes += 20;
     }

@@ -33,7 +33,7 @@ const CHECKSUM_BYTES: usize = 4;
 const READ: usize = 256 << 10;
 /// A state from this length on is read on one thread, decoded on the caller's (whose heap its objects are to be in) and put in order on
 /// another.
-pub(crate) const APART: u64 = 16 << 20;
+pub(crate) const APART: u64 = if cfg!(test) { 1 << 10 } else { 16 << 20 };
 /// Pieces that wait between two of these threads.
 const WAITING: usize = 4;
 
@@ -260,8 +260,9 @@ fn read_apart(mut pieces: Pieces<impl Read + Send>) -> Result<State, SnapshotErr
             let _ = empty.try_send(piece);
         }
         drop(decoded);
+        let objects = ordering.join().unwrap_or_else(|panic| resume_unwind(panic));
         reading.join().unwrap_or_else(|panic| resume_unwind(panic))?;
-        decoder.finish_with(ordering.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        decoder.finish_with(objects)
     })
 }
 

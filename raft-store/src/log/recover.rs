@@ -3,6 +3,7 @@
 //! and is never repaired here.
 //! Must not write, except to cut and to remove what an interrupted creation left.
 
+use std::io;
 use std::panic::resume_unwind;
 use std::thread;
 
@@ -190,8 +191,9 @@ fn read_both<'a, D: Disk>(
     thread::scope(|scope| {
         let log = thread::Builder::new().name("log".into()).spawn_scoped(scope, log);
         let log = log.map_err(|error| DiskError::new("reading", "the log beside the snapshot", error))?;
-        let snapshot = read_snapshot(disk, identity, index)?;
-        Ok((snapshot, log.join().unwrap_or_else(|panic| resume_unwind(panic))))
+        let snapshot = read_snapshot(disk, identity, index);
+        let log = log.join().unwrap_or_else(|panic| resume_unwind(panic));
+        Ok((snapshot?, log))
     })
 }
 
@@ -533,6 +535,10 @@ fn read_snapshot<D: Disk>(disk: &D, identity: &Identity, index: Option<u64>) -> 
         Ok(_) => Err(corrupt(&file, 0, "the snapshot is not the one its name says")),
         Err(snapshot::SnapshotError::Codec(crate::codec::CodecError::Version(version))) => {
             Err(OpenError::NewerVersion { file, version: u32::from(version) })
+        }
+        // Which says nothing of what is there.
+        Err(snapshot::SnapshotError::Read(why)) => {
+            Err(DiskError::new("reading", &file, io::Error::other(why)).into())
         }
         Err(_) => Err(corrupt(&file, snapfile::HEADER_BYTES, "the snapshot's checksum or body is wrong")),
     }

@@ -122,7 +122,12 @@ fn memory<S: System>(when: &str, system: &S) {
 fn fill_up<A: System + Sync, B: System>(one: &A, other: &B) -> Result<(), BenchError> {
     let keys = |of: &AtomicU64| of.load(Ordering::Relaxed);
     while keys(one.written()) < keys(other.written()) {
+        let before = keys(one.written());
         load::round(one, Work::Put, *CLIENTS.iter().max().unwrap_or(&1), Duration::from_secs(1))?;
+        if keys(one.written()) == before {
+            let why = format!("{} takes no writes any more, at {before} keys", one.name());
+            return Err(BenchError::Io(std::io::Error::other(why)));
+        }
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! What machines that do not vote cost the leader: the write rate with none of them and with twenty, and what CPU a write costs whom.
 //!
 //! Decides how many there are. Ours only. All of them share one machine, so that their own work weighs on the figure too: therefore it is
-//! measured a second time with the voters and the load on the first core and the observers on the others. There a host's packets are received on its
-//! own core, as a machine receives its own (`rps_cpus`): on a virtual wire it is the sender's core that carries them to the other end's socket. Observers keep their
+//! measured a second time with the voters and the load on one core and the observers on the others: on the one that serves the disk's interrupts,
+//! as a machine serves its own, or each sync waits for what the observers do. There a host's packets are received on its own core, as a machine receives its own (`rps_cpus`): on a virtual wire it is the sender's core that carries them to the other end's socket. Observers keep their
 //! data in memory (a tmpfs of the host's own): twenty machines have disks of their own, and on one disk a voter's sync waits for theirs.
 
 use std::io;
@@ -30,7 +30,8 @@ pub fn run(directory: &Path) -> Result<(), BenchError> {
     let cluster = Cluster::form_with("bench-observers", &directory.join("observers"), VOTERS + OBSERVERS)?;
     let system = ours::Ours::of(cluster)?;
     let shared = measure(&system, VOTERS)?;
-    pin(&system, VOTERS, Some(1))?;
+    let core = disk_core();
+    pin(&system, VOTERS, Some(core))?;
     let apart = measure(&system, VOTERS)?;
     pin(&system, VOTERS, None)?;
     for host in system.cluster.bed.hosts().iter().skip(VOTERS) {
@@ -65,7 +66,7 @@ pub fn run(directory: &Path) -> Result<(), BenchError> {
         let reads = load::reads_beside_writes(&system, host, 16, ROUND)?;
         println!("linearizable reads at {who}, beside 16 writers: {reads}");
     }
-    pin(&system, all, Some(1))?;
+    pin(&system, all, Some(core))?;
     print("voters and load on one core, observers on the others", &apart, &measure(&system, all)?);
     println!("{}", sources(&system, all)?);
     Ok(())
@@ -131,6 +132,22 @@ fn measure(system: &ours::Ours, hosts: usize) -> Result<Vec<Measured>, BenchErro
         Ok(Measured { figures: load::median(rounds), cpu })
     });
     each.collect()
+}
+
+/// The core that served most of the disks' interrupts so far.
+fn disk_core() -> usize {
+    let text = std::fs::read_to_string("/proc/interrupts").unwrap_or_default();
+    let is_disk = |line: &&str| ["nvme", "-req.", "ahci"].iter().any(|kind| line.contains(kind));
+    let mut served = Vec::<u64>::new();
+    for line in text.lines().filter(is_disk) {
+        for (core, count) in
+            line.split_whitespace().skip(1).map_while(|count| count.parse::<u64>().ok()).enumerate()
+        {
+            served.resize(served.len().max(core + 1), 0);
+            served[core] += count;
+        }
+    }
+    (0..served.len()).max_by_key(|core| served[*core]).unwrap_or(0)
 }
 
 /// Keeps voters and load on one core and the observers on the others, or lets all run everywhere again.

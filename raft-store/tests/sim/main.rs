@@ -11,6 +11,7 @@ mod feeds;
 mod harm;
 #[cfg(feature = "planted-bugs")]
 mod planted;
+mod power;
 mod scenarios;
 mod speed;
 mod upgrades;

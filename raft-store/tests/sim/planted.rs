@@ -9,8 +9,8 @@ use raft_store::consistency::compare;
 use raft_store::planted::{Bug, plant};
 
 use crate::chaos::run;
-use crate::scenarios;
 use crate::world::World;
+use crate::{power, scenarios};
 
 /// Seeds tried before a bug counts as not found, and the length of each run.
 const SEEDS: u64 = 100;
@@ -20,8 +20,8 @@ const CHAOS_MS: u64 = 20_000;
 const NAMED: [(&str, fn()); 4] = [
     ("rolled back", scenarios::a_rolled_back_disk_stops_its_replica),
     ("rotten bit", scenarios::a_rotten_bit_in_the_log_is_no_torn_tail),
-    ("members and a power cut", scenarios::members_that_applied_are_not_forgotten_by_a_power_cut),
-    ("a vote and a power cut", scenarios::a_vote_is_not_given_twice_over_a_power_cut),
+    ("members and a power cut", power::members_that_applied_are_not_forgotten_by_a_power_cut),
+    ("a vote and a power cut", power::a_vote_is_not_given_twice_over_a_power_cut),
 ];
 
 enum Story {

@@ -238,7 +238,6 @@ fn read_apart(mut pieces: Pieces<impl Read + Send>) -> Result<State, SnapshotErr
     let (decoded, to_order) = sync_channel::<Vec<Entry>>(WAITING);
     thread::scope(|scope| {
         let reading = thread::Builder::new().name("read".into()).spawn_scoped(scope, move || {
-            // Whoever decodes goes only when this has.
             loop {
                 let mut piece = to_fill.try_recv().unwrap_or_default();
                 if !pieces.read(&mut piece)? || full.send(piece).is_err() {

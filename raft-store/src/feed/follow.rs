@@ -145,15 +145,15 @@ impl Follower {
             let wait_ms = (timing::FEED_SETTLED_MS << self.in_vain.min(8)).min(timing::FEED_SHUN_MS);
             self.better_from = Millis(now.0 + wait_ms);
             self.in_vain += 1;
-            // Others are a moment behind, and soon no more: until then nobody comes to hang on the leader that has left another.
-            if let Some(leader) = leader {
-                self.not_before.insert(leader, Millis(now.0 + timing::FEED_REST_MS));
-            }
         }
         self.remember_silence(now);
-        let rest_ms = self.to_leave(now, standing).or(moves.then_some(timing::FEED_REST_MS));
+        let rest_ms = self.to_leave(now, standing).or(moves.then_some(timing::FEED_RETRY_MS));
         let left = rest_ms.map(|rest_ms| self.leave(now, rest_ms));
         let left = left.flatten();
+        // Others are a moment behind, and soon no more: until then nobody that looked for better comes to hang on the leader.
+        if moves && let Some(leader) = leader {
+            self.not_before.insert(leader, Millis(now.0 + timing::FEED_REST_MS));
+        }
         let asks = self.source.is_none() && needs(standing, left.is_some());
         Look { left, asked: asks.then(|| self.ask(now, voters, leader)).flatten() }
     }

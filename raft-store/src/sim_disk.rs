@@ -1,5 +1,5 @@
 //! Decides how a bad disk behaves, for tests and the simulator: it can lose what was not synced, tear it by sectors,
-//! flip bits, fail syncs and run full. Everything it does follows from the calls and the seed.
+//! flip bits, fail syncs and reads, and run full. Everything it does follows from the calls and the seed.
 //! Must not be kinder than a real disk: unsynced names are lost too.
 
 use std::collections::BTreeMap;
@@ -27,6 +27,8 @@ struct Platter {
     syncs: u64,
     syncs_until_failure: Option<u64>,
     steps_until_failure: Option<u64>,
+    reads_until_failure: Option<u64>,
+    read_failed: bool,
     failed_at: Option<String>,
     capacity: Option<u64>,
 }
@@ -73,6 +75,13 @@ impl MemDisk {
         let mut platter = self.platter();
         platter.steps_until_failure = after;
         platter.failed_at = None;
+    }
+
+    /// The `after`-th read from now (0 = the next) fails, as do all later ones; `None` heals. Whether one has failed since the last call.
+    pub fn fail_read(&self, after: Option<u64>) -> bool {
+        let mut platter = self.platter();
+        platter.reads_until_failure = after;
+        std::mem::take(&mut platter.read_failed)
     }
 
     /// At which step `fail_step` struck: the operation and the kind of file.
@@ -175,6 +184,19 @@ impl Platter {
         Ok(())
     }
 
+    /// The bytes that a read answers with.
+    fn to_read(&mut self, name: &str) -> Result<&[u8], DiskError> {
+        match &mut self.reads_until_failure {
+            Some(0) => {
+                self.read_failed = true;
+                return Err(DiskError::new("reading", name, io::Error::other("input/output error")));
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        self.inode("reading", name).map(|inode| inode.current.as_slice())
+    }
+
     fn count_sync(&mut self, name: &str) -> Result<(), DiskError> {
         match &mut self.syncs_until_failure {
             Some(0) => return Err(DiskError::new("sync", name, io::Error::other("input/output error"))),
@@ -263,7 +285,7 @@ impl Disk for MemDisk {
     }
 
     fn read(&self, name: &str) -> Result<Vec<u8>, DiskError> {
-        self.platter().inode("reading", name).map(|inode| inode.current.clone())
+        self.platter().to_read(name).map(<[u8]>::to_vec)
     }
 
     fn length(&self, name: &str) -> Result<u64, DiskError> {
@@ -272,7 +294,7 @@ impl Disk for MemDisk {
 
     fn read_at(&self, name: &str, offset: u64, into: &mut [u8]) -> Result<usize, DiskError> {
         let mut platter = self.platter();
-        let bytes = &platter.inode("reading", name)?.current;
+        let bytes = platter.to_read(name)?;
         let from = usize::try_from(offset).map_or(bytes.len(), |offset| offset.min(bytes.len()));
         let count = into.len().min(bytes.len() - from);
         into[..count].copy_from_slice(&bytes[from..from + count]);

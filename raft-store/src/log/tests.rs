@@ -208,17 +208,50 @@ fn a_snapshot_keeps_ahead_of_the_log_that_grows_meanwhile() {
     assert_eq!(writing.pace(100, 9_000), 1_600, "a step has an end");
 }
 
-#[test]
-fn how_big_the_snapshot_is_is_known_after_a_start() {
-    let disk = MemDisk::new();
-    let mut log = log_with(&disk, 5);
+/// More than is read on the caller's thread alone.
+fn state_of_many(applied_index: u64) -> State {
     let many = (0..500u64).map(|n| {
         let revision = crate::ids::Revision(n);
         let key = format!("k{n:03}");
         crate::state::ByKey(crate::state::Entry::new(key.as_bytes(), &[7; 100], revision, revision))
     });
-    let objects = many.collect();
-    let state = State { applied_index: 5, applied_term: 2, objects, ..State::first(NodeId(9)) };
+    State { applied_index, applied_term: 2, objects: many.collect(), ..State::first(NodeId(9)) }
+}
+
+#[test]
+fn what_cannot_be_read_is_not_taken_for_damage() {
+    for state in [State { applied_index: 30, applied_term: 2, ..State::first(NodeId(9)) }, state_of_many(30)]
+    {
+        let disk = MemDisk::new();
+        let mut log = log_with(&disk, 40);
+        save_snapshot(&mut log, &state, 40).unwrap();
+        drop(log);
+        let before = disk.image();
+        let same = |name: &String| disk.read(name).unwrap() == before.read(name).unwrap();
+        let mut files = std::collections::BTreeSet::new();
+        for reads in 0.. {
+            disk.fail_read(Some(reads));
+            let found = reopen(&disk);
+            if !disk.fail_read(None) {
+                assert_eq!(found.unwrap().last, (40, 2), "no read failed, so all are tried");
+                break;
+            }
+            match found {
+                Err(OpenError::Disk(error)) => files.insert(error.file),
+                other => panic!("read {reads}: {:?}", other.err()),
+            };
+            assert!(disk.list().unwrap().iter().all(same), "nothing was changed");
+        }
+        assert!(files.iter().any(|file| file.starts_with("snap-")), "{files:?}");
+        assert!(files.iter().any(|file| segment::ordinal(file).is_some()), "{files:?}");
+    }
+}
+
+#[test]
+fn how_big_the_snapshot_is_is_known_after_a_start() {
+    let disk = MemDisk::new();
+    let mut log = log_with(&disk, 5);
+    let state = state_of_many(5);
     save_snapshot(&mut log, &state, 5).unwrap();
     let length = log.snapshot_bytes;
     assert!(length > 50_000);

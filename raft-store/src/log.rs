@@ -88,7 +88,7 @@ struct WrittenBatch {
 const RESERVE: &str = "reserve";
 
 impl<D: Disk> Log<D> {
-    /// Starts a log after what `recovered` found: always in a new segment, so old bytes are never written over.
+    /// Starts a log after what `recovered` found, once that is durable: always in a new segment, so old bytes are never written over.
     pub(crate) fn start(
         disk: D,
         identity: Identity,
@@ -118,6 +118,7 @@ impl<D: Disk> Log<D> {
             pressed: false,
             rng: SmallRng::seed_from_u64(seed ^ recovered.next_sequence),
         };
+        log.secure_last()?;
         log.new_segment(0)?;
         log.relieve()?;
         Ok(log)
@@ -144,18 +145,37 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Makes a segment's file. A full disk gives up the reserve for it.
-    fn create_segment(&mut self, name: &str, length: u64) -> Result<(), LogError> {
-        match self.disk.create(name, length) {
+    /// Does what needs room. A full disk gives up the reserve for it.
+    fn with_room(&mut self, act: impl Fn(&mut D) -> Result<(), DiskError>) -> Result<(), LogError> {
+        match act(&mut self.disk) {
             Err(error) if error.is_full() && self.disk.list()?.iter().any(|name| name == RESERVE) => {
                 tracing::error!("the disk is full: the store takes no more writes until there is room");
                 self.pressed = true;
                 self.disk.remove(RESERVE)?;
                 self.disk.sync_dir()?;
-                Ok(self.disk.create(name, length)?)
+                Ok(act(&mut self.disk)?)
             }
-            made => Ok(made?),
+            done => Ok(done?),
         }
+    }
+
+    /// What was read may never have reached the disk: a process that is killed between write and sync leaves its last batch in the page
+    /// cache, and after a sync that failed it stays there as if it were durable (docs/decisions/0122). So the last segment, which alone
+    /// can hold such bytes, is written anew, up to where it counts, and put in place of the one that was found.
+    fn secure_last(&mut self) -> Result<(), LogError> {
+        let Some(last) = self.segments.last() else { return Ok(()) };
+        let (name, length) = (last.name(), last.length);
+        if planted!(ReadCountsAsDurable) {
+            self.disk.truncate(&name, length)?;
+            return Ok(self.disk.sync(&name)?);
+        }
+        let mut bytes = self.disk.read(&name)?;
+        bytes.truncate(usize::try_from(length).unwrap_or(usize::MAX));
+        self.disk.create(segment::TEMPORARY, 0)?;
+        self.with_room(|disk| disk.write_at(segment::TEMPORARY, 0, &bytes))?;
+        self.disk.sync(segment::TEMPORARY)?;
+        self.disk.rename(segment::TEMPORARY, &name)?;
+        Ok(self.disk.sync_dir()?)
     }
 
     /// Starts the log of a store that is being made: its first batch holds the hard state. A state to begin with is
@@ -460,7 +480,7 @@ impl<D: Disk> Log<D> {
             length: self.segment_bytes.max(segment::HEADER_BYTES as u64 + at_least),
         };
         let name = segment.name();
-        self.create_segment(&name, segment.length)?;
+        self.with_room(|disk| disk.create(&name, segment.length))?;
         self.disk.write_at(&name, 0, &segment.encode_header(&self.identity))?;
         self.disk.sync(&name)?;
         if !planted!(SegmentNameNotSynced) {

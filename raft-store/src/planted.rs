@@ -18,6 +18,8 @@ pub enum Bug {
     BatchNotSynced,
     /// A batch counts as durable though its sync failed.
     SyncErrorIgnored,
+    /// A start takes what it can read for durable.
+    ReadCountsAsDurable,
     /// A new segment's name is not made durable.
     SegmentNameNotSynced,
     /// A snapshot is renamed into place before its bytes are durable.
@@ -84,12 +86,13 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 36] = [
+    pub const ALL: [Bug; 37] = [
         Bug::VoteBeforeSync,
         Bug::AppendAckBeforeSync,
         Bug::VoteNotWritten,
         Bug::BatchNotSynced,
         Bug::SyncErrorIgnored,
+        Bug::ReadCountsAsDurable,
         Bug::SegmentNameNotSynced,
         Bug::SnapshotNotSynced,
         Bug::SegmentsDroppedEarly,

@@ -71,8 +71,8 @@ pub struct Rescued {
 }
 
 impl Rescued {
-    /// Reads a stopped replica's disk: the snapshot, and the whole log after it, with the tail that was not confirmed. The disk
-    /// is not written, except for a torn tail that is cut.
+    /// Reads a stopped replica's disk: the snapshot, and the whole log after it, with the tail that was not confirmed. Of the
+    /// disk only goes what was interrupted.
     pub fn read<D: Disk>(disk: &mut D, config: &Config) -> Result<Rescued, RescueError> {
         let identity = Identity { cluster: config.cluster, node: config.id };
         let mut found = recover::recover(disk, &identity)?;

@@ -1,5 +1,6 @@
 //! Decides how a bad disk behaves, for tests and the simulator: it can lose what was not synced, tear it by sectors,
-//! flip bits, fail syncs and reads, and run full. Everything it does follows from the calls and the seed.
+//! flip bits, fail syncs and reads, and run full. A killed process loses nothing of it: what it wrote is there to be read, durable or
+//! not. After a failed sync that is so for ever: the system takes it for written (Rebello et al., USENIX ATC 2020). Everything it does follows from the calls and the seed.
 //! Must not be kinder than a real disk: unsynced names are lost too.
 
 use std::collections::BTreeMap;
@@ -55,13 +56,6 @@ impl MemDisk {
     /// Power cut: of what was not synced each sector, and of the unsynced name changes a first part, may survive.
     pub fn crash(&self, seed: u64) {
         self.platter().crash(&mut SmallRng::seed_from_u64(seed));
-    }
-
-    /// Power cut that keeps everything: what a killed process leaves behind.
-    pub fn kill(&self) {
-        let mut platter = self.platter();
-        platter.files.values_mut().for_each(Inode::settle);
-        platter.settle_names();
     }
 
     /// The `after`-th sync from now (0 = the next) fails, as do all later ones; `None` heals.
@@ -209,6 +203,11 @@ impl Platter {
 }
 
 impl Inode {
+    /// A sync failed: what was to be written counts as written, and is not.
+    fn forget_pending(&mut self) {
+        self.pending.clear();
+    }
+
     fn settle(&mut self) {
         for pending in std::mem::take(&mut self.pending) {
             pending.perform(&mut self.durable, |_| true);
@@ -316,10 +315,13 @@ impl Disk for MemDisk {
 
     fn sync(&mut self, name: &str) -> Result<(), DiskError> {
         let mut platter = self.platter();
-        platter.step("sync", name)?;
-        platter.count_sync(name)?;
-        platter.inode("sync", name)?.settle();
-        Ok(())
+        let synced = platter.step("sync", name).and_then(|()| platter.count_sync(name));
+        let inode = platter.inode("sync", name)?;
+        match &synced {
+            Ok(()) => inode.settle(),
+            Err(_) => inode.forget_pending(),
+        }
+        synced
     }
 
     fn truncate(&mut self, name: &str, length: u64) -> Result<(), DiskError> {

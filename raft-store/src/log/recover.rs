@@ -1,7 +1,7 @@
-//! Decides what a log that was found on disk means: which batches count, where a torn tail is cut, and what is
+//! Decides what a log that was found on disk means: which batches count, where a torn tail ends it, and what is
 //! corruption. An incomplete last batch is torn, whatever lies inside it; anything else that is wrong is corruption
 //! and is never repaired here.
-//! Must not write, except to cut and to remove what an interrupted creation left.
+//! Must not write, except to remove what was interrupted. That what it read is durable, `Log::start` makes sure of.
 
 use std::io;
 use std::panic::resume_unwind;
@@ -127,7 +127,7 @@ pub(crate) struct Found {
     pub(crate) going: Vec<String>,
     pub(crate) log_bytes: u64,
     pub(crate) state: Option<State>,
-    /// Bytes of a torn tail that were cut.
+    /// Where a torn tail begins, which does not count.
     pub(crate) cut: Option<(String, u64)>,
 }
 
@@ -147,14 +147,14 @@ pub(crate) fn expect_empty<D: Disk>(disk: &D) -> Result<(), OpenError> {
     }
 }
 
-/// Reads everything, cuts a torn tail, removes leftovers.
+/// Reads everything, and removes leftovers.
 pub(crate) fn recover<D: Disk>(disk: &mut D, identity: &Identity) -> Result<Found, OpenError> {
     let names = disk.list()?;
     let mut ordinals: Vec<u64> = names.iter().filter_map(|name| segment::ordinal(name)).collect();
     ordinals.sort_unstable();
     let (snapshot, replay) = read_both(disk, identity, &names, &ordinals)?;
     let mut replay = replay?;
-    let (trim, mut stale) = (replay.trim.take(), std::mem::take(&mut replay.stale));
+    let mut stale = std::mem::take(&mut replay.stale);
     let mut found =
         if replay.found.segments.is_empty() { Err(never_made(&snapshot)) } else { replay.finish(snapshot) };
     if matches!(&found, Err(error) if !matches!(error, OpenError::Empty)) {
@@ -166,7 +166,7 @@ pub(crate) fn recover<D: Disk>(disk: &mut D, identity: &Identity) -> Result<Foun
         found.going = set_apart(disk, &mut stale)?;
         found.snapshot_bytes = if index == 0 { 0 } else { disk.length(&snapfile::name(index))? };
     }
-    clean(disk, trim, stale)?;
+    clean(disk, stale)?;
     found
 }
 
@@ -237,7 +237,7 @@ fn replay<'a, D: Disk>(
     mut covered: Vec<Segment>,
 ) -> Result<Replay<'a>, OpenError> {
     loop {
-        let mut replay = Replay { found: Found::nothing(), identity, trim: None, stale: Vec::new() };
+        let mut replay = Replay { found: Found::nothing(), identity, stale: Vec::new() };
         let last = ordinals.last().copied();
         for ordinal in ordinals.iter().skip(covered.len()) {
             replay.segment(disk, *ordinal, Some(*ordinal) == last)?;
@@ -286,11 +286,9 @@ fn never_made(snapshot: &Snapshot) -> OpenError {
     }
 }
 
-fn clean<D: Disk>(disk: &mut D, trim: Option<(String, u64)>, stale: Vec<String>) -> Result<(), OpenError> {
-    if let Some((name, length)) = trim {
-        disk.truncate(&name, length)?;
-        disk.sync(&name)?;
-    }
+/// Names first: a process may have died between a rename and its sync, and what the new name replaced is about to go.
+fn clean<D: Disk>(disk: &mut D, stale: Vec<String>) -> Result<(), OpenError> {
+    disk.sync_dir()?;
     if stale.is_empty() {
         return Ok(());
     }
@@ -299,14 +297,13 @@ fn clean<D: Disk>(disk: &mut D, trim: Option<(String, u64)>, stale: Vec<String>)
 }
 
 fn is_leftover(name: &str, snapshot: u64) -> bool {
-    [snapfile::TEMPORARY, snapfile::OLD, fedfile::TEMPORARY].contains(&name)
+    [snapfile::TEMPORARY, snapfile::OLD, fedfile::TEMPORARY, segment::TEMPORARY].contains(&name)
         || snapfile::index(name).is_some_and(|index| index != snapshot)
 }
 
 struct Replay<'a> {
     found: Found,
     identity: &'a Identity,
-    trim: Option<(String, u64)>,
     stale: Vec<String>,
 }
 
@@ -321,9 +318,6 @@ impl Replay<'_> {
         self.enter(&name, &header)?;
         let end = self.batches(&name, &header, &bytes, is_last)?;
         self.found.log_bytes += end as u64;
-        if is_last && end < bytes.len() {
-            self.trim = Some((name, end as u64));
-        }
         self.found.segments.push(Segment { length: end as u64, ..header });
         Ok(())
     }

@@ -6,6 +6,8 @@ use super::identity::{Identity, PREFIX_BYTES, array};
 /// Bytes before the first batch: one sector.
 pub(crate) const HEADER_BYTES: usize = 512;
 pub(crate) const MAGIC: &[u8; 8] = b"skeinlog";
+/// The last segment of the start before, while it is written anew.
+pub(crate) const TEMPORARY: &str = "log.new";
 const FIELDS_BYTES: usize = PREFIX_BYTES + 6 * 8 + 32;
 
 /// One log file.

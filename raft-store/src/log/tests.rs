@@ -220,6 +220,8 @@ fn state_of_many(applied_index: u64) -> State {
 
 #[test]
 fn what_cannot_be_read_is_not_taken_for_damage() {
+    // Of a small state all reads come one after the other, of a big one the log's come beside it.
+    let mut files = std::collections::BTreeSet::new();
     for state in [State { applied_index: 30, applied_term: 2, ..State::first(NodeId(9)) }, state_of_many(30)]
     {
         let disk = MemDisk::new();
@@ -228,7 +230,6 @@ fn what_cannot_be_read_is_not_taken_for_damage() {
         drop(log);
         let before = disk.image();
         let same = |name: &String| disk.read(name).unwrap() == before.read(name).unwrap();
-        let mut files = std::collections::BTreeSet::new();
         for reads in 0.. {
             disk.fail_read(Some(reads));
             let found = reopen(&disk);
@@ -242,9 +243,9 @@ fn what_cannot_be_read_is_not_taken_for_damage() {
             };
             assert!(disk.list().unwrap().iter().all(same), "nothing was changed");
         }
-        assert!(files.iter().any(|file| file.starts_with("snap-")), "{files:?}");
-        assert!(files.iter().any(|file| segment::ordinal(file).is_some()), "{files:?}");
     }
+    assert!(files.iter().any(|file| file.starts_with("snap-")), "{files:?}");
+    assert!(files.iter().any(|file| segment::ordinal(file).is_some()), "{files:?}");
 }
 
 #[test]
@@ -380,6 +381,56 @@ fn a_failed_sync_gives_out_no_promise() {
     let error = log.append(batch(5, vec![entry(6, 2, 40)])).unwrap_err();
     assert!(matches!(error, LogError::Disk(_)));
     assert_eq!((log.last, log.hard_state.commit), ((5, 2), 4), "nothing counts as durable");
+}
+
+/// A process that ended between a write and its sync, or after one that failed, left a batch that is read and is not durable.
+#[test]
+fn what_was_found_is_durable_once_the_log_is_started() {
+    for failed in [false, true] {
+        // A batch as long as its segment leaves no tail to cut either.
+        for size in [40, 3 * SEGMENT as usize] {
+            let disk = MemDisk::new();
+            let mut log = log_with(&disk, 5);
+            let last = batch(5, vec![entry(6, 2, size)]);
+            match failed {
+                true => {
+                    // A longer batch begins a segment of its own first, which takes three syncs.
+                    disk.fail_sync(Some(if log.fits(&last) { 0 } else { 3 }));
+                    log.append(last).unwrap_err();
+                    disk.fail_sync(None);
+                }
+                false => drop(log.write_batch(last).unwrap()),
+            }
+            drop(log);
+            let found = reopen(&disk).unwrap();
+            assert_eq!(found.last, (6, 2), "it is read, {size} bytes");
+            drop(Log::start(disk.clone(), OURS, SEGMENT, 6, found).unwrap());
+            disk.crash(1);
+            assert_eq!(reopen(&disk).unwrap().last, (6, 2), "and stays, {size} bytes, failed: {failed}");
+        }
+    }
+}
+
+#[test]
+fn a_crash_at_any_point_of_a_start_loses_nothing() {
+    for seed in 0..30 {
+        for step in 0..20 {
+            let disk = MemDisk::new();
+            let mut log = log_with(&disk, 20);
+            disk.fail_sync(Some(0));
+            log.append(batch(20, vec![entry(21, 2, 40)])).unwrap_err();
+            disk.fail_sync(None);
+            drop(log);
+            disk.fail_step(Some(step));
+            let started =
+                reopen(&disk).map(|found| Log::start(disk.clone(), OURS, SEGMENT, 6, found).map(drop));
+            disk.fail_step(None);
+            disk.crash(seed);
+            let found = reopen(&disk).unwrap_or_else(|error| panic!("seed {seed}, step {step}: {error}"));
+            let kept = if matches!(started, Ok(Ok(()))) { 21..=21 } else { 20..=21 };
+            assert!(kept.contains(&found.last.0), "seed {seed}, step {step}: {:?}", found.last);
+        }
+    }
 }
 
 #[test]

@@ -23,6 +23,7 @@ pub struct Mix {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Harm {
     Crash,
+    Kill,
     CrashAfterOutbox,
     CrashAll,
     DieAtStep,
@@ -47,6 +48,7 @@ impl Mix {
         let mut weight = |harm: Harm, most: u32| (rng.random_range(0..=most), harm);
         let weights = vec![
             weight(Harm::Crash, 3),
+            weight(Harm::Kill, 2),
             weight(Harm::CrashAfterOutbox, 2),
             weight(Harm::CrashAll, 1),
             weight(Harm::DieAtStep, 3),
@@ -102,6 +104,10 @@ impl Mix {
         }
         match harm {
             Harm::Crash => crash_and_restart(world, id),
+            Harm::Kill => {
+                world.kill(id);
+                restart_soon(world, id);
+            }
             Harm::CrashAfterOutbox => {
                 world.crash_after_outbox(id);
                 crash_and_restart(world, id);
@@ -158,6 +164,10 @@ impl Mix {
 
 fn crash_and_restart(world: &mut World, id: u64) {
     world.crash(id);
+    restart_soon(world, id);
+}
+
+fn restart_soon(world: &mut World, id: u64) {
     let back = world.now + world.rng.random_range(1..800);
     world.at(back, Event::Restart(id));
 }

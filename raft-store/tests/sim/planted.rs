@@ -17,10 +17,12 @@ const SEEDS: u64 = 100;
 const CHAOS_MS: u64 = 20_000;
 
 /// What needs a long chain of accidents, or harm that no replica must survive. Tried first: seeds may look for it in vain, for a minute.
-const NAMED: [(&str, fn()); 4] = [
+const NAMED: [(&str, fn()); 6] = [
     ("rolled back", scenarios::a_rolled_back_disk_stops_its_replica),
     ("rotten bit", scenarios::a_rotten_bit_in_the_log_is_no_torn_tail),
     ("members and a power cut", power::members_that_applied_are_not_forgotten_by_a_power_cut),
+    ("a failed sync", power::what_a_failed_sync_left_is_durable_before_it_counts),
+    ("a snapshot lost", power::a_snapshot_that_its_receiver_did_not_live_to_take_is_sent_again),
     ("a vote and a power cut", power::a_vote_is_not_given_twice_over_a_power_cut),
 ];
 

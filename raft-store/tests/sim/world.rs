@@ -2,6 +2,7 @@
 
 mod growth;
 mod net;
+mod process;
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -429,25 +430,6 @@ impl World {
         }
     }
 
-    /// The disk failed where `fail_step` said: the process ends, the machine with it.
-    fn died_at_a_step(&mut self, id: u64) {
-        let step = self.nodes[&id].disk.failed_at().unwrap_or_else(|| "anything more on a full disk".into());
-        self.count(&format!("death before {step}"));
-        self.nodes[&id].disk.fail_step(None);
-        self.crash(id);
-        let back = self.now + self.rng.random_range(1..800);
-        self.at(back, Event::Restart(id));
-    }
-
-    /// The early messages leave, then the power goes: `advance` never happens.
-    pub fn crash_after_outbox(&mut self, id: u64) {
-        let now = self.clock(id);
-        let Some(replica) = &mut self.nodes.get_mut(&id).unwrap().replica else { return };
-        let effects = replica.outbox(now);
-        effects.into_iter().for_each(|effect| self.effect(id, effect));
-        self.crash(id);
-    }
-
     fn effect(&mut self, id: u64, effect: Effect) {
         if !self.blind {
             self.fold(id, &effect);
@@ -477,60 +459,6 @@ impl World {
             Effect::Applied { .. } if self.apart || self.blind => {}
             Effect::Applied { view } => self.checks.applied(NodeId(id), &view),
         }
-    }
-
-    /// Power cut on one node.
-    pub fn crash(&mut self, id: u64) {
-        let seed = self.rng.random();
-        let node = self.nodes.get_mut(&id).unwrap();
-        node.replica = None;
-        node.disk.crash(seed);
-        self.comings += 1;
-        self.clients.node_died(id);
-    }
-
-    pub fn restart(&mut self, id: u64) {
-        if self.nodes[&id].replica.is_some() || self.nodes[&id].broken {
-            return;
-        }
-        if self.nodes[&id].boots >= 2 && self.binaries.remove(&id).is_some() {
-            self.count("upgrade");
-        }
-        let config = self.config(id, self.nodes[&id].boots);
-        let node = self.nodes.get_mut(&id).unwrap();
-        node.boots += 1;
-        node.paused_until = 0;
-        // A new process has been told nothing.
-        node.told = 0;
-        self.comings += 1;
-        match Replica::open(node.disk.clone(), config) {
-            Ok(replica) => node.replica = Some(replica),
-            Err(_) if node.disk.failed_at().is_some() => return self.died_at_a_step(id),
-            Err(OpenError::Write(LogError::Disk(error))) if error.is_full() => {
-                return self.died_at_a_step(id);
-            }
-            Err(error) => panic!("node {id} does not open: {error}"),
-        }
-        self.wake(id);
-    }
-
-    pub fn heal(&mut self) {
-        self.cut.clear();
-        self.muted.clear();
-        self.faults = CALM;
-        let ids: Vec<u64> = self.nodes.keys().copied().collect();
-        for id in ids {
-            self.revive(id);
-        }
-    }
-
-    /// A node works again, unless it is broken.
-    pub fn revive(&mut self, id: u64) {
-        let node = self.nodes.get_mut(&id).unwrap();
-        node.paused_until = 0;
-        node.disk.fail_step(None);
-        node.disk.set_capacity(None);
-        self.restart(id);
     }
 
     pub fn status(&self, id: u64) -> Option<Status> {

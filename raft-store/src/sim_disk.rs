@@ -1,4 +1,5 @@
-//! Decides how a bad disk behaves, for tests and the simulator: it can lose what was not synced, tear it by sectors,
+//! Decides how a bad disk behaves, for tests and the simulator: it can lose what was not synced, tear it by sectors
+//! and leave garbage where it tore, lose what was synced or put it elsewhere,
 //! flip bits, fail syncs and reads, and run full. A killed process loses nothing of it: what it wrote is there to be read, durable or
 //! not. After a failed sync that is so for ever: the system takes it for written (Rebello et al., USENIX ATC 2020). Everything it does follows from the calls and the seed.
 //! Must not be kinder than a real disk: unsynced names are lost too.
@@ -29,7 +30,6 @@ struct Platter {
     syncs_until_failure: Option<u64>,
     steps_until_failure: Option<u64>,
     reads_until_failure: Option<u64>,
-    read_failed: bool,
     failed_at: Option<String>,
     capacity: Option<u64>,
 }
@@ -71,14 +71,14 @@ impl MemDisk {
         platter.failed_at = None;
     }
 
-    /// The `after`-th read from now (0 = the next) fails, as do all later ones; `None` heals. Whether one has failed since the last call.
-    pub fn fail_read(&self, after: Option<u64>) -> bool {
+    /// The `after`-th read from now (0 = the next) fails, as do all later ones; `None` heals.
+    pub fn fail_read(&self, after: Option<u64>) {
         let mut platter = self.platter();
         platter.reads_until_failure = after;
-        std::mem::take(&mut platter.read_failed)
+        platter.failed_at = None;
     }
 
-    /// At which step `fail_step` struck: the operation and the kind of file.
+    /// At which step `fail_step` or `fail_read` struck: the operation and the kind of file.
     pub fn failed_at(&self) -> Option<String> {
         self.platter().failed_at.clone()
     }
@@ -95,13 +95,32 @@ impl MemDisk {
 
     /// Flips bits of one byte at rest. False if there is no such byte.
     pub fn flip(&self, name: &str, offset: usize, mask: u8) -> bool {
-        let mut platter = self.platter();
-        let Some(inode) = platter.names.get(name).copied().and_then(|id| platter.files.get_mut(&id)) else {
+        self.change(name, offset, 1, |_, byte| byte ^ mask)
+    }
+
+    /// One sector of a file at rest has its zeros again, as if what was written there had never come to the disk, or has the bytes of
+    /// another sector, as if that one's write had gone astray. False if nothing is different then.
+    pub fn misplace(&self, name: &str, sector: usize, from: Option<usize>) -> bool {
+        let Ok(bytes) = self.platter().inode("reading", name).map(|inode| inode.current.clone()) else {
             return false;
         };
-        let hit = inode.current.get_mut(offset).map(|byte| *byte ^= mask).is_some();
-        inode.durable.get_mut(offset).into_iter().for_each(|byte| *byte ^= mask);
-        hit
+        let source = |at: usize| from.and_then(|from| bytes.get(from * SECTOR + at)).copied().unwrap_or(0);
+        self.change(name, sector * SECTOR, SECTOR, |at, _| source(at))
+    }
+
+    /// Changes bytes at rest. Whether one of them is another then.
+    fn change(&self, name: &str, offset: usize, count: usize, to: impl Fn(usize, u8) -> u8) -> bool {
+        let mut platter = self.platter();
+        let Ok(inode) = platter.inode("changing", name) else { return false };
+        let mut changed = false;
+        for (at, byte) in inode.current.iter_mut().skip(offset).take(count).enumerate() {
+            let new = to(at, *byte);
+            changed |= new != *byte;
+            *byte = new;
+        }
+        let durable = inode.durable.iter_mut().skip(offset).take(count).enumerate();
+        durable.for_each(|(at, byte)| *byte = to(at, *byte));
+        changed
     }
 
     /// How many syncs succeeded so far.
@@ -167,24 +186,23 @@ impl Platter {
 
     fn step(&mut self, operation: &'static str, name: &str) -> Result<(), DiskError> {
         match &mut self.steps_until_failure {
-            Some(0) => {
-                let kind: String = name.chars().take_while(|c| !c.is_ascii_digit()).collect();
-                self.failed_at.get_or_insert(format!("{operation} {}", kind.trim_end_matches('-')));
-                return Err(DiskError::new(operation, name, io::Error::other("input/output error")));
-            }
+            Some(0) => return Err(self.fails(operation, name)),
             Some(left) => *left -= 1,
             None => {}
         }
         Ok(())
     }
 
+    fn fails(&mut self, operation: &'static str, name: &str) -> DiskError {
+        let kind: String = name.chars().take_while(|c| !c.is_ascii_digit()).collect();
+        self.failed_at.get_or_insert(format!("{operation} {}", kind.trim_end_matches('-')));
+        DiskError::new(operation, name, io::Error::other("input/output error"))
+    }
+
     /// The bytes that a read answers with.
     fn to_read(&mut self, name: &str) -> Result<&[u8], DiskError> {
         match &mut self.reads_until_failure {
-            Some(0) => {
-                self.read_failed = true;
-                return Err(DiskError::new("reading", name, io::Error::other("input/output error")));
-            }
+            Some(0) => return Err(self.fails("reading", name)),
             Some(left) => *left -= 1,
             None => {}
         }
@@ -216,10 +234,11 @@ impl Inode {
 
     fn crash(&mut self, rng: &mut SmallRng) {
         for pending in std::mem::take(&mut self.pending) {
-            let mode = rng.random_range(0..3);
+            let mode = rng.random_range(0..4);
+            let pending = if mode == 3 { pending.torn(rng) } else { pending };
             pending.perform(&mut self.durable, |_| match mode {
                 0 => false,
-                1 => true,
+                1 | 3 => true,
                 _ => rng.random_bool(0.5),
             });
         }
@@ -228,6 +247,19 @@ impl Inode {
 }
 
 impl Pending {
+    /// The begin of a write, up to the sector in which it ended: of that the disk has garbage. What others wrote there stays.
+    fn torn(mut self, rng: &mut SmallRng) -> Pending {
+        if let Pending::Write { offset, bytes } = &mut self
+            && !bytes.is_empty()
+        {
+            let at = rng.random_range(0..bytes.len());
+            let begin = at.saturating_sub((*offset + at) % SECTOR);
+            bytes.truncate(bytes.len().min(begin + SECTOR - (*offset + begin) % SECTOR));
+            bytes[begin..].fill_with(|| rng.random());
+        }
+        self
+    }
+
     /// Performs it on `bytes`, sector by sector where `keep` says so.
     fn perform(&self, target: &mut Vec<u8>, mut keep: impl FnMut(usize) -> bool) {
         match self {

@@ -27,7 +27,9 @@ enum Harm {
     CrashAfterOutbox,
     CrashAll,
     DieAtStep,
+    ReadError,
     Pause,
+    Sleep,
     Isolate,
     CutOneWay,
     Halve,
@@ -52,7 +54,9 @@ impl Mix {
             weight(Harm::CrashAfterOutbox, 2),
             weight(Harm::CrashAll, 1),
             weight(Harm::DieAtStep, 3),
+            weight(Harm::ReadError, 1),
             weight(Harm::Pause, 3),
+            weight(Harm::Sleep, 1),
             weight(Harm::Isolate, 2),
             weight(Harm::CutOneWay, 2),
             weight(Harm::Halve, 1),
@@ -117,9 +121,22 @@ impl Mix {
                 let after = world.rng.random_range(0..25);
                 world.nodes[&id].disk.fail_step(Some(after));
             }
+            Harm::ReadError => {
+                let after = world.rng.random_range(0..12);
+                world.nodes[&id].disk.fail_read(Some(after));
+                if world.rng.random_bool(0.5) {
+                    world.kill(id);
+                    restart_soon(world, id);
+                }
+            }
             Harm::Pause => {
-                let until = world.now + world.rng.random_range(100..3_000);
+                let most = if world.rng.random_bool(0.1) { 30_000 } else { 3_000 };
+                let until = world.now + world.rng.random_range(100..most);
                 world.nodes.get_mut(&id).unwrap().paused_until = until;
+            }
+            Harm::Sleep => {
+                let ahead = world.rng.random_range(1..3_600_000);
+                world.nodes.get_mut(&id).unwrap().ahead += ahead;
             }
             Harm::Isolate => world.isolate(id),
             Harm::CutOneWay => {
@@ -147,7 +164,10 @@ impl Mix {
             Harm::Mute => drop(world.muted.insert(id)),
             Harm::SlowDisk => {
                 let until = world.now + 5_000;
-                world.nodes.get_mut(&id).unwrap().slow_until = until;
+                let slow_ms =
+                    if world.rng.random_bool(0.3) { world.rng.random_range(1_001..30_000) } else { 300 };
+                let node = world.nodes.get_mut(&id).unwrap();
+                (node.slow_until, node.slow_ms) = (until, slow_ms);
             }
             Harm::ChangeMembers if self.autopilot => {}
             Harm::ChangeMembers => change_members(world),
@@ -187,8 +207,8 @@ fn may_break(world: &World, id: u64) -> bool {
     broken == 0 && (!members.is_voter(NodeId(id)) || (members.voters.len() >= 3 && !members.is_joint()))
 }
 
-/// A bit rots in what is not the log's last batch (that one cannot be told from a torn one). It must be found, and the store not
-/// opened.
+/// A bit rots, a sector is lost or another's bytes are in its place, in what is not the log's last batch (that one cannot be told from a
+/// torn one). It must be found, and the store not opened.
 fn damage(world: &mut World, id: u64) {
     if !may_break(world, id) {
         return;
@@ -212,7 +232,17 @@ fn damage(world: &mut World, id: u64) {
     let bytes = disk.read(&name).unwrap_or_default();
     let length = if Some(&name) == last.as_ref() { before_the_last_batches(&bytes) } else { bytes.len() };
     let offset = world.rng.random_range(0..length.max(1));
-    if length == 0 || !disk.flip(&name, offset, 1 << world.rng.random_range(0..8)) {
+    let (sector, sectors) = (offset / SECTOR, length / SECTOR);
+    let changed = length > 0
+        && match world.rng.random_range(0..3) {
+            1 if sector < sectors => disk.misplace(&name, sector, None),
+            2 if sector < sectors => {
+                let from = world.rng.random_range(0..sectors);
+                disk.misplace(&name, sector, Some(from))
+            }
+            _ => disk.flip(&name, offset, 1 << world.rng.random_range(0..8)),
+        };
+    if !changed {
         return world.at(back, Event::Restart(id));
     }
     match Replica::open(disk.image(), world.config(id, 9_999)) {
@@ -228,6 +258,7 @@ fn damage(world: &mut World, id: u64) {
     lose(world, id);
 }
 
+const SECTOR: usize = 512;
 /// Where a segment's header says the index of the last entry before it (docs/formats).
 const BASE: usize = 60;
 

@@ -96,21 +96,21 @@ pub struct Faults {
 pub const CALM: Faults =
     Faults { loss: 0.0, duplicate: 0.0, max_delay_ms: 2, clog: 0.0, garble: 0.0, forge: 0.0, between: 0.0 };
 
-/// What a sync of a slow disk takes.
-const SLOW_MS: u64 = 300;
-
 pub struct Node {
     pub disk: MemDisk,
     pub replica: Option<Replica<MemDisk>>,
     pub boots: u64,
     pub advance_due: bool,
     pub paused_until: u64,
-    /// Until then each of its syncs takes `SLOW_MS`.
+    /// Until then each of its syncs takes `slow_ms`.
     pub slow_until: u64,
+    pub slow_ms: u64,
     /// Damaged or wiped: never to be started again.
     pub broken: bool,
     /// Its clock, in thousandths of the true one's rate.
     pub rate: u64,
+    /// And how far it is ahead, in milliseconds: it was put to sleep, or its machine was.
+    pub ahead: u64,
     /// Which list of reachable machines it was told.
     pub told: u64,
     /// When it asked for an `advance` last.
@@ -219,8 +219,10 @@ impl World {
             advance_due: false,
             paused_until: 0,
             slow_until: 0,
+            slow_ms: 300,
             broken: false,
             rate: 1_000,
+            ahead: 0,
             told: 0,
             due: 0,
         };
@@ -341,7 +343,8 @@ impl World {
 
     /// A node's own clock.
     fn clock(&self, id: u64) -> Millis {
-        Millis(self.now * self.nodes.get(&id).map_or(1_000, |node| node.rate) / 1_000)
+        let (rate, ahead) = self.nodes.get(&id).map_or((1_000, 0), |node| (node.rate, node.ahead));
+        Millis(self.now * rate / 1_000 + ahead)
     }
 
     pub fn input(&mut self, id: u64, input: Input) {
@@ -390,7 +393,9 @@ impl World {
         }
         let advanced = replica.advance(now);
         if node.slow_until > self.now {
-            replica.handle(now, Input::Synced { took_ms: SLOW_MS });
+            replica.handle(now, Input::Synced { took_ms: node.slow_ms });
+            // A driver that waits for its disk hears nothing meanwhile.
+            node.paused_until = self.now + if node.slow_ms > 1_000 { node.slow_ms } else { 0 };
         }
         let early = advanced.is_err();
         match advanced {
@@ -423,7 +428,7 @@ impl World {
     fn plan_next(&mut self, id: u64) {
         let node = self.nodes.get_mut(&id).unwrap();
         let Some(due) = node.replica.as_ref().and_then(Replica::due) else { return };
-        let due = due.0 * 1_000 / node.rate + 1;
+        let due = due.0.saturating_sub(node.ahead) * 1_000 / node.rate + 1;
         if node.due < due {
             node.due = due;
             self.at(due.max(self.now), Event::Due(id));

@@ -10,6 +10,7 @@ impl World {
         let step = self.nodes[&id].disk.failed_at().unwrap_or_else(|| "anything more on a full disk".into());
         self.count(&format!("death before {step}"));
         self.nodes[&id].disk.fail_step(None);
+        self.nodes[&id].disk.fail_read(None);
         match self.rng.random_bool(0.5) {
             true => self.crash(id),
             false => self.kill(id),
@@ -80,8 +81,13 @@ impl World {
     pub fn revive(&mut self, id: u64) {
         let node = self.nodes.get_mut(&id).unwrap();
         node.paused_until = 0;
+        node.slow_until = 0;
         node.disk.fail_step(None);
+        node.disk.fail_read(None);
         node.disk.set_capacity(None);
+        // What it was to do after a pause it does now.
+        node.advance_due = false;
         self.restart(id);
+        self.wake(id);
     }
 }

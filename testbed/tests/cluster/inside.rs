@@ -53,7 +53,11 @@ fn jobs_were_tried_again_up_to_their_limit(world: &World) {
     for job in ["again", "hopeless"] {
         assert!((10..20).contains(&pause(world, job)), "{job}: {} s", pause(world, job));
     }
-    assert_eq!(world.run(1, &["skein", "logs", "job/again"]).lines().last(), Some("done"));
+    let pods = world.get_list(0, "pods");
+    let of_job = |pod: &&Value| pod["metadata"]["labels"]["app"] == "again";
+    let second = pods.iter().filter(of_job).find(|pod| pod["status"]["phase"] == "Succeeded").unwrap();
+    let name = second["metadata"]["name"].as_str().unwrap();
+    assert_eq!(world.run(1, &["skein", "logs", name]), "done\n");
     let events = |job: &str| world.run(1, &["skein", "events", "--for", &format!("job/{job}")]);
     for (job, reason) in [("again", "Completed"), ("hopeless", "BackoffLimitExceeded")] {
         let text = events(job);

@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt bench bench-store release sim sim-long sim-planted sim-speed chaos-store fuzz
+.PHONY: help demo test lint fmt bench bench-store release sim sim-long sim-planted sim-speed chaos-store fuzz leaks
 
 # Handed to demo, bench and test: make demo ARGS=--once, make test ARGS='-E "package(api)"'
 ARGS ?=
@@ -18,6 +18,8 @@ SECONDS ?= 60
 SEED ?=
 HOSTS ?= 3
 TARGET ?=
+# Handed to leaks.
+PODS ?= 200
 ENV := . .cache/env
 # Measures what `make release` makes.
 define BENCH
@@ -79,6 +81,10 @@ chaos-store: ## the store on real agents that are killed, paused and cut off, ju
 fuzz: ## every decoder against changed bytes: SECONDS=60 TARGET=… SEED=…
 	@scripts/setup.sh test
 	@$(ENV); SKEIN_FUZZ_SECONDS=$(SECONDS) SKEIN_FUZZ_TARGET=$(TARGET) SKEIN_FUZZ_SEED=$(SEED) cargo test --locked --release -p testbed --test fuzz -- --ignored --nocapture as_long_as_wanted
+
+leaks: ## so many pods come and go, under an agent and without one, and nothing of them is left: PODS=200 (needs root)
+	@scripts/setup.sh test
+	@SKEIN_TEST_PODS=$(PODS) scripts/test.sh -E 'test(many_pods)' --success-output immediate
 
 release: ## one static stripped binary: target/dist/skein
 	@scripts/setup.sh

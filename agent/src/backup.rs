@@ -77,7 +77,7 @@ fn seconds(text: &str) -> Result<u64, String> {
 /// The bytes of a backup of `view`. Encoding a big state takes a while: it has a thread of its own, and the store goes on.
 pub async fn make(cluster: &Cluster, view: View) -> Result<Vec<u8>, tokio::task::JoinError> {
     let id = cluster.identity.cluster_id();
-    tokio::task::spawn_blocking(move || rescue::backup(&view, id)).await
+    clock::blocking(move || rescue::backup(&view, id)).await
 }
 
 /// Makes the scheduled backups of this machine, while it votes.
@@ -167,7 +167,7 @@ impl Shelf {
             identity::write_durably(&path, &bytes).map_err(|error| error.to_string())?;
             Ok(path)
         };
-        tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?
+        clock::blocking(work).await.map_err(|error| error.to_string())?
     }
 }
 

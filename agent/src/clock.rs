@@ -1,4 +1,4 @@
-//! The agent's clocks: the only place of this crate that reads them.
+//! The agent's clocks, randomness and tasks: the only place of this crate where they come from.
 //!
 //! Decides which clock is meant by "now". It must not be called from a synchronous core; drivers hand the time in.
 
@@ -33,6 +33,7 @@ pub fn random_u64() -> u64 {
 }
 
 /// Fills a buffer from the kernel's generator.
+#[expect(clippy::disallowed_methods, reason = "this is the module that draws randomness")]
 pub fn fill_random(bytes: &mut [u8]) {
     use ring::rand::SecureRandom;
     // getrandom(2) cannot fail once the kernel's pool is seeded; before that it waits.
@@ -57,4 +58,10 @@ where
     F::Output: Send + 'static,
 {
     tokio::spawn(future)
+}
+
+/// Runs what waits for a disk, or computes for long, off the threads of tasks.
+#[expect(clippy::disallowed_methods, reason = "drivers hand work to other threads here and nowhere else")]
+pub fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> tokio::task::JoinHandle<T> {
+    tokio::task::spawn_blocking(work)
 }

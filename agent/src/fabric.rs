@@ -3,6 +3,9 @@
 //! Decides the mapping (members, pods of this node, services with their ready and unsuspected endpoints). It must not touch the
 //! kernel; netfabric does.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;

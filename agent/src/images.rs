@@ -187,7 +187,7 @@ impl Images {
         }
         let (sender, mut chunks) = tokio::sync::mpsc::channel::<bytes::Bytes>(16);
         let (store, digest) = (self.store.clone(), *digest);
-        let writer = tokio::task::spawn_blocking(move || {
+        let writer = clock::blocking(move || {
             let mut ingest = store.ingest(&digest, size).map_err(|error| error.to_string())?;
             while let Some(chunk) = chunks.blocking_recv() {
                 ingest.write(&chunk).map_err(|error| error.to_string())?;
@@ -211,7 +211,7 @@ impl Images {
         name: Option<String>,
     ) -> Result<Vec<Object>, ImageError> {
         let store = self.store.clone();
-        let loading = tokio::task::spawn_blocking(move || store.load_archive_file(&file, name.as_deref()));
+        let loading = clock::blocking(move || store.load_archive_file(&file, name.as_deref()));
         let loaded = loading.await.map_err(|error| ImageError::Archive(error.to_string()))?;
         let loaded = loaded.map_err(|error| ImageError::Archive(error.to_string()))?;
         let mut recorded = Vec::new();

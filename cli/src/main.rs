@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     match commands::run(command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error}");
+            output::error(&error);
             ExitCode::FAILURE
         }
     }

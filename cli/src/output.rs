@@ -20,10 +20,23 @@ pub fn print(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
-/// Prints a line to standard error, coloured on a terminal.
+/// A warning on standard error.
 pub fn warn(text: &str) {
-    let (on, off) = if std::io::stderr().is_terminal() { ("\x1b[33m", "\x1b[0m") } else { ("", "") };
-    eprintln!("{on}Warning:{off} {text}");
+    eprintln!("{} {text}", marked("Warning:", "\x1b[33m"));
+}
+
+/// An error on standard error.
+pub fn error(error: &dyn std::fmt::Display) {
+    eprintln!("{} {error}", marked("error:", "\x1b[31m"));
+}
+
+/// Coloured on a terminal, unless the user wants none (<https://no-color.org>).
+fn marked(word: &str, colour: &str) -> String {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    match std::io::stderr().is_terminal() && !refused {
+        true => format!("{colour}{word}\x1b[0m"),
+        false => word.into(),
+    }
 }
 
 /// Lays out rows under headers, columns three spaces apart.

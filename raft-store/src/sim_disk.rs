@@ -200,7 +200,7 @@ impl Platter {
     }
 
     /// The bytes that a read answers with.
-    fn to_read(&mut self, name: &str) -> Result<&[u8], DiskError> {
+    fn readable(&mut self, name: &str) -> Result<&[u8], DiskError> {
         match &mut self.reads_until_failure {
             Some(0) => return Err(self.fails("reading", name)),
             Some(left) => *left -= 1,
@@ -316,7 +316,7 @@ impl Disk for MemDisk {
     }
 
     fn read(&self, name: &str) -> Result<Vec<u8>, DiskError> {
-        self.platter().to_read(name).map(<[u8]>::to_vec)
+        self.platter().readable(name).map(<[u8]>::to_vec)
     }
 
     fn length(&self, name: &str) -> Result<u64, DiskError> {
@@ -325,7 +325,7 @@ impl Disk for MemDisk {
 
     fn read_at(&self, name: &str, offset: u64, into: &mut [u8]) -> Result<usize, DiskError> {
         let mut platter = self.platter();
-        let bytes = platter.to_read(name)?;
+        let bytes = platter.readable(name)?;
         let from = usize::try_from(offset).map_or(bytes.len(), |offset| offset.min(bytes.len()));
         let count = into.len().min(bytes.len() - from);
         into[..count].copy_from_slice(&bytes[from..from + count]);

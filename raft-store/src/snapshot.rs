@@ -236,6 +236,7 @@ fn read_apart(mut pieces: Pieces<impl Read + Send>) -> Result<State, SnapshotErr
     let (full, to_decode) = sync_channel(WAITING);
     let (empty, to_fill) = sync_channel(WAITING);
     let (decoded, to_order) = sync_channel::<Vec<Entry>>(WAITING);
+    #[expect(clippy::disallowed_methods, reason = "at a start, before anything else runs; joined here")]
     thread::scope(|scope| {
         let reading = thread::Builder::new().name("read".into()).spawn_scoped(scope, move || {
             loop {

@@ -262,6 +262,7 @@ fn held_capabilities() -> u64 {
 }
 
 /// Runs file-system and kernel work off the async threads.
+#[expect(clippy::disallowed_methods, reason = "the runtime's one place that does so; waited for here")]
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,

@@ -16,6 +16,28 @@ use serde_json::Value;
 use crate::http::{Api, HttpError};
 use crate::{Bed, BedConfig, BedError, Host, HostError};
 
+/// Measured in this order; `crowd` only when named.
+const KNOWN: [&str; 7] = ["start", "scale", "idle", "busy", "follower", "leader", "crowd"];
+
+/// What can be named, for people.
+pub const PARTS: &str = "\
+Parts:
+  start      a Deployment of one replica, from apply to Running
+  scale      1 to 30 replicas over three hosts
+  idle       memory, CPU and store writes of an agent at rest
+  busy       false deaths while both cores are busy for two minutes
+  follower   a follower's host is killed, until its pods run elsewhere
+  leader     the same with the leader's, and until writes are back
+  crowd      an agent at rest among ten hosts; only when named
+Parts after 'store':
+  writes, reads, local   operations a second and their 99th percentile
+  memory                 resident memory after that
+  kills                  until writes are back after a kill
+  restart                a member with a million objects; only when named
+  observers              what machines that do not vote cost; only when named
+  ours                   without etcd
+  NUMBER                 so many clients at once, instead of 1, 16, 64 and 256";
+
 /// A bench could not be done.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
@@ -29,9 +51,7 @@ pub enum BenchError {
     Io(#[from] std::io::Error),
     #[error("{what} within {limit:?}: it was not reached; the agents' logs are in {}", logs.display())]
     Late { what: String, limit: Duration, logs: PathBuf },
-    #[error(
-        "no such bench: {0}; there are start, scale, follower, leader, busy, idle, crowd, and 'store' with writes, reads, local, memory, kills, restart, observers, ours, and counts of clients from 1"
-    )]
+    #[error("no such bench: {0}\n{PARTS}")]
     Unknown(String),
 }
 
@@ -186,18 +206,17 @@ fn kilobytes(path: &str, name: &str) -> f64 {
 
 /// Runs the benches and prints a line for each figure.
 pub fn run(config: &BenchConfig) -> Result<(), BenchError> {
-    let known = ["start", "scale", "idle", "busy", "follower", "leader"];
-    if let Some(unknown) = config.only.iter().find(|name| !known.contains(&name.as_str()) && *name != "crowd")
-    {
+    if let Some(unknown) = config.only.iter().find(|name| !KNOWN.contains(&name.as_str())) {
         return Err(BenchError::Unknown(unknown.clone()));
     }
     // Ten hosts of its own; runs only when named.
     if config.only.iter().any(|name| name == "crowd") {
         return idle::crowd(&config.directory);
     }
-    let wanted = |name: &str| config.only.is_empty() || config.only.iter().any(|only| only == name);
+    let named = |name: &&str| config.only.iter().any(|only| only == name);
+    let wanted = |name: &&str| config.only.is_empty() && *name != "crowd" || named(name);
     let cluster = Cluster::start(config)?;
-    for name in known.into_iter().filter(|name| wanted(name)) {
+    for name in KNOWN.into_iter().filter(wanted) {
         match name {
             "start" => start::one(&cluster)?,
             "scale" => start::scale(&cluster)?,
@@ -208,4 +227,17 @@ pub fn run(config: &BenchConfig) -> Result<(), BenchError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_and_refusals_name_every_part() {
+        let said = BenchError::Unknown("x".into()).to_string();
+        for part in KNOWN.iter().chain(&store::KNOWN) {
+            assert!(said.split([' ', ',', '\n']).any(|word| word == *part), "{part}: {said}");
+        }
+    }
 }

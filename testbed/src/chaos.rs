@@ -53,7 +53,7 @@ pub fn run(config: &ChaosConfig) -> Result<String, ChaosError> {
         &cluster,
         History { seed: config.seed, hosts: config.hosts, began, ..History::default() },
     );
-    let harmed = std::thread::scope(|scope| {
+    let harmed = clock::threads(|scope| {
         for number in 0..CLIENTS {
             let clients = &clients;
             scope.spawn(move || clients.ask_on(number));

@@ -144,7 +144,7 @@ fn on_interrupt() -> std::io::Result<Arc<AtomicBool>> {
     signals.thread_block()?;
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
-    std::thread::Builder::new().name("demo-signals".to_owned()).spawn(move || {
+    crate::clock::thread("demo-signals", move || {
         while signals.wait().is_ok() {
             if flag.swap(true, Ordering::Relaxed) {
                 std::process::exit(i32::from(INTERRUPTED));

@@ -73,7 +73,7 @@ pub fn echo(address: &str) -> io::Result<()> {
     for stream in listener.incoming() {
         let mut stream = stream?;
         let mut back = stream.try_clone()?;
-        std::thread::Builder::new().spawn(move || io::copy(&mut stream, &mut back))?;
+        clock::thread("echo", move || drop(io::copy(&mut stream, &mut back)))?;
     }
     Ok(())
 }

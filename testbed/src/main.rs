@@ -35,6 +35,7 @@ enum Subject {
     /// Make the demo's images, if they are not there, and print where they are.
     Images,
     /// Measure starts, scaling, failover and idle agents; all, or those named. `store`, and more names, measures the store beside etcd.
+    #[command(after_help = bench::PARTS)]
     Bench { only: Vec<String> },
     /// Hurt a cluster by a seed while clients use its store, and judge what they were told.
     ChaosStore {

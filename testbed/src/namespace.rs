@@ -43,7 +43,7 @@ pub fn within<T: Send>(namespace: BorrowedFd<'_>, act: impl FnOnce() -> T + Send
 
 /// Runs a closure on a thread that is gone afterwards, with whatever the closure did to it.
 pub fn on_own_thread<T: Send>(act: impl FnOnce() -> T + Send) -> io::Result<T> {
-    std::thread::scope(|scope| {
+    crate::clock::threads(|scope| {
         let thread =
             std::thread::Builder::new().name("testbed-namespace".to_owned()).spawn_scoped(scope, act)?;
         thread.join().map_err(|_| io::Error::other("a thread inside a namespace panicked"))

@@ -86,7 +86,7 @@ impl Collector {
     pub fn of(stream: OwnedFd) -> io::Result<Collector> {
         let bytes = Arc::new(Mutex::new(Vec::new()));
         let filled = Arc::clone(&bytes);
-        let thread = std::thread::Builder::new().name("testbed-output".to_owned()).spawn(move || {
+        let thread = clock::thread("testbed-output", move || {
             collect(File::from(stream), &filled);
         })?;
         Ok(Collector { bytes, thread })
@@ -121,8 +121,6 @@ fn collect(mut stream: File, bytes: &Mutex<Vec<u8>>) {
 
 /// Feeds a command's standard input without waiting for it to read.
 pub(crate) fn feed(mut input: impl Write + Send + 'static, bytes: Vec<u8>) -> io::Result<()> {
-    let thread = std::thread::Builder::new().name("testbed-input".to_owned());
     // A command may end without reading all of it; its exit code tells.
-    thread.spawn(move || drop(input.write_all(&bytes)))?;
-    Ok(())
+    clock::thread("testbed-input", move || drop(input.write_all(&bytes))).map(drop)
 }

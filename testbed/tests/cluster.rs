@@ -3,6 +3,10 @@
 
 #[path = "cluster/api.rs"]
 mod api;
+#[path = "cluster/commands.rs"]
+mod commands;
+#[path = "cluster/copies.rs"]
+mod copies;
 #[path = "cluster/deaths.rs"]
 mod deaths;
 #[path = "cluster/disk.rs"]
@@ -11,6 +15,8 @@ mod disk;
 mod fabric;
 #[path = "cluster/images.rs"]
 mod images;
+#[path = "cluster/inside.rs"]
+mod inside;
 #[path = "cluster/keyring.rs"]
 mod keyring;
 #[path = "cluster/members.rs"]
@@ -25,6 +31,8 @@ mod probes;
 mod rebuild;
 #[path = "cluster/recovery.rs"]
 mod recovery;
+#[path = "cluster/returned.rs"]
+mod returned;
 #[path = "cluster/stream.rs"]
 mod stream;
 #[path = "cluster/takeover.rs"]

@@ -192,7 +192,7 @@ fn as_long_as_wanted() {
     println!("seed {seed}");
     // Both cores, each target its share of the time.
     let share = Duration::from_millis(seconds * 1_000 * 2 / (targets.len() as u64).max(2));
-    std::thread::scope(|scope| {
+    testbed::clock::threads(|scope| {
         let halves: Vec<Vec<Target>> =
             (0..2).map(|n| targets.iter().copied().skip(n).step_by(2).collect()).collect();
         for half in halves {

@@ -1,6 +1,6 @@
 //! The controllers on a real store, in memory: what comes out for what goes in.
 
-mod bed;
+pub(crate) mod bed;
 mod endpoints;
 mod faults;
 mod figures;

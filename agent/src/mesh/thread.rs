@@ -24,6 +24,7 @@ pub struct Handle {
 }
 
 impl Handle {
+    #[expect(clippy::disallowed_methods, reason = "driver: ends with the thread")]
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.runtime.spawn(task);
     }
@@ -45,6 +46,10 @@ impl Handle {
 }
 
 /// Starts a thread and the endpoint on it.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "driver: the thread lives as long as the agent, or until it is told to end"
+)]
 pub fn start(
     name: &'static str,
     listen: impl FnOnce(Timers) -> io::Result<Endpoint> + Send + 'static,

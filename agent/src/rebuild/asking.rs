@@ -155,6 +155,7 @@ async fn open(identity: &Identity, others: &[Member]) -> Result<Mesh, RebuildErr
     Err(RebuildError::Alone)
 }
 
+#[expect(clippy::disallowed_methods, reason = "driver: all of them are waited for here")]
 async fn round(mesh: &Mesh, others: &[Member], wish: &Request) -> Vec<Heard> {
     let mut asked = tokio::task::JoinSet::new();
     for other in others {

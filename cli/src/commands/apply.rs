@@ -103,7 +103,7 @@ impl Apply {
         for document in documents(&self.files)? {
             if let Err(error) = self.apply(client, &document).await {
                 // The others are applied all the same, as kubectl does.
-                eprintln!("error: {error}");
+                output::error(&error);
                 failed = Some(error);
             }
         }

@@ -50,7 +50,7 @@ impl Get {
         }
         // What is there was shown; the first that is not is the command's failure.
         let last = failures.pop();
-        failures.iter().for_each(|failure| eprintln!("error: {failure}"));
+        failures.iter().for_each(|failure| output::error(failure));
         last.map_or(Ok(()), |failure| Err(failure.into()))
     }
 

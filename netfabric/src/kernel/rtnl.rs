@@ -29,6 +29,7 @@ pub struct Routing {
 
 impl Routing {
     /// Connects, in the caller's network namespace.
+    #[expect(clippy::disallowed_methods, reason = "driver: the task ends with the runtime")]
     pub fn open() -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
         let (connection, handle, _) = {

@@ -188,6 +188,7 @@ fn read_both<'a, D: Disk>(
     if length < snapshot::APART {
         return Ok((read_snapshot(disk, identity, index)?, log()));
     }
+    #[expect(clippy::disallowed_methods, reason = "at a start, before anything else runs; joined here")]
     thread::scope(|scope| {
         let log = thread::Builder::new().name("log".into()).spawn_scoped(scope, log);
         let log = log.map_err(|error| DiskError::new("reading", "the log beside the snapshot", error))?;

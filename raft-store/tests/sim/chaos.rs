@@ -268,6 +268,7 @@ fn sweep(seeds: Range<u64>, chaos_ms: u64, twice: u64, threads: usize) {
             }
         }
     };
+    #[expect(clippy::disallowed_methods, reason = "each runs worlds of its own; nothing crosses")]
     std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
     let report = report.into_inner().unwrap();
     report.print(began.elapsed().as_secs_f64());

@@ -75,6 +75,7 @@ fn make(spec: &PodSpec, all: &[(&'static str, PathBuf)]) -> io::Result<()> {
 }
 
 /// Not a thread of the pool: that would be used again, in the wrong namespaces.
+#[expect(clippy::disallowed_methods, reason = "a namespace belongs to a thread; joined here")]
 fn on_own_thread(work: impl FnOnce() -> io::Result<()> + Send) -> io::Result<()> {
     let joined = std::thread::scope(|scope| {
         std::thread::Builder::new()

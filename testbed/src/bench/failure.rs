@@ -46,7 +46,7 @@ fn kill(cluster: &Cluster, victim: usize, witness: usize) -> Result<(f64, f64), 
     let name = cluster.host(victim).name().to_string();
     let begun = clock::now();
     cluster.host(victim).kill(Kind::Silent)?;
-    let written = std::thread::scope(|scope| {
+    let written = clock::threads(|scope| {
         let writer = scope.spawn(|| first_write(cluster, witness, begun));
         let back = six_elsewhere(cluster, witness, &name, begun);
         (back, writer.join())

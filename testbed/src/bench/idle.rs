@@ -60,7 +60,7 @@ pub fn busy(cluster: &Cluster) -> Result<(), BenchError> {
     let (mut looks, mut suspected, mut dead) = (0, 0, 0);
     let before = cluster.status(0)?["term"].as_u64();
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    std::thread::scope(|scope| {
+    crate::clock::threads(|scope| {
         for _ in 0..cores {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {

@@ -23,6 +23,9 @@ use super::{BenchError, kilobytes};
 use crate::{Bed, Host};
 use load::{Client, Work};
 
+/// What can be named besides numbers.
+pub(super) const KNOWN: [&str; 8] =
+    ["writes", "reads", "local", "memory", "kills", "restart", "observers", "ours"];
 /// Clients at once.
 const CLIENTS: [usize; 4] = [1, 16, 64, 256];
 /// Length of one round.
@@ -68,12 +71,11 @@ pub(super) trait System {
 /// Runs the named parts: writes, reads, local, memory, kills, restart, observers; all but the last two where none is named. `ours` leaves etcd out,
 /// numbers say how many clients there are.
 pub fn run(directory: &Path, only: &[String]) -> Result<(), BenchError> {
-    let known = ["writes", "reads", "local", "memory", "kills", "restart", "observers", "ours"];
     let number = |name: &String| name.parse::<NonZeroUsize>().ok();
     let counts: Vec<usize> = only.iter().filter_map(number).map(NonZeroUsize::get).collect();
     let clients = if counts.is_empty() { CLIENTS.to_vec() } else { counts };
     let only: Vec<&String> = only.iter().filter(|name| number(name).is_none()).collect();
-    if let Some(unknown) = only.iter().find(|name| !known.contains(&name.as_str())) {
+    if let Some(unknown) = only.iter().find(|name| !KNOWN.contains(&name.as_str())) {
         return Err(BenchError::Unknown(format!("store {unknown}")));
     }
     let named = |name: &str| only.iter().any(|only| *only == name);

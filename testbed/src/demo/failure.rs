@@ -82,7 +82,7 @@ pub fn leader(cluster: &Cluster<'_>, applications: &Applications) -> Result<Kill
         .map(|host| Ok(SocketAddr::from((cluster.host(host)?.address(), NODE_PORT))))
         .collect::<Result<_, DemoError>>()?;
     let load = Load::on(ports);
-    let (asked, killed, told) = std::thread::scope(|scope| {
+    let (asked, killed, told) = clock::threads(|scope| {
         let asking = scope.spawn(|| load.run(cluster.bed.outside()));
         std::thread::sleep(QUIET);
         let told = kill(cluster, applications, &name, &survivors, &load);
@@ -213,7 +213,7 @@ fn kill(
     cluster.transcript.step(&format!("{name}: network cut, then SIGKILL of everything"), || {
         load.gap();
         let victim = Victim { name, pods, killed: clock::now() };
-        let line = std::thread::scope(|scope| {
+        let line = clock::threads(|scope| {
             let watch = scope.spawn(|| timeline::watch(cluster, &victim, survivors, REPLACED, &cluster.stop));
             let done = host.kill(Kind::Silent);
             let line = watch.join().unwrap_or_default();

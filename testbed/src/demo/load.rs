@@ -62,7 +62,7 @@ impl Load {
     /// Asks from outside until it is stopped; answers what became of each request.
     pub fn run(&self, outside: &Outside) -> Vec<Asked> {
         let asked = Mutex::new(Vec::new());
-        std::thread::scope(|scope| {
+        clock::threads(|scope| {
             let mut next = clock::now();
             for to in self.addresses.iter().copied().cycle() {
                 if self.stop.load(Ordering::Relaxed) {

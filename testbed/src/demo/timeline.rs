@@ -63,7 +63,7 @@ pub fn watch(
     limit: Duration,
     stop: &AtomicBool,
 ) -> Timeline {
-    let lines: Vec<Timeline> = std::thread::scope(|scope| {
+    let lines: Vec<Timeline> = clock::threads(|scope| {
         let watchers: Vec<_> = survivors
             .iter()
             .flat_map(|host| [Look::Status, Look::Endpoints, Look::Pods].map(|look| (*host, look)))

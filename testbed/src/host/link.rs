@@ -56,7 +56,7 @@ impl Link {
         let reader = socket.try_clone()?;
         let link = Arc::new(Link { socket, state: Mutex::default(), changed: Condvar::new() });
         let weak = Arc::downgrade(&link);
-        std::thread::Builder::new().name("testbed-link".to_owned()).spawn(move || {
+        clock::thread("testbed-link", move || {
             loop {
                 let report = wire::recv::<Report>(reader.as_fd());
                 let Some(link) = weak.upgrade() else { return };

@@ -220,7 +220,7 @@ fn reset_removes_every_trace_and_nothing_else_and_the_machine_can_join_again() {
 fn requests_are_answered_while_every_agent_is_away() {
     let world = serving(3, "agentless");
     let (over, asked, lost) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
-    std::thread::scope(|scope| {
+    testbed::clock::threads(|scope| {
         for host in 0..3 {
             let (world, over, asked, lost) = (&world, &over, &asked, &lost);
             scope.spawn(move || {

@@ -1,4 +1,4 @@
-//! Image archives that are no good, through the real command: what is said, and that nothing of them stays.
+//! Images through the real command: archives that are no good, removal, copies on other machines and where they come from.
 
 use std::io::Read;
 
@@ -6,6 +6,15 @@ use serde_json::json;
 use testbed::small_image;
 
 use crate::world::{World, pod};
+
+/// An archive of an image whose blobs no machine has yet: the small one with a file of its own.
+pub fn image_with(path: &str, bytes: &[u8], name: &str) -> Vec<u8> {
+    let mut layer = small_image::layer().unwrap();
+    layer.truncate(layer.len() - 1024);
+    let mut tar = tar::Builder::new(layer);
+    add(&mut tar, path, bytes);
+    small_image::archive_of(&tar.into_inner().unwrap(), name).unwrap()
+}
 
 /// Names and contents of a tar's files.
 fn files(archive: &[u8]) -> Vec<(String, Vec<u8>)> {
@@ -101,11 +110,7 @@ fn bad_archives_are_refused_with_the_reason_and_the_store_keeps_what_it_had() {
     };
     let before = held();
     // Blobs that the store does not have: what it has need not come again.
-    let mut layer = small_image::layer().unwrap();
-    layer.truncate(layer.len() - 1024);
-    let mut tar = tar::Builder::new(layer);
-    add(&mut tar, "www/other", b"other\n");
-    let fresh = small_image::archive_of(&tar.into_inner().unwrap(), "other:1").unwrap();
+    let fresh = image_with("www/other", b"other\n", "other:1");
     let file = world.host(0).srv_path().join("bad.tar");
     for (what, bytes, words) in bad_archives(&fresh) {
         std::fs::write(&file, bytes).unwrap();
@@ -126,11 +131,7 @@ fn bad_archives_are_refused_with_the_reason_and_the_store_keeps_what_it_had() {
 #[test]
 fn layers_that_lead_out_of_their_image_are_named_and_write_nothing() {
     let world = World::of(1, "escape");
-    let mut layer = small_image::layer().unwrap();
-    layer.truncate(layer.len() - 1024);
-    let mut tar = tar::Builder::new(layer);
-    add(&mut tar, "../../../../../../srv/evil", b"x");
-    let archive = small_image::archive_of(&tar.into_inner().unwrap(), "evil:1").unwrap();
+    let archive = image_with("../../../../../../srv/evil", b"x", "evil:1");
     std::fs::write(world.host(0).srv_path().join("evil.tar"), archive).unwrap();
     world.run(0, &["skein", "image", "load", "/srv/evil.tar"]);
     let mut evil = pod("e", "true", "Never");

@@ -102,7 +102,7 @@ fn writes_through_another_agent_apply_once_while_leaders_are_killed() {
     let api = world.api(through);
     api.post(MAPS, &json!({"metadata": {"name": "counter"}, "data": {"n": "0"}})).unwrap();
     let stop = AtomicBool::new(false);
-    let (written, counted) = std::thread::scope(|scope| {
+    let (written, counted) = testbed::clock::threads(|scope| {
         let creators: Vec<_> = (0..WRITERS)
             .map(|writer| {
                 scope.spawn({
@@ -172,7 +172,7 @@ fn interrupted(
     let other = (0..3).find(|index| *index != old).unwrap();
     let pid = world.host(old).agent_pid().unwrap().unwrap().to_string();
     let (api, stop) = (world.api(other), AtomicBool::new(false));
-    let (highest, midst) = std::thread::scope(|scope| {
+    let (highest, midst) = testbed::clock::threads(|scope| {
         let watcher = scope.spawn(|| {
             let mut highest = 0;
             while !stop.load(Ordering::Relaxed) {

@@ -48,7 +48,8 @@ async fn gap<S: System>(system: &S, leader: usize, number: usize) -> Result<Dura
         for client in &others {
             let (client, key) =
                 (client.clone(), format!("stream/kill/{number}/{}", begun.elapsed().as_micros()));
-            writes.spawn(async move { client.put(key.as_bytes(), b"after").await.map(|()| clock::now()) });
+            let put = async move { client.put(key.as_bytes(), b"after").await.map(|()| clock::now()) };
+            clock::spawn_in(&mut writes, put);
         }
         if let Some(at) = first(&mut writes).await {
             break at - begun;

@@ -122,7 +122,8 @@ pub fn round<S: System + Sync>(
         let mut tasks = JoinSet::new();
         for number in 0..clients {
             let client = connections[number % connections.len()].clone();
-            tasks.spawn(ask(client, work, (round, number as u64), begun + warm, begun + warm + length));
+            let asking = ask(client, work, (round, number as u64), begun + warm, begun + warm + length);
+            clock::spawn_in(&mut tasks, asking);
         }
         let (mut times, mut failed) = (Vec::new(), 0);
         while let Some(done) = tasks.join_next().await {
@@ -154,7 +155,7 @@ pub fn reads_beside_writes<S: System + Sync>(
         let (from, until) = (begun + warm, begun + warm + length);
         let mut tasks = JoinSet::new();
         for number in 0..writers {
-            tasks.spawn(ask(writing.clone(), Work::Put, (round, number as u64), from, until));
+            clock::spawn_in(&mut tasks, ask(writing.clone(), Work::Put, (round, number as u64), from, until));
         }
         let Asked { mut times, failed, .. } = ask(reading, Work::Read, (round, 0), from, until).await;
         while tasks.join_next().await.is_some() {}

@@ -69,7 +69,7 @@ async fn fill(system: &ours::Ours, leader: usize) -> Result<(), BenchError> {
         };
         let transaction = Transaction { compares: Vec::new(), ops: (first..first + EACH).map(put).collect() };
         let client = client.clone();
-        writes.spawn(async move { client.transact(transaction).await });
+        clock::spawn_in(&mut writes, async move { client.transact(transaction).await });
         while writes.len() >= UNDER_WAY {
             if let Some(done) = writes.join_next().await {
                 done.map_err(std::io::Error::other)?.map_err(std::io::Error::other)?;

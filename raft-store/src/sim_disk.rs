@@ -58,6 +58,15 @@ impl MemDisk {
         self.platter().crash(&mut SmallRng::seed_from_u64(seed));
     }
 
+    /// The worst power cut: nothing that was not synced survives.
+    pub fn lose_unsynced(&self) {
+        let mut platter = self.platter();
+        platter.names = platter.durable_names.clone();
+        platter.name_changes.clear();
+        platter.forget_unnamed();
+        platter.files.values_mut().for_each(Inode::lose);
+    }
+
     /// The `after`-th sync from now (0 = the next) fails, as do all later ones; `None` heals.
     pub fn fail_sync(&self, after: Option<u64>) {
         self.platter().syncs_until_failure = after;
@@ -230,6 +239,11 @@ impl Inode {
         for pending in std::mem::take(&mut self.pending) {
             pending.perform(&mut self.durable, |_| true);
         }
+    }
+
+    fn lose(&mut self) {
+        self.pending.clear();
+        self.current = self.durable.clone();
     }
 
     fn crash(&mut self, rng: &mut SmallRng) {

@@ -111,6 +111,11 @@ fn replicas_that_went_apart_are_told_by_their_marks() {
 }
 
 #[test]
+fn without_a_planted_bug_the_same_seeds_find_nothing() {
+    (0..SEEDS).for_each(|seed| drop(run(seed, CHAOS_MS)));
+}
+
+#[test]
 fn the_simulator_finds_every_planted_bug_first_quarter() {
     quarter(0);
 }

@@ -7,6 +7,9 @@ use raft::eraftpb::{Message, MessageType};
 
 use super::*;
 
+/// One acknowledgement of so many is looked at.
+const LOOKED_AT: u64 = 40;
+
 impl World {
     pub fn reaches(&self, from: u64, to: u64) -> bool {
         !self.cut.contains(&(from, to))
@@ -52,7 +55,7 @@ impl World {
         self.at(time, Event::Deliver { from, to, bytes, bulk });
     }
 
-    /// C4, C5: a vote that leaves a node is the only one of its term.
+    /// C4: a vote that leaves a node is the only one of its term. C5: it is durable then, as are the entries that are acknowledged.
     fn look_at_promises(&mut self, from: u64, to: u64, bytes: &[u8]) {
         if self.blind || bytes.len() > 200 || bytes[0] == FEED {
             return;
@@ -61,7 +64,28 @@ impl World {
         self.appends += u64::from(message.msg_type == MessageType::MsgAppend as i32);
         if message.msg_type == MessageType::MsgRequestVoteResponse as i32 && !message.reject {
             self.checks.voted(NodeId(from), message.term, NodeId(to));
+            self.is_durable(from, message.term, 0);
         }
+        let is_ack = message.msg_type == MessageType::MsgAppendResponse as i32 && !message.reject;
+        // Each look opens a store.
+        if is_ack && hash(bytes).is_multiple_of(LOOKED_AT) {
+            self.is_durable(from, message.term, message.index);
+        }
+    }
+
+    /// C5: what a node would have after the worst power cut at this moment is not less than it promises.
+    fn is_durable(&self, id: u64, term: u64, index: u64) {
+        let left = self.nodes[&id].disk.image();
+        left.lose_unsynced();
+        let status = match Replica::open(left, self.config(id, 9_997)) {
+            Ok(replica) => replica.status(),
+            Err(error) => {
+                panic!("C5: node {id} promises term {term} and entry {index}, and its disk: {error}")
+            }
+        };
+        let (has_term, has_index) = (status.term, status.last_index);
+        assert!(has_term >= term, "C5: node {id} promises term {term}, and its disk has {has_term}");
+        assert!(has_index >= index, "C5: node {id} promises entry {index}, and its disk ends at {has_index}");
     }
 
     /// Sends an altered or forged copy beside the true message.

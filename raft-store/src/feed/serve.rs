@@ -40,6 +40,8 @@ struct Feeding {
     under_way: VecDeque<(u64, u64)>,
     said: Millis,
     heard: Millis,
+    /// When it lacked little last.
+    near: Millis,
     /// Entries up to here are not gathered first.
     hurried: u64,
     /// A state is on its way.
@@ -63,6 +65,8 @@ pub(crate) struct Feeder {
     fed: [Option<Millis>; PARTS],
     /// When those that are gathered go.
     due: Option<Millis>,
+    /// What those are told whose place somebody else has now.
+    parting: Vec<Said>,
 }
 
 /// One message to be sent.
@@ -111,7 +115,7 @@ impl Feeder {
                 Err(Reason::Behind)
             }
             () if differs(&place, stock) => Err(Reason::Diverged),
-            () if self.feeds.len() >= bound(stock) => Err(Reason::Full),
+            () if self.feeds.len() >= bound(stock) && !self.take_place(now, stock) => Err(Reason::Full),
             () => {
                 let part = self.subscribed % PARTS;
                 self.subscribed += 1;
@@ -119,6 +123,22 @@ impl Feeder {
                 Ok(())
             }
         }
+    }
+
+    /// Takes the place of one that lags, so that the slow do not keep everybody else out. One that is being sent a state does not lag.
+    fn take_place(&mut self, now: Millis, stock: &Stock<'_>) -> bool {
+        let lags = |(_, feed): &(&NodeId, &Feeding)| now.since(feed.near) >= timing::FEED_HELD_MS;
+        let slowest = self.feeds.iter().filter(lags).min_by_key(|(_, feed)| feed.acked).map(|(to, _)| *to);
+        let Some(to) = slowest.filter(|_| self.feeds.len() <= bound(stock)) else { return false };
+        let said = self.part_with(to, Reason::Full, stock);
+        self.parting.extend(said);
+        true
+    }
+
+    fn part_with(&mut self, to: NodeId, reason: Reason, stock: &Stock<'_>) -> Option<Said> {
+        let feed = self.feeds.remove(&to)?;
+        let others = self.better(reason, &stock.others, stock.applied.index);
+        Some(Said { to, stream: feed.stream, body: encode(&Feed::Refused { reason, others }) })
     }
 
     /// What a fed member says that it has.
@@ -237,15 +257,12 @@ impl Feeder {
         };
         let stale = self.stale_since.is_some_and(|at| now.since(at) >= timing::FEED_STALE_MS);
         let (keep, reason) = if stale { (0, Reason::Behind) } else { (bound(stock), Reason::Full) };
-        let mut said = Vec::new();
+        let mut said = std::mem::take(&mut self.parting);
         while self.feeds.len() > keep {
             // Not who is in the midst of a state: it would have to begin anew elsewhere. It goes when it has it.
             let may_go = |(_, feed): &(&NodeId, &Feeding)| stale || feed.state.is_none();
             let Some(to) = self.feeds.iter().rev().find(may_go).map(|(to, _)| *to) else { break };
-            let Some(feed) = self.feeds.remove(&to) else { break };
-            let others = self.better(reason, &stock.others, stock.applied.index);
-            let body = encode(&Feed::Refused { reason, others });
-            said.push(Said { to, stream: feed.stream, body });
+            said.extend(self.part_with(to, reason, stock));
         }
         said
     }
@@ -262,6 +279,7 @@ impl Feeding {
             // The first word comes at once.
             said: Millis(0),
             heard: now,
+            near: now,
             hurried: 0,
             state: None,
             no_state_before: Millis(0),
@@ -290,6 +308,9 @@ impl Feeding {
     fn look(&mut self, now: Millis, stock: &Stock<'_>) {
         if self.state.as_ref().is_some_and(|state| state.is_stuck(now)) {
             self.begin_anew(now);
+        }
+        if self.state.is_some() || self.acked + limits::FEED_NAMED_LACKS >= stock.applied.index {
+            self.near = now;
         }
         if self.state.is_none() {
             self.behind = self.behind.map(|index| index.min(stock.applied.index));

@@ -257,6 +257,33 @@ fn a_voter_feeds_few_and_sends_others_to_those_that_have_caught_up() {
 }
 
 #[test]
+fn who_lags_for_long_gives_its_place_to_somebody_who_asks() {
+    const MANY: u64 = limits::FEED_NAMED_LACKS + 100;
+    let store = Store::with(MANY as usize + 1);
+    let voter = || Stock { votes: true, ..store.stock(10 + MANY) };
+    let mut feeder = Feeder::default();
+    let ask = |feeder: &mut Feeder, now, from: u64| {
+        feeder.subscribe(Millis(now), (NodeId(from), 1), (FULL, at(11, 3)), &voter())
+    };
+    ask(&mut feeder, 1, 100).unwrap();
+    ask(&mut feeder, 1, 101).unwrap();
+    // Both are heard of all the while; one has what there is, the other stays behind.
+    for now in (0..timing::FEED_HELD_MS).step_by(1_000) {
+        feeder.acknowledged(Millis(now), NodeId(100), 1, (12, true));
+        feeder.acknowledged(Millis(now), NodeId(101), 1, (10 + MANY, true));
+        said(&mut feeder, now, &voter());
+        assert_eq!(ask(&mut feeder, now, 9), Err(Reason::Full), "after {now} ms");
+    }
+    let now = timing::FEED_HELD_MS + 1;
+    assert_eq!(ask(&mut feeder, now, 9), Ok(()));
+    let told = feeder.pump(Millis(now), &voter());
+    let refused = Feed::Refused { reason: Reason::Full, others: vec![NodeId(101)] };
+    assert!(told.iter().any(|said| said.to == NodeId(100) && decode(&said.body) == Ok(refused.clone())));
+    assert_eq!(ask(&mut feeder, now, 102), Err(Reason::Full), "the others keep theirs");
+    assert_eq!(feeder.feeds(), limits::VOTER_FEEDS);
+}
+
+#[test]
 fn who_is_refused_by_all_does_not_ask_without_end() {
     let mut follower = follower();
     let mut asks = 0;

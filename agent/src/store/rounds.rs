@@ -87,6 +87,7 @@ mod tests {
         let first = join(&rounds, &asked);
         let begun = asks.recv().await.unwrap();
         let later: Vec<_> = (0..500).map(|_| join(&rounds, &asked)).collect();
+        tokio::task::yield_now().await;
         assert!(asks.try_recv().is_err(), "one round at a time");
         begun.send(Some(crate::testing::view(&[]))).unwrap();
         first.await.unwrap();

@@ -29,7 +29,7 @@ pub fn a_second_change_is_refused_until_the_first_is_complete() {
 }
 
 #[test]
-fn a_change_is_refused_while_its_predecessors_change_is_still_joint() {
+fn a_change_is_refused_while_another_one_is_still_joint() {
     let mut world = world(4, &[2, 3], &[4]);
     let leader = world.leader().unwrap();
     let out = (1..=3).find(|id| *id != leader).unwrap();

@@ -12,7 +12,7 @@ use raft_store::{MemberChange, NodeId, Replica, View};
 use crate::world::{ENVELOPE, World};
 
 /// A joint state is left within this, while one leader and a majority of both sets of voters are well and reach each other.
-const JOINT_MS: u64 = 6_000;
+const JOINT_MS: u64 = 3_000;
 /// Fewer voters than this survive no death.
 const SAFE: usize = 3;
 /// The first field of a message, its kind, and the kind that brings entries.

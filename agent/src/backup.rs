@@ -89,18 +89,8 @@ pub async fn run(cluster: Arc<Cluster>) {
         let schedule = Schedule::of(&view);
         let now = clock::wall().as_second();
         let begun = is_begun(&view);
-        if view.members().is_voter(cluster.me())
-            && begun
-            && schedule.every_s > 0
-            && due(&shelf.list(), schedule, now)
-        {
-            match shelf.add(cluster.identity.cluster_id(), view, now).await {
-                Ok(path) => info!(path = %path.display(), "backup made"),
-                Err(error) => warn!(%error, "no backup could be made"),
-            }
-            for old in surplus(shelf.list(), schedule.keep, now) {
-                let _ = std::fs::remove_file(shelf.path(old));
-            }
+        if view.members().is_voter(cluster.me()) && begun {
+            shelf.tend(schedule, cluster.identity.cluster_id(), view, now).await;
         }
         tokio::time::sleep(if begun { LOOK } else { Duration::from_secs(1) }).await;
     }
@@ -138,6 +128,20 @@ impl Shelf {
         let mut times: Vec<i64> = names.filter_map(|entry| time(entry.file_name())).collect();
         times.sort_unstable();
         times
+    }
+
+    /// Makes one if it is due, and then removes the oldest of what is too many.
+    async fn tend(&self, schedule: Schedule, id: raft_store::ClusterId, view: View, now: i64) {
+        if schedule.every_s == 0 || !due(&self.list(), schedule, now) {
+            return;
+        }
+        match self.add(id, view, now).await {
+            Ok(path) => info!(path = %path.display(), "backup made"),
+            Err(error) => warn!(%error, "no backup could be made"),
+        }
+        for old in surplus(self.list(), schedule.keep, now) {
+            let _ = std::fs::remove_file(self.path(old));
+        }
     }
 
     /// What a machine left half written when it went down.
@@ -201,6 +205,34 @@ mod tests {
         assert!(due(&[800, 900], schedule, 1_000));
         assert_eq!(surplus(vec![1, 2, 3, 4], 2, 10), [1, 2]);
         assert_eq!(surplus(vec![1], 2, 10), Vec::<i64>::new());
+    }
+
+    #[tokio::test]
+    async fn the_files_of_the_oldest_backups_go_and_no_others() {
+        let directory = std::env::temp_dir().join(format!("skein-backups-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&directory);
+        let shelf = Shelf { directory: directory.clone(), ending: format!(".01010101{SUFFIX}") };
+        let id = raft_store::ClusterId([1; 16]);
+        let view = crate::testing::view(&[("k".into(), vec![1])]);
+        let schedule = Schedule { every_s: 100, keep: 2 };
+        shelf.tend(Schedule { every_s: 0, ..schedule }, id, view.clone(), 1_000).await;
+        assert!(!directory.exists(), "none is wanted");
+        let others = [format!("7.02020202{SUFFIX}"), "notes.txt".into()];
+        for (now, kept) in [
+            (1_000, vec![1_000]),
+            (1_050, vec![1_000]),
+            (1_100, vec![1_000, 1_100]),
+            (1_200, vec![1_100, 1_200]),
+            (1_450, vec![1_200, 1_450]),
+        ] {
+            shelf.tend(schedule, id, view.clone(), now).await;
+            assert_eq!(shelf.list(), kept, "at {now}");
+            others.iter().for_each(|name| std::fs::write(directory.join(name), "x").unwrap());
+        }
+        assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 4, "two, and what is not its own");
+        let bytes = std::fs::read(shelf.path(1_450)).unwrap();
+        assert!(rescue::Rescued::from_backup(&bytes).is_ok(), "they are backups");
+        std::fs::remove_dir_all(directory).unwrap();
     }
 
     #[test]

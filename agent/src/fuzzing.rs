@@ -1,27 +1,56 @@
-//! Doors for the fuzzer to this crate's decoders of what comes from other machines and from people.
+//! The types that are decoded from other machines' and people's bytes, each with its door for the fuzzer.
 //!
-//! Decides what a decoder owes: no panic, and what it takes it gives back. It must not be used by a running agent.
+//! Decides which types the wire's decoder takes (`wire::Fuzzed`: what has no row here cannot be decoded), and what a decoder owes: no
+//! panic, and what it takes it gives back.
 
-use bincode::{Decode, Encode};
+use raft_store::consistency::Marks;
+use raft_store::{
+    Command, Compare, Expect, Key, NodeId, Op, Outcome, Refusal, Revision, SessionId, Transaction,
+};
 
-use crate::mesh::wire::{self, Datagram, ExecFrame, JoinAnswer, JoinRequest, LogWish, Request, Response};
+use crate::mesh::wire::{
+    self, Datagram, ExecFrame, Forwarded, JoinAnswer, JoinRequest, LogWish, Request, Response, Settled,
+    Supports,
+};
 use crate::pki::Token;
+use crate::server::stream::protocol::{self, Answer, Ask, Held, Question, Read, Reply};
 
 /// A name, bytes to begin with, and the check: whether the bytes were taken, or what is wrong.
 pub type Target = (&'static str, fn() -> Vec<Vec<u8>>, fn(&[u8]) -> Result<bool, String>);
 
-/// All decoders.
-pub const TARGETS: &[Target] = &[
-    ("mesh-datagram", datagrams, check::<Datagram>),
-    ("mesh-request", requests, check::<Request>),
-    ("mesh-response", responses, check::<Response>),
-    ("mesh-exec", exec_frames, check::<ExecFrame>),
-    ("mesh-join-request", join_requests, check::<JoinRequest>),
-    ("mesh-join-answer", join_answers, check::<JoinAnswer>),
-    ("join-token", tokens, check_token),
-];
+macro_rules! decoders {
+    (wire: {$($name:literal: $type:ty, $seeds:ident;)*} others: {$($other:expr;)*}) => {
+        $(impl wire::Fuzzed for $type {})*
 
-fn check<T: Decode<()> + Encode + PartialEq>(bytes: &[u8]) -> Result<bool, String> {
+        /// All decoders.
+        pub const TARGETS: &[Target] = &[$(($name, $seeds, check::<$type>),)* $($other,)*];
+    };
+}
+
+decoders! {
+    wire: {
+        "mesh-datagram": Datagram, datagrams;
+        "mesh-request": Request, requests;
+        "mesh-response": Response, responses;
+        "mesh-exec": ExecFrame, exec_frames;
+        "mesh-join-request": JoinRequest, join_requests;
+        "mesh-join-answer": JoinAnswer, join_answers;
+        "mesh-supports": Supports, supports;
+        "mesh-forwarded": Forwarded, forwarded;
+        "mesh-settled": Settled, settled;
+        "mesh-command": Command, commands;
+        "mesh-outcome": Outcome, outcomes;
+        "mesh-marks": Marks, marks;
+        "stream-question": Question, questions;
+        "stream-reply": Reply, replies;
+    }
+    others: {
+        ("stream-frame", frames, check_frame);
+        ("join-token", tokens, check_token);
+    }
+}
+
+fn check<T: wire::Fuzzed>(bytes: &[u8]) -> Result<bool, String> {
     let Ok(message) = wire::decode::<T>(bytes) else { return Ok(false) };
     match wire::decode::<T>(&wire::encode(&message)) {
         Ok(again) if again == message => Ok(true),
@@ -133,4 +162,108 @@ fn check_token(bytes: &[u8]) -> Result<bool, String> {
         Ok(again) if again == token => Ok(true),
         other => Err(format!("the token {token} reads as {other:?}")),
     }
+}
+
+fn supports() -> Vec<Vec<u8>> {
+    vec![wire::encode(&Supports { oldest: 1, newest: 2 })]
+}
+
+fn transaction() -> Transaction {
+    let expects = [Expect::Absent, Expect::ModRevision(Revision(300))];
+    let compares = expects.map(|expect| Compare { key: "stream/a".into(), expect }).to_vec();
+    let ops = vec![
+        Op::Put { key: "stream/a".into(), value: "1".repeat(40).into() },
+        Op::Delete { key: "stream/b".into() },
+        Op::PutFor { key: "stream/c".into(), value: "x".into(), seconds: 90 },
+    ];
+    Transaction { compares, ops }
+}
+
+fn commands() -> Vec<Vec<u8>> {
+    let session = SessionId(5);
+    let transact = Command::Transact { session, sequence: 2, epoch: None, transaction: transaction() };
+    let all = [Command::OpenSession { session }, transact, Command::CloseSession { session }];
+    all.iter().map(wire::encode).collect()
+}
+
+fn outcomes() -> Vec<Vec<u8>> {
+    let all = [
+        Outcome::Applied { revision: Revision(300), changed: true },
+        Outcome::CompareFailed { index: 1, key: Key::from("stream/a"), actual: Some(Revision(4)) },
+        Outcome::NotLeader { leader: Some(NodeId(2)) },
+        Outcome::MembersChanged { voters: vec![NodeId(1), NodeId(2)], learners: vec![NodeId(3)] },
+        Outcome::Refused(Refusal::Busy),
+    ];
+    all.iter().map(wire::encode).collect()
+}
+
+fn forwarded() -> Vec<Vec<u8>> {
+    let all = commands().into_iter().map(|command| Forwarded { id: 70_000, command });
+    all.map(|forwarded| wire::encode(&forwarded)).collect()
+}
+
+fn settled() -> Vec<Vec<u8>> {
+    let all = outcomes().into_iter().map(|outcome| Settled { id: 70_000, outcome });
+    all.map(|settled| wire::encode(&settled)).collect()
+}
+
+fn marks() -> Vec<Vec<u8>> {
+    let every = (1..=3).map(|n| (n * 1_024, [n as u8; 32])).collect();
+    [Marks::default(), Marks { newest: (5_000, [9; 32]), every }].iter().map(wire::encode).collect()
+}
+
+fn some_questions() -> Vec<Question> {
+    let key = || Key::from("stream/a");
+    let range = Ask::Range { start: key(), end: "stream/z".into(), limit: 10, read: Read::Local };
+    let asks = [
+        Ask::Transact(transaction()),
+        Ask::Get { key: key(), read: Read::Linearizable },
+        Ask::Get { key: key(), read: Read::AtLeast(Revision(300)) },
+        range,
+    ];
+    asks.into_iter().map(|ask| Question { id: 70_000, ask }).collect()
+}
+
+fn questions() -> Vec<Vec<u8>> {
+    some_questions().iter().map(wire::encode).collect()
+}
+
+fn replies() -> Vec<Vec<u8>> {
+    let revision = Revision(300);
+    let entry = || raft_store::Entry::new(b"stream/a", b"value", Revision(2), revision);
+    let answers = [
+        Answer::Done { revision },
+        Answer::CompareFailed { index: 0, key: "stream/a".into(), actual: None },
+        Answer::Entry {
+            revision,
+            entry: Some(Held(raft_store::Entry::new(&[], b"value", revision, revision))),
+        },
+        Answer::Entries { revision, entries: vec![entry(), entry()], more: true },
+        Answer::NoLeader("no".into()),
+    ];
+    answers.into_iter().map(|answer| wire::encode(&Reply { id: 7, answer })).collect()
+}
+
+fn frames() -> Vec<Vec<u8>> {
+    let mut bytes = Vec::new();
+    some_questions().iter().for_each(|question| protocol::put_frame(question, &mut bytes));
+    vec![bytes]
+}
+
+/// Takes what has arrived whole, as the server does; the same questions must come of their own bytes.
+fn check_frame(bytes: &[u8]) -> Result<bool, String> {
+    let take = |bytes: &[u8]| {
+        let (mut used, mut questions) = (0, Vec::new());
+        while let Ok(Some((question, length))) = protocol::take_frame::<Question>(&bytes[used..]) {
+            used += length;
+            questions.push(question);
+        }
+        questions
+    };
+    let (questions, mut again) = (take(bytes), Vec::new());
+    questions.iter().for_each(|question| protocol::put_frame(question, &mut again));
+    if take(&again) != questions {
+        return Err("questions are others after encoding and decoding".into());
+    }
+    Ok(!questions.is_empty())
 }

@@ -40,6 +40,8 @@ pub mod restore;
 pub mod run;
 pub mod server;
 pub mod store;
+#[cfg(test)]
+mod testing;
 pub mod timing;
 pub mod versions;
 pub mod voters;

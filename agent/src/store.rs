@@ -73,7 +73,7 @@ struct Inner {
     disk_full: watch::Receiver<bool>,
     lanes: Lanes,
     forward: Forward,
-    rounds: Rounds,
+    rounds: Arc<Rounds>,
 }
 
 impl Store {
@@ -89,7 +89,7 @@ impl Store {
             disk_full: running.disk_full,
             forward: Forward::new(mesh),
             lanes: Lanes::default(),
-            rounds: Rounds::default(),
+            rounds: Arc::default(),
         }))
     }
 
@@ -140,7 +140,11 @@ impl Store {
 
     /// A state that holds everything acknowledged before this call. `None` when no leader confirmed in time.
     pub async fn linearizable(&self) -> Option<View> {
-        let answer = self.0.rounds.join(self);
+        let store = self.clone();
+        let answer = self.0.rounds.join(move || {
+            let store = store.clone();
+            async move { store.read_index().await }
+        });
         tokio::time::timeout(timing::REQUEST_DEADLINE, answer).await.ok()?.ok()
     }
 

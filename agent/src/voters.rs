@@ -150,3 +150,47 @@ pub fn parse_pinned(value: &Value) -> Result<Option<usize>, String> {
         _ => Err(format!("{text} is not a count of voters: say auto, 1, 3, 5 or 7")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn member(name: &str, id: u64) -> (String, Vec<u8>) {
+        let member = json!({
+            "name": name, "id": id, "key": "", "address": "10.0.0.1:7443", "api_port": 6443, "block": 1, "no_voter": id == 3,
+        });
+        (crate::members::key(name), serde_json::to_vec(&member).unwrap())
+    }
+
+    fn node(name: &str, metadata: Value, ready: &str) -> (String, Vec<u8>) {
+        let conditions = json!([{"type": "Ready", "status": ready}]);
+        let mut node = json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": metadata, "status": {"conditions": conditions},
+        });
+        node["metadata"]["name"] = name.into();
+        (keys::object(node_kind(), "", name), serde_json::to_vec(&node).unwrap())
+    }
+
+    #[test]
+    fn the_autopilot_is_told_zones_drains_and_deaths_of_the_nodes() {
+        let told = |of_host1: Value| {
+            candidates(&crate::testing::view(&[
+                member("host1", 1),
+                member("host2", 2),
+                member("host3", 3),
+                node("host1", of_host1, "True"),
+                node("host2", json!({"labels": {ZONE: "attic"}}), "Unknown"),
+            ]))
+        };
+        let plain = told(json!({"labels": {ZONE: "cellar", "zone": "garden"}}));
+        let zones: Vec<(u64, &str)> = plain.iter().map(|one| (one.id.0, one.zone.as_str())).collect();
+        assert_eq!(zones, [(1, "cellar"), (2, "attic"), (3, "")]);
+        assert_eq!(plain.iter().map(|one| one.dead).collect::<Vec<_>>(), [false, true, false]);
+        assert_eq!(plain.iter().map(|one| one.may_vote).collect::<Vec<_>>(), [true, true, false]);
+        // Only the first votes; the others have not said their keys yet.
+        assert_eq!(plain.iter().map(|one| one.spared).collect::<Vec<_>>(), [false, true, true]);
+        let drained = told(json!({"annotations": {DRAIN: "now"}}));
+        assert!(drained[0].spared && drained[0].zone.is_empty());
+    }
+}

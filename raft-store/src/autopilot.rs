@@ -234,7 +234,7 @@ impl Look<'_> {
 
     /// The largest odd count that the living can fill; three stay three.
     fn size(&self, wanted: usize, living: usize) -> usize {
-        let stays = |size: usize| size == 3 && self.status.voters.len() >= 2;
+        let stays = |size: usize| size == 3 && self.status.voters.len() >= 2 && !planted!(SingleVoterShrink);
         [7, 5, 3].into_iter().find(|size| *size <= wanted && (living >= *size || stays(*size))).unwrap_or(1)
     }
 

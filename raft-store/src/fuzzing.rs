@@ -20,6 +20,7 @@ use crate::log::identity::Identity;
 use crate::log::recover;
 use crate::log::segment::{self, Segment};
 use crate::log::snapfile;
+use crate::replica::reads::ReadContext;
 use crate::rescue::{self, Rescued};
 use crate::sim_disk::MemDisk;
 use crate::snapshot;
@@ -40,6 +41,7 @@ pub const TARGETS: &[Target] = &[
     ("backup", backups, check_backup),
     ("raft-message", messages, check_message),
     ("feed-message", feeds, check_feed),
+    ("read-context", contexts, check_context),
 ];
 
 const OWNER: Identity = Identity { cluster: ClusterId([7; 16]), node: NodeId(3) };
@@ -74,6 +76,15 @@ fn check_command(bytes: &[u8]) -> Result<bool, String> {
     let Ok(command) = codec::decode_command(bytes) else { return Ok(false) };
     let again = codec::decode_command(&codec::encode_command(&command));
     same(again.as_ref() == Ok(&command), "a command")
+}
+
+fn contexts() -> Vec<Vec<u8>> {
+    vec![ReadContext { asker: NodeId(2), boot: 7, counter: 70_000 }.encode()]
+}
+
+fn check_context(bytes: &[u8]) -> Result<bool, String> {
+    let Some(context) = ReadContext::decode(bytes) else { return Ok(false) };
+    same(context.encode() == bytes, "a read's context")
 }
 
 fn same(is: bool, what: &str) -> Result<bool, String> {

@@ -36,6 +36,10 @@ pub enum Bug {
     EmptyMembersSkipped,
     /// Nobody ends a joint state that an earlier leader began.
     JointNeverLeft,
+    /// A change of members is taken while another one is not committed.
+    SecondChange,
+    /// The autopilot lets deaths take three voters down to one.
+    SingleVoterShrink,
     /// A leader may take itself out, and goes on.
     LeaderLeaves,
     /// Entries that a new leader replaced stay in memory.
@@ -86,7 +90,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 37] = [
+    pub const ALL: [Bug; 39] = [
         Bug::VoteBeforeSync,
         Bug::AppendAckBeforeSync,
         Bug::VoteNotWritten,
@@ -101,6 +105,8 @@ impl Bug {
         Bug::CommitForgotten,
         Bug::EmptyMembersSkipped,
         Bug::JointNeverLeft,
+        Bug::SecondChange,
+        Bug::SingleVoterShrink,
         Bug::LeaderLeaves,
         Bug::ReplacedTailKept,
         Bug::AppliedTwice,

@@ -15,6 +15,8 @@ mod proposals;
 pub(crate) mod reads;
 mod status;
 mod telling;
+#[cfg(test)]
+mod tests;
 
 use raft::eraftpb::MessageType;
 use raft::{RawNode, Ready, SnapshotStatus, StateRole};

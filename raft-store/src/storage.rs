@@ -35,6 +35,9 @@ impl Memory {
     /// Adds durable entries, replacing those from their first index on.
     pub(crate) fn append(&mut self, entries: Vec<Entry>) {
         let Some(first) = entries.first() else { return };
+        // What was forgotten was applied, and a place is its index: neither may be replaced nor left out.
+        let places = self.base.0 + 1..=self.last() + 1;
+        assert!(places.contains(&first.index), "entry {} is put where only {places:?} may be", first.index);
         if !planted!(ReplacedTailKept) {
             self.entries.truncate(first.index.saturating_sub(self.base.0 + 1) as usize);
         }
@@ -202,5 +205,62 @@ impl Storage for Memory {
             term: state.applied_term,
         };
         Ok(Snapshot { data: self.data(), metadata: Some(metadata) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn entry(index: u64, length: u64) -> Entry {
+        Entry { index, term: 1, data: vec![7; length as usize], ..Entry::default() }
+    }
+
+    /// The entries from 2 on, of so many bytes.
+    fn memory(count: u64, length: u64) -> Memory {
+        let entries: Tail = (2..count + 2).map(|index| entry(index, length)).collect();
+        Memory::new((1, 1), entries, HardState::default(), State::first(NodeId(1)))
+    }
+
+    #[test]
+    fn entries_are_kept_for_who_lacks_them_up_to_a_bound() {
+        let needed = Some(2);
+        let mut memory = memory(20, MIB);
+        memory.compact(21, MIB, needed);
+        assert_eq!(memory.base(), 1, "all that it lacks is there");
+        let count = limits::LOG_KEPT_BYTES / MIB + 10;
+        memory.append((22..count + 2).map(|index| entry(index, MIB)).collect());
+        memory.compact(count + 1, MIB, needed);
+        assert!(memory.base() > 1, "it lacks more than is kept for it");
+        assert!(memory.entries.bytes() <= limits::LOG_KEPT_BYTES);
+        assert!(memory.entries.bytes() > limits::LOG_KEPT_BYTES - 2 * MIB, "and not much less");
+        memory.compact(count + 1, MIB, None);
+        assert!(memory.entries.bytes() <= MIB, "nobody lacks anything");
+        assert_eq!(memory.last(), count + 1);
+    }
+
+    #[test]
+    fn entries_take_the_places_of_those_that_they_replace() {
+        let mut memory = memory(10, 9);
+        memory.append(vec![Entry { term: 2, ..entry(8, 1) }]);
+        assert_eq!((memory.last(), memory.term_of(8), memory.term_of(7)), (8, Some(2), Some(1)));
+        memory.append(vec![entry(9, 1)]);
+        assert_eq!(memory.last(), 9);
+    }
+
+    #[test]
+    #[should_panic(expected = "entry 5 is put where only 6..=12 may be")]
+    fn what_was_forgotten_is_not_replaced() {
+        let mut memory = memory(10, 9);
+        memory.compact(5, 0, None);
+        memory.append(vec![entry(5, 9)]);
+    }
+
+    #[test]
+    #[should_panic(expected = "entry 13 is put where only 2..=12 may be")]
+    fn no_place_is_left_out() {
+        memory(10, 9).append(vec![entry(13, 9)]);
     }
 }

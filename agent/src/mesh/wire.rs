@@ -196,8 +196,11 @@ pub fn encode<T: Encode>(message: &T) -> Vec<u8> {
     bincode::encode_to_vec(message, bincode::config::standard()).unwrap_or_default()
 }
 
+/// What may be decoded from another machine's bytes. Types get it in `crate::fuzzing`, with their fuzz target, and nowhere else.
+pub trait Fuzzed: Encode + Decode<()> + PartialEq {}
+
 /// A message from bytes, all of which it must use, with the limit of a frame.
-pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, FrameError> {
+pub fn decode<T: Fuzzed>(bytes: &[u8]) -> Result<T, FrameError> {
     let config = bincode::config::standard().with_limit::<FRAME_LIMIT>();
     let (message, used) =
         bincode::decode_from_slice(bytes, config).map_err(|error| FrameError::Nonsense(error.to_string()))?;
@@ -235,7 +238,7 @@ pub fn put_frame<T: Encode>(message: &T, frame: &mut Vec<u8>) {
 }
 
 /// Reads one length-prefixed message.
-pub async fn read_frame<T: Decode<()>>(stream: &mut RecvStream) -> Result<T, FrameError> {
+pub async fn read_frame<T: Fuzzed>(stream: &mut RecvStream) -> Result<T, FrameError> {
     decode(&read_bytes(stream, FRAME_LIMIT).await?)
 }
 

@@ -2,12 +2,11 @@
 //!
 //! Decides who shares. A read is never served by an index that was asked for before it came.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use raft_store::View;
 use tokio::sync::oneshot;
 
-use super::Store;
 use crate::clock::spawn;
 
 #[derive(Default)]
@@ -20,8 +19,11 @@ struct Waiting {
 }
 
 impl Rounds {
-    /// Joins the next round, and begins it if none is under way.
-    pub fn join(&self, store: &Store) -> oneshot::Receiver<View> {
+    /// Joins the next round, and begins it if none is under way. `ask` is one round: a view that holds all from before it began.
+    pub fn join<F>(self: &Arc<Rounds>, ask: impl Fn() -> F + Send + 'static) -> oneshot::Receiver<View>
+    where
+        F: Future<Output = Option<View>> + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Without a leader no round ends: readers that have given up are not to pile up.
@@ -31,7 +33,7 @@ impl Rounds {
         waiting.reads.push(reply);
         if !waiting.asking {
             waiting.asking = true;
-            spawn(ask(store.clone()));
+            spawn(serve(self.clone(), ask));
         }
         answer
     }
@@ -47,17 +49,60 @@ impl Rounds {
     }
 }
 
-async fn ask(store: Store) {
+async fn serve<F: Future<Output = Option<View>>>(rounds: Arc<Rounds>, ask: impl Fn() -> F) {
     loop {
-        let reads = store.0.rounds.take();
+        let reads = rounds.take();
         if reads.is_empty() {
             return;
         }
         // Without a view the store has stopped, and the readers see their channel end.
-        if let Some(view) = store.read_index().await {
+        if let Some(view) = ask().await {
             for read in reads {
                 let _ = read.send(view.clone());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::mpsc;
+
+    /// A round that a test answers.
+    type Asked = oneshot::Sender<Option<View>>;
+
+    fn join(rounds: &Arc<Rounds>, asked: &mpsc::UnboundedSender<Asked>) -> oneshot::Receiver<View> {
+        let asked = asked.clone();
+        rounds.join(move || {
+            let (reply, answer) = oneshot::channel();
+            asked.send(reply).unwrap();
+            async move { answer.await.unwrap() }
+        })
+    }
+
+    #[tokio::test]
+    async fn all_reads_that_come_during_a_round_share_the_next_one() {
+        let (rounds, (asked, mut asks)) = (Arc::default(), mpsc::unbounded_channel());
+        let first = join(&rounds, &asked);
+        let begun = asks.recv().await.unwrap();
+        let later: Vec<_> = (0..500).map(|_| join(&rounds, &asked)).collect();
+        tokio::task::yield_now().await;
+        assert!(asks.try_recv().is_err(), "one round at a time");
+        begun.send(Some(crate::testing::view(&[]))).unwrap();
+        first.await.unwrap();
+        let second = asks.recv().await.unwrap();
+        let mut later = later.into_iter();
+        let mut given_up = later.next().unwrap();
+        assert!(given_up.try_recv().is_err(), "who came later is not served by what was asked for before");
+        drop(given_up);
+        second.send(Some(crate::testing::view(&[("k".into(), vec![1])]))).unwrap();
+        for read in later {
+            assert_eq!(read.await.unwrap().len(), 1);
+        }
+        let third = join(&rounds, &asked);
+        asks.recv().await.unwrap().send(None).unwrap();
+        assert!(third.await.is_err(), "the store has stopped");
+        assert!(asks.try_recv().is_err(), "three rounds for 502 reads");
     }
 }

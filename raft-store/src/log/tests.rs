@@ -154,6 +154,46 @@ fn a_rotten_snapshot_is_never_used() {
     assert!(reopen(&disk).is_ok());
 }
 
+fn is_read_back_wrong(done: &Result<(), LogError>, name: &str) -> bool {
+    matches!(done, Err(LogError::ReadBack { file }) if file == name)
+}
+
+#[test]
+fn a_snapshot_that_reads_back_differently_is_not_put_into_place() {
+    let disk = MemDisk::new();
+    let mut log = log_with(&disk, 5);
+    let state = State { applied_index: 5, applied_term: 2, ..State::first(NodeId(9)) };
+    log.begin_snapshot(&state, 5).unwrap();
+    log.go_on(16, true).unwrap();
+    assert!(log.is_writing_snapshot() && disk.flip(snapfile::TEMPORARY, snapfile::HEADER_BYTES + 3, 4));
+    let done = loop {
+        match log.go_on(16, true) {
+            Ok(()) if log.is_writing_snapshot() => {}
+            done => break done,
+        }
+    };
+    assert!(is_read_back_wrong(&done, snapfile::TEMPORARY), "{done:?}");
+    assert_eq!(reopen(&disk).unwrap().snapshot_index, 1, "the one before it is still there");
+}
+
+#[test]
+fn a_fed_state_that_reads_back_differently_is_not_used() {
+    for pieces_checked in [false, true] {
+        let disk = MemDisk::new();
+        let mut log = log_with(&disk, 5);
+        let step = if pieces_checked { 100 } else { u64::MAX };
+        assert!(log.begin_fed(9).unwrap());
+        assert!(log.write_fed(&[7; 90], u64::MAX).unwrap());
+        assert!(disk.flip(fedfile::TEMPORARY, snapfile::HEADER_BYTES + 3, 4));
+        let done = log.write_fed(&[7; 90], step).map(drop);
+        assert_eq!(is_read_back_wrong(&done, fedfile::TEMPORARY), pieces_checked);
+        if !pieces_checked {
+            let done = log.end_fed();
+            assert!(is_read_back_wrong(&done, fedfile::TEMPORARY), "{done:?}");
+        }
+    }
+}
+
 #[test]
 fn losing_batches_that_a_snapshot_saw_is_corruption() {
     let disk = MemDisk::new();

@@ -150,4 +150,24 @@ mod tests {
         assert_eq!(history.oldest(), Some(Revision(2)));
         assert_eq!(history.len(), limits::HISTORY_CHANGES + 1 - 10);
     }
+
+    #[test]
+    fn trimming_by_bytes_drops_whole_revisions_too_and_counts_before_and_after() {
+        let entry = Entry::new(b"k", &[7; 1 << 20], Revision(1), Revision(1));
+        let change = |n: u64| Change {
+            revision: Revision(n / 3 + 1),
+            before: Some(entry.clone()),
+            after: Some(entry.clone()),
+        };
+        let each = weight(&change(0));
+        assert!(each > 2 << 20);
+        let fit = limits::HISTORY_BYTES / each;
+        let mut history = History::from_parts((0..fit).map(change).collect(), Revision(0));
+        history.trim();
+        assert_eq!(history.len() as u64, fit, "they fit");
+        history.push(change(fit));
+        history.trim();
+        assert_eq!((history.floor(), history.oldest()), (Revision(1), Some(Revision(2))));
+        assert_eq!(history.bytes, (fit + 1 - 3) * each);
+    }
 }

@@ -198,6 +198,7 @@ struct Report {
     leaders: usize,
     snapshots: u64,
     watches: u64,
+    longest_joint_ms: u64,
     done: BTreeMap<String, u64>,
     fed: BTreeMap<&'static str, u64>,
 }
@@ -212,6 +213,7 @@ impl Report {
         self.leaders += world.checks.leaders();
         self.snapshots += world.bulk_sent;
         self.watches += world.watchers.resumed;
+        self.longest_joint_ms = self.longest_joint_ms.max(world.checks.membership.longest_joint_ms);
         for (what, times) in &world.fed {
             *self.fed.entry(what).or_default() += times;
         }
@@ -231,6 +233,7 @@ impl Report {
             "{} writes, {} swaps, {} reads, {} watches resumed, {} leaders, {} snapshots sent",
             self.writes, self.swaps, self.reads, self.watches, self.leaders, self.snapshots
         );
+        println!("joint states that could be left lasted up to {} ms", self.longest_joint_ms);
         println!("feeds: {:?}", self.fed);
         let (points, faults): (Vec<_>, Vec<_>) =
             self.done.iter().partition(|(what, _)| what.starts_with("death before"));

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::changes::Changes;
 use raft_store::{Effect, Entry, Key, Members, NodeId, Revision, Role, Status, View};
 
 /// A leader that votes in no set of its own members may say so only for this long.
@@ -22,6 +23,8 @@ pub struct Checks {
     voteless: BTreeMap<NodeId, u64>,
     looked: BTreeMap<NodeId, u64>,
     epoch_written: u64,
+    /// How members change.
+    pub membership: Changes,
     newest: u64,
     /// The members after the newest entry that anybody has applied.
     pub members: Members,

@@ -346,6 +346,7 @@ pub fn change_members(world: &mut World) {
         (None, None, _) => vec![MemberChange::Remove(NodeId(leader))],
     };
     let id = world.clients.fresh_proposal();
+    world.checks.membership.ask(&changes);
     world.input(leader, Input::ChangeMembers { id, changes });
 }
 

@@ -1,9 +1,10 @@
 //! Whole clusters of production replicas on one thread: virtual time, bad disks, a bad network, all from one seed.
-//! `world` moves things, `harm` hurts them, `checks`, `watchers` and `raft_store::check` judge apart from the code under test, `chaos` and
+//! `world` moves things, `harm` hurts them, `checks`, `changes`, `watchers` and `raft_store::check` judge apart from the code under test, `chaos` and
 //! `scenarios` are the tests, `planted` tests the tests. `make sim SEEDS=…` runs more of it.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a whole test crate")]
 
+mod changes;
 mod chaos;
 mod checks;
 mod clients;
@@ -15,5 +16,6 @@ mod power;
 mod scenarios;
 mod speed;
 mod upgrades;
+mod voters;
 mod watchers;
 mod world;

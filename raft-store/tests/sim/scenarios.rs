@@ -27,7 +27,7 @@ fn propose_at(world: &mut World, node: u64, command: Command) -> Outcome {
     answer(world, id)
 }
 
-fn answer(world: &mut World, id: ProposalId) -> Outcome {
+pub fn answer(world: &mut World, id: ProposalId) -> Outcome {
     world.run_until(3_000, |w| w.answers.iter().any(|(_, answered, _)| *answered == id));
     let found = world.answers.iter().find(|(_, answered, _)| *answered == id);
     found.unwrap_or_else(|| panic!("{id:?} is never answered")).2.clone()

@@ -409,6 +409,7 @@ impl World {
             return self.died_at_a_step(id);
         }
         if !self.blind && self.checks.is_due(NodeId(id), &effects, self.now) {
+            crate::changes::look(self);
             let replica = self.nodes[&id].replica.as_ref().unwrap();
             let (status, view) = (replica.status(), replica.view());
             self.checks.status(NodeId(id), &status, self.now);
@@ -440,7 +441,12 @@ impl World {
             self.fold(id, &effect);
         }
         match effect {
-            Effect::Send { to, bytes, bulk } => self.send(id, to.0, bytes, bulk),
+            Effect::Send { to, bytes, bulk } => {
+                if !self.blind {
+                    self.checks.membership.sent(&bytes);
+                }
+                self.send(id, to.0, bytes, bulk);
+            }
             Effect::Answer { id: proposal, outcome } => {
                 self.clients.answered(proposal, &outcome, self.now);
                 self.answers.push((id, proposal, outcome));
@@ -462,7 +468,10 @@ impl World {
                 self.epochs.push((id, epoch));
             }
             Effect::Applied { .. } if self.apart || self.blind => {}
-            Effect::Applied { view } => self.checks.applied(NodeId(id), &view),
+            Effect::Applied { view } => {
+                crate::changes::applied(self, &view);
+                self.checks.applied(NodeId(id), &view);
+            }
         }
     }
 

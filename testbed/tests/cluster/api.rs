@@ -198,3 +198,47 @@ fn pages_of_a_list_show_one_moment_whichever_agent_is_asked() {
     assert_eq!(first["metadata"]["resourceVersion"], second["metadata"]["resourceVersion"]);
     assert_eq!(names(&world.api(1).get(maps).unwrap()), ["a", "b", "c", "f", "g"]);
 }
+
+#[test]
+fn a_read_waits_for_the_resource_version_that_it_names_and_not_for_ever() {
+    let world = World::of(3, "notolder");
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "counts"}});
+    let version = |object: &serde_json::Value| -> u64 {
+        object["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap()
+    };
+    let now = version(&world.api(0).post(maps, &map).unwrap());
+    // So far ahead that only the writes below reach it.
+    let wanted = now + 20;
+    for index in 0..3 {
+        let shown = version(&world.api(index).get(&format!("{maps}?resourceVersion={now}")).unwrap());
+        assert!((now..wanted).contains(&shown), "{shown}, {now} was asked for");
+    }
+    std::thread::scope(|scope| {
+        let paths =
+            [format!("{maps}/counts?resourceVersion={wanted}"), format!("{maps}?resourceVersion={wanted}")];
+        let reads = paths.map(|path| {
+            let api = world.api(2);
+            scope.spawn(move || api.get(&path))
+        });
+        let mut last = now;
+        for n in 0..20 {
+            let patch = json!({"data": {"n": n.to_string()}});
+            last = version(&world.api(0).merge(&format!("{maps}/counts"), &patch).unwrap());
+        }
+        assert!(last >= wanted);
+        let [object, list] = reads.map(|read| read.join().unwrap().unwrap());
+        assert!(version(&list) >= wanted, "{list}");
+        let n = |object: &serde_json::Value| object["data"]["n"].as_str().unwrap_or("").to_string();
+        // Others may write between, and then it is there a little before the last of these.
+        assert!(n(&object).parse::<u64>().is_ok_and(|n| n > 8), "{object}");
+        assert!(n(&list["items"][0]).parse::<u64>().is_ok_and(|n| n > 8), "{list}");
+    });
+    for path in [format!("{maps}/counts"), maps.to_string()] {
+        let began = testbed::clock::now();
+        let future = format!("{path}?resourceVersion={}", wanted + 1_000_000);
+        let error = world.api(2).get(&future).unwrap_err().to_string();
+        assert!(error.contains("504") && error.contains("Too large resource version"), "{error}");
+        assert!(began.elapsed().as_millis() > 2_500, "it waited {:?}", began.elapsed());
+    }
+}

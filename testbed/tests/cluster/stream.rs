@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use agent::server::stream::protocol::{Answer, Ask, Read};
-use raft_store::{Compare, Expect, Key, Op, Transaction};
+use raft_store::{Compare, Expect, Key, Op, Revision, Transaction};
 use testbed::bench::store::stream::Client;
 use testbed::bench::store::{Access, ours};
 
@@ -65,6 +65,49 @@ fn the_store_answers_streams_at_every_agent_for_keys_of_their_own() {
             Err(error) => Err(error),
         };
         assert!(answer.is_err(), "{answer:?}");
+    };
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    world.bed.outside().within(|| runtime().block_on(steps)).unwrap();
+}
+
+/// Writes of others come too: what is waited for lies so far ahead that only these reach it.
+const AHEAD: u64 = 40;
+
+#[test]
+fn a_stream_waits_for_a_revision_to_come_and_not_for_ever() {
+    let world = World::of(3, "atleast");
+    let access = ours::access(&world.api(0)).unwrap();
+    let address = |index: usize| SocketAddr::new(world.host(index).address().into(), access.port);
+    let steps = async {
+        let (near, far) = (
+            Client::connect(&access, address(0)).await.unwrap(),
+            Client::connect(&access, address(2)).await.unwrap(),
+        );
+        let now = match near.ask(Ask::Transact(put("stream/first", "1"))).await.unwrap() {
+            Answer::Done { revision } => revision,
+            answer => panic!("{answer:?}"),
+        };
+        let wanted = Revision(now.0 + AHEAD);
+        let mut waits = std::pin::pin!(far.ask(get("stream/last", Read::AtLeast(wanted))));
+        // The question goes out, and what is asked after it is answered before it.
+        let seen = tokio::select! {
+            biased;
+            answer = &mut waits => panic!("it did not wait: {answer:?}"),
+            answer = far.ask(get("stream/first", Read::Local)) => answer.unwrap(),
+        };
+        assert!(matches!(seen, Answer::Entry { revision, .. } if revision < wanted), "{seen:?}");
+        for n in 0..AHEAD {
+            near.put(b"stream/last", n.to_string().as_bytes()).await.unwrap();
+        }
+        match waits.await.unwrap() {
+            Answer::Entry { revision, entry: Some(_) } => assert!(revision >= wanted, "{revision:?}"),
+            answer => panic!("{answer:?}"),
+        }
+        let began = testbed::clock::now();
+        let answer = far.ask(get("stream/last", Read::AtLeast(Revision(wanted.0 + 1_000_000)))).await;
+        assert!(matches!(answer, Ok(Answer::NoLeader(_))), "{answer:?}");
+        let waited = began.elapsed();
+        assert!((2_500..8_000).contains(&waited.as_millis()), "it gave up after {waited:?}");
     };
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     world.bed.outside().within(|| runtime().block_on(steps)).unwrap();

@@ -119,3 +119,26 @@ fn a_reboot_within_three_machines_changes_nothing() {
     });
     assert_eq!(voters(&world, 0), before);
 }
+
+#[test]
+fn voters_move_to_the_zones_that_nodes_are_labelled_with() {
+    let world = World::of(4, "zones");
+    let first = voters(&world, 0);
+    let spare = (1..=4).map(|n| format!("host{n}")).find(|name| !first.contains(name)).unwrap();
+    let leader = world.status(0).unwrap()["leader"].as_str().unwrap().to_string();
+    let others: Vec<&String> = first.iter().filter(|name| **name != leader).collect();
+    let label = |name: &str, zone: &str| {
+        let patch = json!({"metadata": {"labels": {"topology.kubernetes.io/zone": zone}}});
+        world.api(0).merge(&format!("/api/v1/nodes/{name}"), &patch).unwrap();
+    };
+    // Two voters in one zone, and nobody in that of the spare.
+    for (name, zone) in [(&leader, "a"), (others[0], "a"), (others[1], "b"), (&spare, "c")] {
+        label(name, zone);
+    }
+    world.until("one votes in each zone", || {
+        let now = voters(&world, 0);
+        now.len() == 3 && now.contains(&spare) && now.contains(others[1])
+    });
+    let shown = world.get(0, "node", &spare);
+    assert_eq!(shown["metadata"]["labels"]["topology.kubernetes.io/zone"], "c", "{shown}");
+}

@@ -109,7 +109,7 @@ pub fn put_frame<T: Encode>(message: &T, bytes: &mut Vec<u8>) {
 }
 
 /// The first message of `bytes`, and how many bytes it took; none when it has not arrived whole.
-pub fn take_frame<T: Decode<()>>(bytes: &[u8]) -> Result<Option<(T, usize)>, FrameError> {
+pub fn take_frame<T: wire::Fuzzed>(bytes: &[u8]) -> Result<Option<(T, usize)>, FrameError> {
     let Some(length) = bytes.first_chunk::<4>() else { return Ok(None) };
     let length = u32::from_be_bytes(*length) as usize;
     if length > wire::FRAME_LIMIT {

@@ -7,6 +7,7 @@ pub mod connection;
 pub mod join;
 mod links;
 mod port;
+mod refusals;
 mod sys;
 mod thread;
 mod timers;
@@ -30,6 +31,7 @@ use crate::members::Roster;
 use crate::timing;
 use links::Links;
 use port::Half;
+use refusals::Refusals;
 pub use timers::{Timer, Timers};
 use udp::Watched;
 use wire::{Datagram, Request, Response};
@@ -118,6 +120,7 @@ struct Inner {
     me: NodeId,
     client: HashMap<Class, quinn::ClientConfig>,
     links: Links,
+    refusals: Refusals,
     raft: Mutex<Queues>,
     incoming: mpsc::Sender<Incoming>,
     /// Where raft messages go, once there is a store.
@@ -160,6 +163,7 @@ impl Mesh {
             me: identity.member.node_id(),
             client,
             links: Links::default(),
+            refusals: Refusals::default(),
             raft: Mutex::default(),
             incoming,
             raft_sink: OnceLock::new(),
@@ -417,3 +421,6 @@ impl Lane {
         Ok(Lane { thread, endpoint })
     }
 }
+
+#[cfg(test)]
+mod tests;

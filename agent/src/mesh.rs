@@ -104,7 +104,9 @@ pub enum MeshError {
     Unreachable { name: String, address: SocketAddr, why: String },
     #[error("the connection to {name} broke: {why}")]
     Broken { name: String, why: String },
-    #[error("cannot listen on {address} (UDP): {cause}; is another agent running, or the port taken?")]
+    #[error(
+        "cannot listen on {address} (UDP): {cause}; is another agent running, or the port taken? 'ss -lunp' shows who has it: end that, and this works"
+    )]
     Listen { address: SocketAddr, cause: std::io::Error },
     #[error("setting up TLS failed: {0}")]
     Tls(String),
@@ -129,6 +131,24 @@ struct Inner {
     gossip_sink: OnceLock<Sink>,
 }
 
+/// Finds out whether the port can be had, without keeping it. The mesh of a try that has just failed keeps it while it says
+/// goodbye: who has it for longer is somebody else.
+pub async fn look_for_port(port: u16) -> Result<(), MeshError> {
+    let address = listening(port);
+    let given_up = clock::millis() + 2 * timing::MESH_GOODBYE.as_millis() as u64;
+    loop {
+        match port::bind_both(address) {
+            Ok(_) => return Ok(()),
+            Err(cause) if clock::millis() > given_up => return Err(MeshError::Listen { address, cause }),
+            Err(_) => tokio::time::sleep(timing::MESH_PORT_PAUSE).await,
+        }
+    }
+}
+
+fn listening(port: u16) -> SocketAddr {
+    SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), port)
+}
+
 /// Takes a message from a member; must not wait.
 pub type Sink = Box<dyn Fn(NodeId, Vec<u8>) + Send + Sync>;
 
@@ -144,7 +164,7 @@ impl Mesh {
         roster: Roster,
         incoming: mpsc::Sender<Incoming>,
     ) -> Result<Mesh, MeshError> {
-        let address = SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), identity.member.address.port());
+        let address = listening(identity.member.address.port());
         let failed = |cause| MeshError::Listen { address, cause };
         let (mesh, raft) = port::bind_both(address).map_err(failed)?;
         let lane = |half: Half, socket| {

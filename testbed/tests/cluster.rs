@@ -19,6 +19,8 @@ mod members;
 mod node;
 #[path = "cluster/observers.rs"]
 mod observers;
+#[path = "cluster/ports.rs"]
+mod ports;
 #[path = "cluster/probes.rs"]
 mod probes;
 #[path = "cluster/rebuild.rs"]
@@ -103,21 +105,6 @@ fn a_machine_that_was_never_told_joins_nothing_and_errors_say_what_to_do() {
         world.status(1).is_some_and(|status| status["members"].as_array().map_or(0, Vec::len) == 2)
     });
     assert!(refused(0, &["skein", "init"]).contains("is a member of a cluster already"));
-}
-
-#[test]
-fn a_taken_port_is_named_and_the_next_try_succeeds() {
-    let world = World::bare(1, "port");
-    let taker = world.host(0).spawn(["busybox", "nc", "-l", "-p", "6443"]).unwrap();
-    world.until("the port is taken", || {
-        world.host(0).run(["sh", "-c", "ss -ltn | grep -q :6443"]).unwrap().success()
-    });
-    let text = world.fails(0, &["skein", "init"]);
-    assert!(text.contains("0.0.0.0:6443") && text.contains("port taken"), "{text}");
-    drop(taker);
-    world.until("init works once the port is free", || {
-        world.host(0).run(["skein", "init"]).unwrap().success()
-    });
 }
 
 #[test]

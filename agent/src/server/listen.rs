@@ -39,7 +39,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     #[error(
-        "cannot listen on {address} (TCP): {cause}; is another agent running, or the port taken? 'ss -ltnp' shows who has it"
+        "cannot listen on {address} (TCP): {cause}; is another agent running, or the port taken? 'ss -ltnp' shows who has it: end that, and this works"
     )]
     Port { address: SocketAddr, cause: std::io::Error },
     #[error("cannot make the socket {path}: {cause}")]

@@ -116,6 +116,13 @@ fn three_hosts_keep_state_through_the_loss_of_every_agent_at_once() {
     );
     let before = world.status(0).unwrap();
     assert_eq!(before["voters"].as_array().unwrap().len(), 3);
+    let identities = |status: &serde_json::Value| -> Vec<(String, String)> {
+        let members = status["members"].as_array().unwrap();
+        let text = |member: &serde_json::Value, field: &str| member[field].to_string();
+        members.iter().map(|member| (text(member, "name"), text(member, "id"))).collect()
+    };
+    let ids = identities(&before);
+    assert!(ids.len() == 3 && ids.iter().all(|(_, id)| id != "null"), "{ids:?}");
     for host in 0..3 {
         world.host(host).kill_agent(nix::sys::signal::Signal::SIGKILL).unwrap();
     }
@@ -126,6 +133,9 @@ fn three_hosts_keep_state_through_the_loss_of_every_agent_at_once() {
     let after = world.status(0).unwrap();
     assert_eq!(before["cluster"], after["cluster"]);
     assert_eq!(before["voters"], after["voters"]);
+    for host in 0..3 {
+        assert_eq!(identities(&world.status(host).unwrap()), ids, "as host{} knows them", host + 1);
+    }
 }
 
 #[test]

@@ -512,7 +512,7 @@ async fn attached(runtime: &Runtime, addresses: &Addresses, config: &Config) -> 
         let uid = pod.spec.uid.as_str();
         let netns = config.run.join("netns").join(uid);
         let address = addresses.get(uid)?;
-        Some(LocalPod { uid: uid.into(), network: fabric::DEFAULT_NETWORK, address, netns })
+        Some(fabric::local_pod(&pod.spec, address, netns))
     });
     local.collect()
 }

@@ -1,11 +1,11 @@
-//! Ports of the machine that the agent needs and another program has.
+//! Ports of the machine: those that the agent needs and another program has, and those that pods ask for.
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::world::World;
+use crate::world::{World, pod};
 
 /// A program beside the agent that has one of its ports, until it is dropped.
 enum Taker {
@@ -94,4 +94,71 @@ fn a_member_whose_port_is_taken_while_it_is_away_says_so_and_is_back_once_it_is_
         });
         world.until("it is alive for the others", || members(&world) == before);
     }
+}
+
+/// A web server with a port of its machine.
+fn served(name: &str, host_port: u16, node: &str) -> Value {
+    let mut served = pod(name, "httpd -f -p 8080 -h /www", "Always");
+    served["spec"]["nodeName"] = json!(node);
+    served["spec"]["containers"][0]["ports"] = json!([{"containerPort": 8080, "hostPort": host_port}]);
+    served
+}
+
+fn answers(world: &World, host: usize, port: u16) -> bool {
+    let address = format!("10.77.0.{}:{port}", host + 11);
+    world.http(&address).is_some_and(|text| text.ends_with("hello\n"))
+}
+
+#[test]
+fn a_host_port_leads_to_its_pod_through_restarts_of_the_agent_until_the_pod_goes() {
+    let world = World::of(2, "host-port");
+    world.apply(0, &served("web", 8081, "host2"));
+    world.until("it answers from outside", || answers(&world, 1, 8081));
+    assert!(!answers(&world, 0, 8081), "on its own machine only");
+    // Nothing that an agent does when it starts takes the port away.
+    let agent = world.host(1).agent_pid().unwrap();
+    world.host(1).kill_agent(Signal::SIGKILL).unwrap();
+    world.host(1).agent_after(agent, std::time::Duration::from_secs(5)).unwrap();
+    let name = "after";
+    let mut after = pod(name, "true", "Never");
+    after["spec"]["nodeName"] = json!("host2");
+    world.apply(0, &after);
+    world.until("a later pod has ended", || {
+        assert!(answers(&world, 1, 8081), "while the agent starts");
+        world.phase(0, name) == "Succeeded"
+    });
+    world.run(0, &["skein", "delete", "pod", "web"]);
+    world.until("nobody answers any more", || !answers(&world, 1, 8081));
+}
+
+#[test]
+fn a_host_port_that_cannot_be_had_is_named_and_nothing_is_opened() {
+    let world = World::of(1, "host-port-no");
+    for (name, port, words) in [
+        (
+            "own",
+            json!({"containerPort": 8080, "hostPort": 6443}),
+            "hostPort 6443 is a port that skein itself needs",
+        ),
+        (
+            "sctp",
+            json!({"containerPort": 8080, "hostPort": 8082, "protocol": "SCTP"}),
+            "hostPort 8082 with protocol SCTP is not supported",
+        ),
+        (
+            "ip",
+            json!({"containerPort": 8080, "hostPort": 8083, "hostIP": "10.77.0.11"}),
+            "hostPort 8083 with hostIP 10.77.0.11 is not supported",
+        ),
+    ] {
+        let mut asked = served(name, 1, "host1");
+        asked["spec"]["containers"][0]["ports"] = json!([port]);
+        world.apply(0, &asked);
+        world.until("it is named", || {
+            let text = world.run(0, &["skein", "describe", "pod", name]);
+            text.contains("FailedCreatePodSandBox") && text.contains(words)
+        });
+        assert_eq!(world.phase(0, name), "Pending");
+    }
+    assert_eq!(members(&world).len(), 1, "the API is still there");
 }

@@ -1,6 +1,6 @@
 //! The node's network, driven: the cluster's objects as netfabric's desired state, reconciled when something changes.
 //!
-//! Decides the mapping (members, pods of this node, services with their ready and unsuspected endpoints). It must not touch the
+//! Decides the mapping (members, pods of this node with their host ports, services with their ready and unsuspected endpoints). It must not touch the
 //! kernel; netfabric does.
 
 #[cfg(test)]
@@ -8,16 +8,18 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::kinds::Kind;
 use api::{Object, keys};
 use netfabric::{
-    Condition, Desired, DnsAddresses, Endpoint, Fabric, Ipv4Net, LocalNode, LocalPod, Network, NetworkId,
-    Peer, PeerNetwork, Protocol, Service, ServicePort,
+    Condition, Desired, DnsAddresses, Endpoint, Fabric, HostPort, Ipv4Net, LocalNode, LocalPod, Network,
+    NetworkId, Peer, PeerNetwork, Protocol, Service, ServicePort,
 };
 use raft_store::{NodeId, View};
+use runtime::spec::{PodSpec, PortProtocol};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, warn};
@@ -27,7 +29,7 @@ use crate::members::{Member, Roster, in_view};
 use crate::objects::shown;
 use crate::store::Store;
 
-/// The one network of this release; keys, plans and maps carry its id.
+/// The one network of this release. Interfaces, pods and nodes carry its number; services need none (docs/decisions/0306).
 pub const DEFAULT_NETWORK: NetworkId = NetworkId(1);
 /// Its VXLAN id.
 pub const DEFAULT_VNI: u32 = 4200;
@@ -258,6 +260,20 @@ fn peer(member: &Member, serves_dns: bool) -> Peer {
         networks: vec![PeerNetwork { id: DEFAULT_NETWORK, block: block(member), overlay: member.overlay() }],
         serves_dns,
     }
+}
+
+/// A pod of this node as its sandbox was made.
+pub fn local_pod(spec: &PodSpec, address: Ipv4Addr, netns: PathBuf) -> LocalPod {
+    let host_ports = spec.port_mappings.iter().map(|mapping| HostPort {
+        protocol: match mapping.protocol {
+            PortProtocol::Tcp => Protocol::Tcp,
+            PortProtocol::Udp => Protocol::Udp,
+        },
+        port: mapping.host_port,
+        target: mapping.container_port,
+    });
+    let host_ports = host_ports.collect();
+    LocalPod { uid: spec.uid.as_str().into(), network: DEFAULT_NETWORK, address, netns, host_ports }
 }
 
 /// Names of the nodes whose death is written down.

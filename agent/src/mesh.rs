@@ -7,6 +7,7 @@ pub mod connection;
 pub mod join;
 mod links;
 mod port;
+mod refusals;
 mod sys;
 mod thread;
 mod timers;
@@ -30,6 +31,7 @@ use crate::members::Roster;
 use crate::timing;
 use links::Links;
 use port::Half;
+use refusals::Refusals;
 pub use timers::{Timer, Timers};
 use udp::Watched;
 use wire::{Datagram, Request, Response};
@@ -102,7 +104,9 @@ pub enum MeshError {
     Unreachable { name: String, address: SocketAddr, why: String },
     #[error("the connection to {name} broke: {why}")]
     Broken { name: String, why: String },
-    #[error("cannot listen on {address} (UDP): {cause}; is another agent running, or the port taken?")]
+    #[error(
+        "cannot listen on {address} (UDP): {cause}; is another agent running, or the port taken? 'ss -lunp' shows who has it: end that, and this works"
+    )]
     Listen { address: SocketAddr, cause: std::io::Error },
     #[error("setting up TLS failed: {0}")]
     Tls(String),
@@ -118,12 +122,31 @@ struct Inner {
     me: NodeId,
     client: HashMap<Class, quinn::ClientConfig>,
     links: Links,
+    refusals: Refusals,
     raft: Mutex<Queues>,
     incoming: mpsc::Sender<Incoming>,
     /// Where raft messages go, once there is a store.
     raft_sink: OnceLock<Sink>,
     /// Where gossip goes, once somebody listens.
     gossip_sink: OnceLock<Sink>,
+}
+
+/// Finds out whether the port can be had, without keeping it. The mesh of a try that has just failed keeps it while it says
+/// goodbye: who has it for longer is somebody else.
+pub async fn look_for_port(port: u16) -> Result<(), MeshError> {
+    let address = listening(port);
+    let given_up = clock::millis() + 2 * timing::MESH_GOODBYE.as_millis() as u64;
+    loop {
+        match port::bind_both(address) {
+            Ok(_) => return Ok(()),
+            Err(cause) if clock::millis() > given_up => return Err(MeshError::Listen { address, cause }),
+            Err(_) => tokio::time::sleep(timing::MESH_PORT_PAUSE).await,
+        }
+    }
+}
+
+fn listening(port: u16) -> SocketAddr {
+    SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), port)
 }
 
 /// Takes a message from a member; must not wait.
@@ -141,7 +164,7 @@ impl Mesh {
         roster: Roster,
         incoming: mpsc::Sender<Incoming>,
     ) -> Result<Mesh, MeshError> {
-        let address = SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), identity.member.address.port());
+        let address = listening(identity.member.address.port());
         let failed = |cause| MeshError::Listen { address, cause };
         let (mesh, raft) = port::bind_both(address).map_err(failed)?;
         let lane = |half: Half, socket| {
@@ -160,6 +183,7 @@ impl Mesh {
             me: identity.member.node_id(),
             client,
             links: Links::default(),
+            refusals: Refusals::default(),
             raft: Mutex::default(),
             incoming,
             raft_sink: OnceLock::new(),
@@ -417,3 +441,6 @@ impl Lane {
         Ok(Lane { thread, endpoint })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,7 +33,7 @@ use crate::keyring::{self, Ring, Secrets, signing};
 use crate::members::{self, Member, Roster, id_of_key, in_view};
 use crate::membership::Membership;
 use crate::mesh::wire::{JoinAnswer, JoinRequest};
-use crate::mesh::{Class, Mesh, join};
+use crate::mesh::{Class, Mesh, join, look_for_port};
 use crate::objects::Objects;
 use crate::pki::{self, Authority, Token};
 use crate::recovery::carry_out;
@@ -286,6 +286,7 @@ fn own_name(config: &Config, name: Option<String>) -> Result<String, RunError> {
 /// What this machine cannot do is found out before it is written down that it does, and before others count on it.
 async fn look_first(config: &Config) -> Result<(), RunError> {
     drop(listen::bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), config.api_port)).await?);
+    look_for_port(config.mesh_port).await?;
     drop(Fabric::open(FabricConfig::default()).await?);
     Ok(identity::set_store_aside(&config.data, clock::wall().as_second())?)
 }
@@ -511,7 +512,7 @@ async fn attached(runtime: &Runtime, addresses: &Addresses, config: &Config) -> 
         let uid = pod.spec.uid.as_str();
         let netns = config.run.join("netns").join(uid);
         let address = addresses.get(uid)?;
-        Some(LocalPod { uid: uid.into(), network: fabric::DEFAULT_NETWORK, address, netns })
+        Some(fabric::local_pod(&pod.spec, address, netns))
     });
     local.collect()
 }

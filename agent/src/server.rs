@@ -2,6 +2,7 @@
 //!
 //! Decides who asks and which handler answers. It must not decide what objects become ([`crate::objects`]).
 
+pub mod certificates;
 pub mod http;
 pub mod listen;
 pub mod own;

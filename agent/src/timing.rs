@@ -50,6 +50,10 @@ pub const MESH_IDLE: Duration = ms(3_000);
 pub const MESH_KEEP_ALIVE: Duration = ms(1_400);
 /// How long the end of the mesh waits for the others to have heard of it.
 pub const MESH_GOODBYE: Duration = ms(500);
+/// How long the others must refuse this machine's key until it says that it was removed: a new member's key reaches them within less.
+pub const REFUSED: Duration = ms(5_000);
+/// Distance of looks at a port that is taken.
+pub const MESH_PORT_PAUSE: Duration = ms(25);
 /// Distance of tries to open this boot's session: a leader whose disk is full refuses at once.
 pub const SESSION_PAUSE: Duration = ms(500);
 /// How long one request between members may take.

@@ -3,6 +3,7 @@
 //! Decides nothing about pods; it must not touch pods of other nodes.
 
 pub mod addresses;
+pub mod host_ports;
 pub mod plan;
 pub mod pod_task;
 pub mod probes;

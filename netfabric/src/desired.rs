@@ -9,7 +9,8 @@ use std::path::PathBuf;
 
 use crate::net::Ipv4Net;
 
-/// The number of a network, as keys and maps carry it.
+/// The number of a network. Its devices, its nodes' parts and its pods carry it; services and the maps of addresses do not,
+/// because no address is in two networks (docs/decisions/0306).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NetworkId(pub u16);
 
@@ -67,7 +68,7 @@ pub struct Desired {
     pub services: Vec<Service>,
     /// Where service addresses come from; what is sent there and belongs to no service is rejected.
     pub service_cidr: Ipv4Net,
-    /// The local addresses at which node ports answer: all of the machine's own, without pod or overlay addresses.
+    /// The local addresses at which node ports and host ports answer: all of the machine's own, without pod or overlay addresses.
     pub node_port_addresses: BTreeSet<Ipv4Addr>,
     /// Blocks of nodes whose death is confirmed: established connections to pods in them are cut once.
     pub dead_blocks: BTreeSet<Ipv4Net>,
@@ -136,6 +137,19 @@ pub struct LocalPod {
     pub address: Ipv4Addr,
     /// Its network namespace, as a file to open (`/proc/PID/ns/net` or a bind mount).
     pub netns: PathBuf,
+    /// Ports of this node's own addresses that lead to it.
+    pub host_ports: Vec<HostPort>,
+}
+
+/// A port of this node alone that leads to one of its pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The port at the node's own addresses.
+    pub port: u16,
+    /// The port of the pod.
+    pub target: u16,
 }
 
 /// Layer 4 protocols that services have.

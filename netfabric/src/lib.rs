@@ -18,8 +18,8 @@ pub mod table;
 
 pub use action::{Condition, Failure, Report, Subject};
 pub use desired::{
-    Desired, DnsAddresses, Endpoint, LocalNode, LocalPod, Network, NetworkId, NodeName, Peer, PeerNetwork,
-    PodUid, Protocol, Service, ServiceId, ServicePort,
+    Desired, DnsAddresses, Endpoint, HostPort, LocalNode, LocalPod, Network, NetworkId, NodeName, Peer,
+    PeerNetwork, PodUid, Protocol, Service, ServiceId, ServicePort,
 };
 pub use fabric::{Fabric, FabricConfig, OpenError, ResetError};
-pub use net::{Ipv4Net, LinkName, Mac};
+pub use net::{Ipv4Net, LinkName, Mac, VXLAN_PORT};

@@ -115,7 +115,7 @@ pub struct Table {
 pub enum Frontend {
     /// A virtual address.
     Vip { address: Ipv4Addr, protocol: Protocol, port: u16 },
-    /// A port of the node's own addresses.
+    /// A port of the node's own addresses: a service's on every node, or a pod's on its own.
     NodePort { protocol: Protocol, port: u16 },
 }
 

@@ -22,6 +22,24 @@ pub struct PodSpec {
     pub hosts: Vec<(IpAddr, Vec<String>)>,
     /// The host's network instead of a namespace of its own.
     pub host_network: bool,
+    /// Ports of the host that lead to the pod. Kept for whoever sets up its network; the runtime opens none.
+    #[serde(default)]
+    pub port_mappings: Vec<PortMapping>,
+}
+
+/// A port of the host that leads to one of the pod's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortMapping {
+    pub protocol: PortProtocol,
+    pub host_port: u16,
+    pub container_port: u16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PortProtocol {
+    Tcp,
+    Udp,
 }
 
 impl PodSpec {
@@ -34,6 +52,7 @@ impl PodSpec {
             dns: DnsConfig::default(),
             hosts: Vec::new(),
             host_network: false,
+            port_mappings: Vec::new(),
         }
     }
 }

@@ -25,6 +25,8 @@ mod members;
 mod node;
 #[path = "cluster/observers.rs"]
 mod observers;
+#[path = "cluster/ports.rs"]
+mod ports;
 #[path = "cluster/probes.rs"]
 mod probes;
 #[path = "cluster/rebuild.rs"]
@@ -114,21 +116,6 @@ fn a_machine_that_was_never_told_joins_nothing_and_errors_say_what_to_do() {
 }
 
 #[test]
-fn a_taken_port_is_named_and_the_next_try_succeeds() {
-    let world = World::bare(1, "port");
-    let taker = world.host(0).spawn(["busybox", "nc", "-l", "-p", "6443"]).unwrap();
-    world.until("the port is taken", || {
-        world.host(0).run(["sh", "-c", "ss -ltn | grep -q :6443"]).unwrap().success()
-    });
-    let text = world.fails(0, &["skein", "init"]);
-    assert!(text.contains("0.0.0.0:6443") && text.contains("port taken"), "{text}");
-    drop(taker);
-    world.until("init works once the port is free", || {
-        world.host(0).run(["skein", "init"]).unwrap().success()
-    });
-}
-
-#[test]
 fn three_hosts_keep_state_through_the_loss_of_every_agent_at_once() {
     let world = World::of(3, "three");
     world.apply(
@@ -137,6 +124,13 @@ fn three_hosts_keep_state_through_the_loss_of_every_agent_at_once() {
     );
     let before = world.status(0).unwrap();
     assert_eq!(before["voters"].as_array().unwrap().len(), 3);
+    let identities = |status: &serde_json::Value| -> Vec<(String, String)> {
+        let members = status["members"].as_array().unwrap();
+        let text = |member: &serde_json::Value, field: &str| member[field].to_string();
+        members.iter().map(|member| (text(member, "name"), text(member, "id"))).collect()
+    };
+    let ids = identities(&before);
+    assert!(ids.len() == 3 && ids.iter().all(|(_, id)| id != "null"), "{ids:?}");
     for host in 0..3 {
         world.host(host).kill_agent(nix::sys::signal::Signal::SIGKILL).unwrap();
     }
@@ -147,6 +141,9 @@ fn three_hosts_keep_state_through_the_loss_of_every_agent_at_once() {
     let after = world.status(0).unwrap();
     assert_eq!(before["cluster"], after["cluster"]);
     assert_eq!(before["voters"], after["voters"]);
+    for host in 0..3 {
+        assert_eq!(identities(&world.status(host).unwrap()), ids, "as host{} knows them", host + 1);
+    }
 }
 
 #[test]

@@ -97,6 +97,23 @@ fn rubbish_changes_nothing() {
 }
 
 #[test]
+fn an_exchange_repairs_what_gossip_missed() {
+    let mut world = World::new(3);
+    world.run_until(3_000);
+    // Nothing reaches the second one meanwhile, and its own probes stand still: it hears of the death in no other way.
+    let mut deaf = world.cores[1].take().unwrap();
+    world.cores[2] = None;
+    world.run_until(8_000);
+    assert!(world.suspects(0).contains(&3));
+    assert!(deaf.suspects().is_empty());
+    let known = world.cores[0].as_ref().unwrap().knowledge();
+    let effects = deaf.handle(Input::Exchange(known));
+    let third = BTreeSet::from([NodeId(3)]);
+    assert!(effects.contains(&Effect::Suspects(third.clone())), "{effects:?}");
+    assert_eq!(deaf.suspects(), &third, "the dead one, and not itself");
+}
+
+#[test]
 fn a_member_that_was_never_met_is_suspected_and_is_not_once_it_speaks() {
     let mut world = World::new(3);
     world.cores[2] = None;

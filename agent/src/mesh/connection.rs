@@ -4,14 +4,15 @@
 
 use std::sync::Arc;
 
-use quinn::{Connection, Endpoint, Incoming as Handshake, RecvStream, SendStream, VarInt};
+use quinn::{Connection, ConnectionError, Endpoint, Incoming as Handshake, RecvStream, SendStream, VarInt};
 use raft_store::NodeId;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tracing::debug;
+use tracing::{debug, error};
 
 use super::links::{Link, Pair};
 use super::port::Half;
+use super::refusals::NOT_A_MEMBER;
 use super::wire::{self, Datagram};
 use super::{Class, Incoming, Mesh, tls};
 use crate::clock;
@@ -59,10 +60,11 @@ async fn accept(mesh: Mesh, handshake: Handshake, permit: OwnedSemaphorePermit) 
     drop(permit);
     match peer(&mesh, &connection) {
         Some(id) => {
+            mesh.0.refusals.contradicted();
             let link = mesh.0.links.add((id, class), id, connection, clock::millis());
             serve(mesh, link, (id, class)).await;
         }
-        None => connection.close(VarInt::from_u32(1), b"not a member"),
+        None => connection.close(VarInt::from_u32(1), NOT_A_MEMBER),
     }
 }
 
@@ -73,7 +75,7 @@ pub async fn dial(mesh: &Mesh, to: NodeId, class: Class) -> Result<Connection, S
     let dialling = mesh.connect(class, config, member.address).map_err(|error| error.to_string())?;
     let connection = match tokio::time::timeout(timing::DIAL_TIMEOUT, dialling).await {
         Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return Err(error.to_string()),
+        Ok(Err(error)) => return Err(ended(mesh, &error)),
         Err(_) => return Err("timed out".into()),
     };
     if peer(mesh, &connection) != Some(to) {
@@ -101,15 +103,15 @@ async fn serve(mesh: Mesh, link: Link, pair: Pair) {
         tokio::select! {
             datagram = connection.read_datagram() => match datagram {
                 Ok(bytes) => take_datagram(&mesh, &connection, pair.0, &bytes).await,
-                Err(error) => break error.to_string(),
+                Err(error) => break ended(&mesh, &error),
             },
             stream = connection.accept_uni() => match stream {
                 Ok(stream) => { mesh.spawn_on(pair.1.half(), read_raft(mesh.clone(), pair, stream)); }
-                Err(error) => break error.to_string(),
+                Err(error) => break ended(&mesh, &error),
             },
             stream = connection.accept_bi() => match stream {
                 Ok((send, receive)) => { mesh.spawn(read_request(mesh.clone(), pair.0, send, receive)); }
-                Err(error) => break error.to_string(),
+                Err(error) => break ended(&mesh, &error),
             },
             () = drained => break "another connection is used".into(),
         }
@@ -118,7 +120,18 @@ async fn serve(mesh: Mesh, link: Link, pair: Pair) {
     mesh.0.links.ended(pair, &connection);
 }
 
+/// Why a connection has ended. A refusal comes after this end has done its part of the handshake, so that it looks like an open one.
+fn ended(mesh: &Mesh, why: &ConnectionError) -> String {
+    if mesh.0.refusals.ended(why, clock::millis()) {
+        error!(
+            "the other members refuse this machine's key: it has been removed from the cluster; 'skein node reset' makes it a stranger that can join again"
+        );
+    }
+    why.to_string()
+}
+
 async fn take_datagram(mesh: &Mesh, connection: &Connection, from: NodeId, bytes: &[u8]) {
+    mesh.0.refusals.contradicted();
     match wire::decode(bytes) {
         // Answered here, so that the answer says "this process runs" and nothing else.
         Ok(Datagram::Ping(number)) => {

@@ -11,7 +11,7 @@ use quinn::Connection;
 use raft_store::NodeId;
 use tokio::sync::{Mutex as Turn, OwnedMutexGuard, watch};
 
-use super::Class;
+use super::{Class, refusals};
 use crate::timing;
 
 /// A pair and what they use the connection for.
@@ -102,7 +102,7 @@ impl Links {
     pub fn close_strangers(&self, listed: impl Fn(NodeId) -> bool) {
         let mut table = self.table();
         for (_, connection) in table.read.values().filter(|(id, _)| !listed(*id)) {
-            connection.close(1u32.into(), b"removed from the cluster");
+            connection.close(1u32.into(), refusals::REMOVED);
         }
         table.read.retain(|_, (id, _)| listed(*id));
         table.used.retain(|(id, _), _| listed(*id));

@@ -29,6 +29,9 @@ pub const RAFT: &[u8] = b"skein-raft/1";
 pub const OLD_JOIN: &[u8] = b"skein-join/1";
 pub const JOIN: &[u8] = b"skein-join/2";
 
+/// What a machine reads whose key is not on the list.
+pub const UNKNOWN_KEY: &str = "this key belongs to no member of the cluster";
+
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
@@ -135,7 +138,7 @@ impl MemberVerifier {
             .map_err(|_| rustls::Error::InvalidCertificate(rustls::CertificateError::BadEncoding))?;
         match self.roster.by_key(&hash) {
             Some(_) => Ok(()),
-            None => Err(rustls::Error::General("this key belongs to no member of the cluster".into())),
+            None => Err(rustls::Error::General(UNKNOWN_KEY.into())),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Listening: TLS on the API's port, plain on the unix socket.
 //!
-//! Decides who the peer is: a client certificate of the cluster's CA names the user; on the socket, root is root. It must not
-//! answer requests.
+//! Decides who the peer is: over TLS whom its certificate proves ([`super::certificates`]), on the socket root is root. It must
+//! not answer requests.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -15,19 +15,18 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
-use rustls::RootCertStore;
-use rustls::server::WebPkiClientVerifier;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tracing::{debug, info};
 
 use super::User;
+use super::certificates::{Certificates, Proved};
 use super::http::Answer;
 use super::stream::{self, protocol};
-use crate::clock::spawn;
+use crate::clock::{self, spawn};
 use crate::credential::Credential;
-use crate::pki;
 use crate::store::Store;
 
 /// How long a stranger may take for a TLS handshake.
@@ -39,7 +38,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     #[error(
-        "cannot listen on {address} (TCP): {cause}; is another agent running, or the port taken? 'ss -ltnp' shows who has it"
+        "cannot listen on {address} (TCP): {cause}; is another agent running, or the port taken? 'ss -ltnp' shows who has it: end that, and this works"
     )]
     Port { address: SocketAddr, cause: std::io::Error },
     #[error("cannot make the socket {path}: {cause}")]
@@ -66,7 +65,10 @@ pub fn https(
     handler: Handler,
     store: Store,
 ) -> Result<(), ListenError> {
-    let acceptor = TlsAcceptor::from(Arc::new(tls(ca_certificate, credential)?));
+    let failed = |error: &dyn std::fmt::Display| ListenError::Tls(error.to_string());
+    let certificates = Certificates::of(ca_certificate).map_err(|error| failed(&error))?;
+    let acceptor =
+        TlsAcceptor::from(Arc::new(tls(&certificates, credential).map_err(|error| failed(&error))?));
     info!(address = ?listener.local_addr().ok(), "API listens");
     spawn(async move {
         loop {
@@ -76,22 +78,22 @@ pub fn https(
                 continue;
             };
             let _ = stream.set_nodelay(true);
-            let (acceptor, handler, store) = (acceptor.clone(), handler.clone(), store.clone());
+            let (acceptor, certificates) = (acceptor.clone(), certificates.clone());
+            let (handler, store) = (handler.clone(), store.clone());
             spawn(async move {
                 let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await;
                 match handshake.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())) {
                     Ok(stream) => {
-                        let certificates = stream.get_ref().1.peer_certificates();
-                        let user = certificates.and_then(|chain| pki::subject(chain.first()?).ok());
-                        let user = user.map(|(name, groups)| User { name, groups, local: false });
+                        let proved = proved(&stream, &certificates);
+                        let admin = proved.as_ref().is_some_and(|proved| proved.user.is_admin());
                         match stream.get_ref().1.alpn_protocol() {
-                            Some(protocol::ALPN) if user.as_ref().is_some_and(User::is_admin) => {
+                            Some(protocol::ALPN) if admin => {
                                 stream::serve(stream, store).await;
                             }
                             Some(protocol::ALPN) => {
                                 debug!(%peer, "a store stream without the administrator's certificate")
                             }
-                            _ => serve(stream, user, handler).await,
+                            _ => serve(stream, move || still(&proved), handler).await,
                         }
                     }
                     Err(error) => debug!(%peer, %error, "TLS handshake failed"),
@@ -102,20 +104,22 @@ pub fn https(
     Ok(())
 }
 
-fn tls(ca_certificate: &str, credential: &Credential) -> Result<rustls::ServerConfig, ListenError> {
-    let failed = |error: &dyn std::fmt::Display| ListenError::Tls(error.to_string());
+fn proved<S>(stream: &TlsStream<S>, certificates: &Certificates) -> Option<Proved> {
+    let chain = stream.get_ref().1.peer_certificates()?;
+    certificates.prove(chain, clock::wall())
+}
+
+/// The user, unless the certificate has expired while the connection was open.
+fn still(proved: &Option<Proved>) -> Option<User> {
+    let proved = proved.as_ref().filter(|proved| clock::wall().as_second() <= proved.until_s);
+    proved.map(|proved| proved.user.clone())
+}
+
+fn tls(certificates: &Certificates, credential: &Credential) -> Result<rustls::ServerConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let authority = pki::certificate_der(ca_certificate).map_err(|error| failed(&error))?;
-    let mut roots = RootCertStore::empty();
-    roots.add(authority).map_err(|error| failed(&error))?;
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-        .allow_unauthenticated()
-        .build()
-        .map_err(|error| failed(&error))?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| failed(&error))?
-        .with_client_cert_verifier(verifier)
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(Arc::new(certificates.clone()))
         .with_cert_resolver(Arc::new(credential.clone()));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), protocol::ALPN.to_vec()];
     Ok(config)
@@ -134,18 +138,19 @@ pub fn unix(path: &Path, handler: Handler) -> Result<(), ListenError> {
                 continue;
             };
             let root = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0);
-            spawn(serve(stream, root.then(User::root), handler.clone()));
+            spawn(serve(stream, move || root.then(User::root), handler.clone()));
         }
     });
     Ok(())
 }
 
-async fn serve<S>(stream: S, user: Option<User>, handler: Handler)
+/// Answers requests; whose they are is asked at each.
+async fn serve<S>(stream: S, user: impl Fn() -> Option<User>, handler: Handler)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(move |request| {
-        let answer = handler(user.clone(), request);
+        let answer = handler(user(), request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
     let builder = Builder::new(TokioExecutor::new());
@@ -153,3 +158,6 @@ where
         debug!(%error, "connection ended");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use api::kinds::Kind;
 use api::{Object, keys};
-use netfabric::LocalPod;
 use runtime::ids::{ContainerName, PodUid};
 use runtime::state::{ContainerStatus, Exit, PodState};
 use serde_json::json;
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{debug, info, warn};
 
+use super::host_ports::{self, OwnPorts};
 use super::plan::{self, ContainerFact, Facts, Step};
 use super::probes::{Effect, Input, Probes, Running, Which};
 use super::probing;
@@ -23,6 +23,7 @@ use super::{pods, spec};
 use crate::clock;
 use crate::cluster::Cluster;
 use crate::events::Report;
+use crate::fabric;
 use crate::objects::{Target, shown};
 use crate::store::Plan;
 
@@ -41,6 +42,8 @@ pub struct PodTask {
     /// The last object seen: a pod whose object is gone still has a name for messages.
     last: Option<Object>,
     waiting: BTreeMap<String, Waiting>,
+    /// Why the pod as a whole was last refused.
+    refused: Option<String>,
     earlier: BTreeMap<String, Exit>,
     failures: u32,
     /// The network stands; a sandbox that an earlier agent made was attached by the fabric's own start.
@@ -58,6 +61,9 @@ pub struct PodTask {
 enum ActError {
     #[error("{0}")]
     Failed(String),
+    /// The pod as a whole cannot be had, and people are told why.
+    #[error("{0}")]
+    Sandbox(String),
     #[error("{message}")]
     Container { name: String, reason: &'static str, message: String },
 }
@@ -81,6 +87,7 @@ impl PodTask {
             wake,
             last: None,
             waiting: BTreeMap::new(),
+            refused: None,
             earlier: BTreeMap::new(),
             failures: 0,
             attached: true,
@@ -205,6 +212,12 @@ impl PodTask {
 
     async fn cope(&mut self, error: ActError) {
         warn!(pod = %self.title(), %error, "a step failed");
+        if let (ActError::Sandbox(message), Some(pod)) = (&error, &self.last)
+            && self.refused.as_ref() != Some(message)
+        {
+            Report::warning(pods(), pod, "FailedCreatePodSandBox", message).send(&self.cluster).await;
+            self.refused = Some(message.clone());
+        }
         if let ActError::Container { name, reason, message } = &error {
             let waiting = Waiting { reason, message: message.clone() };
             if self.waiting.get(name) != Some(&waiting) {
@@ -272,12 +285,16 @@ impl PodTask {
     async fn sandbox(&mut self, pod: &Object) -> Result<(), ActError> {
         self.attached = false;
         let address = self.cluster.addresses.give(pod.uid()).map_err(failed)?;
-        let spec = spec::sandbox(pod, &address.to_string()).map_err(failed)?;
-        let sandbox = self.cluster.runtime.create_pod(spec).await.map_err(failed)?;
+        let refused = |error: &dyn std::fmt::Display| ActError::Sandbox(error.to_string());
+        let mut spec = spec::sandbox(pod, &address.to_string()).map_err(|error| refused(&error))?;
+        let taken =
+            OwnPorts { api: self.cluster.config.api_port, mesh: self.cluster.identity.member.address.port() };
+        spec.port_mappings = host_ports::mappings(pod, taken).map_err(|error| refused(&error))?;
+        let sandbox = self.cluster.runtime.create_pod(spec.clone()).await.map_err(failed)?;
         if let Some(netns) = sandbox.network_namespace {
-            let local = LocalPod { uid: pod.uid().into(), network: netfabric::NetworkId(1), address, netns };
+            let local = fabric::local_pod(&spec, address, netns);
             let began = clock::millis();
-            self.cluster.fabric.attach(local).await.map_err(failed)?;
+            self.cluster.fabric.attach(local).await.map_err(|error| refused(&error))?;
             debug!(pod = %self.title(), took_ms = clock::millis().saturating_sub(began), "attached to the network");
         }
         self.attached = true;

@@ -1,6 +1,6 @@
 //! Takes everything of ours out of the kernel.
 //!
-//! Decides nothing about what is ours: that is `observe`'s. Kernel settings stay, others may rely on them by now.
+//! Decides nothing about what is ours: that is `observe`'s. Kernel settings stay, others may rely on them by now (docs/decisions/0307).
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};

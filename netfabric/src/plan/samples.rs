@@ -16,6 +16,7 @@ pub fn pod(last: u8) -> LocalPod {
         network: NetworkId(0),
         address: Ipv4Addr::new(10, 42, 1, last),
         netns: PathBuf::from(format!("/proc/{last}/ns/net")),
+        host_ports: Vec::new(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Services: which slot holds which endpoint, and which connections must be forgotten.
+//! Services and pods' host ports: which slot holds which endpoint, and which connections must be forgotten.
 //!
 //! Decides the slots so that as few as possible change: a leaving endpoint's slot gets the last one's. Must not decide
 //! which endpoints are good.
@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Draft;
+use super::pods::Pod;
 use crate::action::{Action, Subject};
-use crate::desired::{Desired, Endpoint, Protocol, Service, ServiceId};
+use crate::desired::{Desired, Endpoint, Protocol, Service};
 use crate::observed::{Flow, Frontend, Observed};
 use crate::table::MAX_SLOTS;
 
@@ -17,35 +18,50 @@ const DNS_STAND_INS: usize = 2;
 /// The endpoints behind every place where connections arrive.
 pub type Frontends = BTreeMap<Frontend, BTreeSet<Endpoint>>;
 
-/// All frontends; of two services that claim the same, the first by name gets it.
-pub fn frontends(desired: &Desired, draft: &mut Draft) -> Frontends {
+/// All frontends; of two services that claim the same, the first by name gets it, and services go before host ports: their
+/// promise is every node's.
+pub fn frontends(desired: &Desired, pods: &[Pod<'_>], draft: &mut Draft) -> Frontends {
     let mut frontends = Frontends::new();
-    let mut owners: BTreeMap<Frontend, &ServiceId> = BTreeMap::new();
+    let mut owners: BTreeMap<Frontend, &str> = BTreeMap::new();
     for (frontend, endpoints) in dns_fallback(desired) {
+        owners.insert(frontend, "cluster DNS");
         frontends.insert(frontend, endpoints);
     }
     let mut sorted: Vec<&Service> = desired.services.iter().collect();
     sorted.sort_by(|a, b| a.id.cmp(&b.id));
-    for service in sorted {
-        for (frontend, endpoints) in of_service(service) {
-            if frontends.contains_key(&frontend) {
-                let owner = owners.get(&frontend).map_or("cluster DNS", |id| id.0.as_str());
-                let reason = format!("{frontend} already belongs to {owner}: choose another port or address");
-                draft.refuse(Subject::Service(service.id.clone()), reason);
-                continue;
-            }
-            if endpoints.len() > MAX_SLOTS {
-                let reason = format!(
-                    "{frontend} has {} endpoints: only the first {MAX_SLOTS} get connections",
-                    endpoints.len()
-                );
-                draft.refuse(Subject::Service(service.id.clone()), reason);
-            }
-            owners.insert(frontend, &service.id);
-            frontends.insert(frontend, endpoints.into_iter().take(MAX_SLOTS).collect());
+    let of_services = sorted.into_iter().flat_map(|service| {
+        let subject = Subject::Service(service.id.clone());
+        of_service(service)
+            .map(move |(frontend, ends)| (subject.clone(), service.id.0.as_str(), frontend, ends))
+    });
+    let of_pods = pods.iter().flat_map(|pod| {
+        let uid = &pod.pod.uid;
+        of_pod(pod).map(move |(frontend, ends)| (Subject::Pod(uid.clone()), uid.0.as_str(), frontend, ends))
+    });
+    for (subject, owner, frontend, endpoints) in of_services.chain(of_pods) {
+        if let Some(owner) = owners.get(&frontend) {
+            let reason = format!("{frontend} already belongs to {owner}: choose another port or address");
+            draft.refuse(subject, reason);
+            continue;
         }
+        if endpoints.len() > MAX_SLOTS {
+            let count = endpoints.len();
+            let reason =
+                format!("{frontend} has {count} endpoints: only the first {MAX_SLOTS} get connections");
+            draft.refuse(subject, reason);
+        }
+        owners.insert(frontend, owner);
+        frontends.insert(frontend, endpoints.into_iter().take(MAX_SLOTS).collect());
     }
     frontends
+}
+
+fn of_pod(pod: &Pod<'_>) -> impl Iterator<Item = (Frontend, BTreeSet<Endpoint>)> {
+    let address = pod.pod.address;
+    pod.pod.host_ports.iter().map(move |found| {
+        let frontend = Frontend::NodePort { protocol: found.protocol, port: found.port };
+        (frontend, BTreeSet::from([Endpoint { address, port: found.target }]))
+    })
 }
 
 fn of_service(service: &Service) -> impl Iterator<Item = (Frontend, BTreeSet<Endpoint>)> {

@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use proptest::collection::{btree_set, vec};
+use proptest::option;
 use proptest::prelude::*;
 
 use super::plan;
 use super::samples::{desired, empty_machine, peer, pod, service};
 use crate::action::{Action, Subject};
-use crate::desired::{Desired, Endpoint};
+use crate::desired::{Desired, Endpoint, HostPort, LocalPod, Protocol};
 use crate::net::{LinkName, Mac};
 use crate::observed::{Frontend, Observed};
 use crate::table::Element;
@@ -37,6 +38,33 @@ fn a_second_plan_is_empty() {
 #[test]
 fn nothing_is_refused_of_a_sane_state() {
     assert_eq!(plan(&desired(), &empty_machine()).refused, []);
+}
+
+#[test]
+fn a_host_port_gives_way_to_a_node_port_and_is_named() {
+    let mut state = desired();
+    state.pods[1].host_ports = [30001, 8080].map(host_port).to_vec();
+    let plan = plan(&state, &empty_machine());
+    assert_eq!(plan.refused.len(), 1, "{:?}", plan.refused);
+    assert_eq!(plan.refused[0].subject, Subject::Pod("pod-11".into()));
+    assert_eq!(
+        plan.refused[0].reason,
+        "node port 30001/tcp already belongs to web: choose another port or address"
+    );
+    let mut observed = empty_machine();
+    settle(&state, &mut observed);
+    assert_settled(&state, &observed);
+    let elements = observed.table.unwrap().elements;
+    let behind = |port| -> Vec<Endpoint> {
+        let wanted = Frontend::NodePort { protocol: Protocol::Tcp, port };
+        let slots = elements.iter().filter_map(|element| match element {
+            Element::Slot(frontend, _, endpoint) if *frontend == wanted => Some(*endpoint),
+            _ => None,
+        });
+        slots.collect()
+    };
+    assert_eq!(behind(8080), [Endpoint { address: [10, 42, 1, 11].into(), port: 80 }]);
+    assert_eq!(behind(30001).len(), 2, "both of the service's");
 }
 
 #[test]
@@ -138,16 +166,23 @@ fn fallback_dns_leads_to_the_next_members_that_serve() {
     assert_eq!(behind, [Ipv4Addr::new(10, 42, 3, 0), Ipv4Addr::new(10, 42, 4, 0)]);
 }
 
+fn host_port(port: u16) -> HostPort {
+    HostPort { protocol: Protocol::Tcp, port, target: 80 }
+}
+
 prop_compose! {
     fn any_desired()(
-        pods in btree_set(1u8..20, 0..6),
+        pods in btree_set((1u8..20, option::of(30000u16..30008)), 0..6),
         peers in btree_set(2u8..9, 0..4),
         services in vec((1u8..5, btree_set(1u8..20, 0..6)), 0..4),
         dead in btree_set(2u8..9, 0..2),
         dns in any::<bool>(),
     ) -> Desired {
         let mut state = desired();
-        state.pods = pods.into_iter().map(pod).collect();
+        state.pods = pods.into_iter().map(|(last, port)| LocalPod {
+            host_ports: port.map(host_port).into_iter().collect(),
+            ..pod(last)
+        }).collect();
         state.peers = peers.into_iter().map(|number| peer(&format!("p{number}"), number)).collect();
         state.services = services
             .into_iter()

@@ -140,6 +140,7 @@ pub struct Pod {
     pub uid: String,
     pub netns: Netns,
     pub address: Ipv4Addr,
+    pub host_ports: Vec<HostPort>,
 }
 
 /// A node: a namespace with an address on the bridge.
@@ -171,6 +172,7 @@ impl Node {
             uid: format!("{}-{last}", self.name),
             netns: Netns::new(),
             address: Ipv4Addr::new(10, 42, self.number, last),
+            host_ports: Vec::new(),
         };
         self.pods.push(pod.clone());
         pod
@@ -312,6 +314,7 @@ fn local_pod(pod: &Pod) -> LocalPod {
         network: NetworkId(0),
         address: pod.address,
         netns: pod.netns.path(),
+        host_ports: pod.host_ports.clone(),
     }
 }
 

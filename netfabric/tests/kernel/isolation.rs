@@ -78,6 +78,7 @@ async fn networks_do_not_reach_each_other() {
             network: NetworkId(1),
             address: [10, 50, 1, last].into(),
             netns: netns.path(),
+            host_ports: Vec::new(),
         });
     }
     let fabric = world.nodes[0].fabric.as_mut().unwrap();

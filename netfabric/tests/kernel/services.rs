@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use netfabric::{HostPort, Protocol};
+
 use crate::harness::{Netns, VIP, World, tcp, udp};
 
 fn vip() -> String {
@@ -56,6 +58,30 @@ async fn node_ports_answer_on_every_node() {
             assert!(client.pods[0].netns.tcp(&at).is_ok(), "{} at {at}", client.pods[0].uid);
         }
     }
+}
+
+#[tokio::test]
+async fn a_host_port_leads_to_its_pod_on_its_own_node_until_the_pod_goes() {
+    let mut world = World::running(2, 2).await;
+    let ports =
+        [Protocol::Tcp, Protocol::Udp].map(|protocol| HostPort { protocol, port: 8081, target: 8080 });
+    world.nodes[0].pods[1].host_ports = ports.to_vec();
+    world.settle().await;
+    let [own, other] = [&world.nodes[0], &world.nodes[1]];
+    let at = format!("{}:8081", own.underlay());
+    assert_eq!(world.outside.tcp(&at).unwrap(), "n1-11 192.168.77.254", "the client's own address is seen");
+    assert_eq!(world.outside.udp(&at).unwrap(), "n1-11 192.168.77.254");
+    for client in [&own.netns, &other.netns, &own.pods[0].netns, &own.pods[1].netns, &other.pods[0].netns] {
+        assert!(client.tcp(&at).unwrap().starts_with("n1-11 "));
+        assert!(client.udp(&at).unwrap().starts_with("n1-11 "));
+    }
+    let elsewhere = world.outside.tcp(&format!("{}:8081", other.underlay())).unwrap_err();
+    assert_eq!(elsewhere.kind(), ErrorKind::ConnectionRefused, "no other node has it");
+    assert_eq!(world.full_pass(0).await.changes, 0, "a second pass has nothing to do");
+    world.nodes[0].pods.pop();
+    world.settle().await;
+    let gone = world.outside.tcp(&at).unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::ConnectionRefused);
 }
 
 #[tokio::test]

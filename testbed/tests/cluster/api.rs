@@ -153,29 +153,63 @@ fn who_shows_no_certificate_of_the_cluster_is_told_unauthorized() {
     ];
     let (code, said) = typed(&world, &stranger, "");
     assert!(code == 1 && said.contains("You must be logged in to the server"), "{said}");
-    // A certificate of somebody else's CA does not even get a connection.
-    let make = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-keyout",
-        "/tmp/k",
-        "-out",
+    // Somebody else's CA says that this is the administrator.
+    let make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout /tmp/k -out /tmp/c \
+        -subj /O=system:masters/CN=skein-admin";
+    let (code, said) = typed(&world, &["sh", "-c", make], "");
+    assert_eq!(code, 0, "{said}");
+    let shown = ["--cert", "/tmp/c", "--key", "/tmp/k"];
+    for words in [&nobody[..], &post] {
+        let (code, said) = typed(&world, &[words, &shown].concat(), "");
+        assert_eq!(code, 0, "{said}");
+        assert!(
+            said.contains("\"kind\":\"Status\"") && said.contains("\"reason\":\"Unauthorized\""),
+            "{said}"
+        );
+        assert!(said.ends_with("401") && !said.contains("items"), "{said}");
+    }
+    let forged = [
+        "kubectl",
+        "--server",
+        "https://10.77.0.11:6443",
+        "--insecure-skip-tls-verify",
+        "--client-certificate",
         "/tmp/c",
-        "-subj",
-        "/O=system:masters/CN=skein-admin",
+        "--client-key",
+        "/tmp/k",
+        "get",
+        "pods",
     ];
-    assert_eq!(typed(&world, &make, "").0, 0);
-    let forged =
-        ["curl", "-ksS", "--cert", "/tmp/c", "--key", "/tmp/k", "https://10.77.0.11:6443/api/v1/nodes"];
     let (code, said) = typed(&world, &forged, "");
-    assert!(code != 0 && !said.contains("items"), "{said}");
+    assert!(code == 1 && said.contains("You must be logged in to the server"), "{said}");
     assert_eq!(kubectl(&world, &["get", "nodes", "-o", "name"], ""), (0, "node/host1\n".to_string()));
+}
+
+#[test]
+fn the_socket_is_for_root_alone() {
+    let world = World::of(1, "socket");
+    let nodes = [
+        "curl",
+        "-sS",
+        "-w",
+        "%{http_code}",
+        "--unix-socket",
+        "/run/skein/agent.sock",
+        "http://skein/api/v1/nodes",
+    ];
+    let as_nobody = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    let other: Vec<&str> = as_nobody.iter().chain(&nodes).copied().collect();
+    let (code, said) = typed(&world, &other, "");
+    assert!(code != 0 && !said.contains("items"), "{said}");
+    // Not even where the directory lets others through, and not where somebody has opened the socket itself.
+    world.run(0, &["chmod", "0755", "/run/skein"]);
+    let (code, said) = typed(&world, &other, "");
+    assert!(code != 0 && !said.contains("items"), "{said}");
+    world.run(0, &["chmod", "0666", "/run/skein/agent.sock"]);
+    let (code, said) = typed(&world, &other, "");
+    assert!(code == 0 && said.contains("\"reason\":\"Unauthorized\"") && said.ends_with("401"), "{said}");
+    let (code, said) = typed(&world, &nodes, "");
+    assert!(code == 0 && said.contains("items") && said.ends_with("200"), "{said}");
 }
 
 #[test]

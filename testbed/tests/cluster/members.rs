@@ -51,8 +51,18 @@ fn a_machine_that_is_gone_for_good_is_removed_and_may_come_back_as_a_new_one() {
     assert!(!names(&world).contains(&name));
     assert_eq!(world.get(0, "node", &name), serde_json::Value::Null);
     // The machine comes back with its old disk: its key is refused, and it says what to do.
+    let log = || std::fs::read_to_string(world.host(gone).log_path()).unwrap_or_default();
+    let earlier = log().len();
     world.host(gone).boot().unwrap();
     world.host(gone).start_agent().unwrap();
+    world.until("it says that it was removed, and what to do", || {
+        let said = log()[earlier..].to_string();
+        said.contains("the other members refuse this machine's key: it has been removed from the cluster")
+            && said.contains("'skein node reset' makes it a stranger that can join again")
+    });
+    assert!(world.status(gone).is_some_and(|status| status["leader"].is_null()), "nobody lets it take part");
+    assert!(!names(&world).contains(&name));
+    assert_eq!(voters(), Some(1));
     world.host(gone).stop_agent(nix::sys::signal::Signal::SIGTERM).unwrap();
     world.run(gone, &["skein", "node", "reset", "--yes"]);
     world.host(gone).start_agent().unwrap();

@@ -1,4 +1,5 @@
-//! The test of the tests: each planted bug is found within a budget of seeds, and the same seeds without it find nothing.
+//! The test of the tests: each planted bug is found within a budget of seeds. (That the same seeds find nothing without one, the quarters of
+//! `chaos` show: they run them for longer.)
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -110,11 +111,6 @@ fn replicas_that_went_apart_are_told_by_their_marks() {
     plant(None);
     crate::scenarios::write_on(&mut world, 2);
     assert_eq!(odd(&world), [leader]);
-}
-
-#[test]
-fn without_a_planted_bug_the_same_seeds_find_nothing() {
-    (0..SEEDS).for_each(|seed| drop(run(seed, CHAOS_MS)));
 }
 
 #[test]

@@ -248,7 +248,7 @@ fn a_read_waits_for_the_resource_version_that_it_names_and_not_for_ever() {
         let shown = version(&world.api(index).get(&format!("{maps}?resourceVersion={now}")).unwrap());
         assert!((now..wanted).contains(&shown), "{shown}, {now} was asked for");
     }
-    std::thread::scope(|scope| {
+    testbed::clock::threads(|scope| {
         let paths =
             [format!("{maps}/counts?resourceVersion={wanted}"), format!("{maps}?resourceVersion={wanted}")];
         let reads = paths.map(|path| {

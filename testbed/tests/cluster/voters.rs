@@ -61,7 +61,7 @@ fn kill_under_load(
     let done = AtomicBool::new(false);
     let done = &done;
     let dead = world.host(victim).name();
-    std::thread::scope(|scope| {
+    testbed::clock::threads(|scope| {
         let reads = left.iter().map(|index| {
             let read = || world.until("a read succeeds", || world.api(*index).get(MAPS).is_ok());
             scope.spawn(move || longest(done, read))

@@ -137,9 +137,15 @@ fn names_are_found_while_the_own_agent_is_away(world: &World) {
     }
     let own = ["nslookup", "web.default.svc.cluster.local", "10.43.0.10"];
     let own: Vec<&str> = enter.iter().chain(&["/bin/busybox", "timeout", "2"]).chain(&own).copied().collect();
-    assert!(!world.host(1).run(own).unwrap().success(), "the own agent's address is silent");
-    world.host(1).start_agent().unwrap();
+    assert!(!world.host(1).run(own.clone()).unwrap().success(), "the own agent's address is silent");
+    let log = || world.bed.logs("host2").unwrap();
+    let is_about_dns = |line: &&str| line.contains("hickory") || line.contains("web.default.svc");
+    assert_eq!(log().lines().find(is_about_dns), None, "queries leave no line");
+    world.host(1).start_agent_with(&["--log", "info,hickory_server=info"], true).unwrap();
     world.until("its agent is back", || world.status(1).is_some());
+    world.until("queries are logged if the filter says so", || {
+        world.host(1).run(own.clone()).unwrap().success() && log().lines().any(|line| is_about_dns(&line))
+    });
 }
 
 #[test]

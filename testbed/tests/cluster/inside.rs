@@ -58,6 +58,9 @@ fn jobs_were_tried_again_up_to_their_limit(world: &World) {
     let second = pods.iter().filter(of_job).find(|pod| pod["status"]["phase"] == "Succeeded").unwrap();
     let name = second["metadata"]["name"].as_str().unwrap();
     assert_eq!(world.run(1, &["skein", "logs", name]), "done\n");
+    let of_the_job = world.host(1).run(["skein", "logs", "job/again"]).unwrap();
+    assert_eq!(of_the_job.stdout, "done\n", "the last try's");
+    assert_eq!(of_the_job.stderr, format!("Found 2 pods, using pod/{name}\n"));
     let events = |job: &str| world.run(1, &["skein", "events", "--for", &format!("job/{job}")]);
     for (job, reason) in [("again", "Completed"), ("hopeless", "BackoffLimitExceeded")] {
         let text = events(job);

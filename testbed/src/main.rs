@@ -77,6 +77,9 @@ enum Subject {
     },
     #[command(hide = true)]
     WithoutSync {
+        /// Not before this file is there.
+        #[arg(long)]
+        once: Option<PathBuf>,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
@@ -120,7 +123,10 @@ fn run(command: Subject) -> io::Result<ExitCode> {
         Subject::Echo { address } => init::echo(&address)?,
         Subject::WithoutNetfilter { command } => return Err(lacking::without_netfilter(&command)),
         Subject::WithoutVxlan { command } => return Err(lacking::without_vxlan(&command)),
-        Subject::WithoutSync { command } => return Err(lacking::without_sync(&command)),
+        Subject::WithoutSync { once: None, command } => return Err(lacking::without_sync(&command)),
+        Subject::WithoutSync { once: Some(there), command } => {
+            return Err(lacking::without_sync_once(there, &command));
+        }
         Subject::Hold { directory } => hold(directory)?,
     }
     Ok(ExitCode::SUCCESS)

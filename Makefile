@@ -17,6 +17,7 @@ HOURS ?= 1
 SECONDS ?= 60
 SEED ?=
 HOSTS ?= 3
+VOTERS ?=
 TARGET ?=
 # Handed to leaks.
 PODS ?= 200
@@ -73,10 +74,10 @@ sim-planted: ## the simulator finds every bug that was planted for it
 	@scripts/setup.sh test
 	@$(ENV); cargo test --locked --workspace --features raft-store/planted-bugs --test sim -- --nocapture --test-threads=2 planted
 
-chaos-store: ## the store on real agents that are killed, paused and cut off, judged: SECONDS=60 HOSTS=3 SEED=… (needs root)
+chaos-store: ## the store on real agents that are killed, paused and cut off, judged: SECONDS=60 HOSTS=3 VOTERS=… SEED=… (needs root)
 	@scripts/setup.sh
 	@scripts/build.sh --release --bins -p cli -p testbed
-	@$(ENV); exec $${CARGO_TARGET_DIR:-target}/release/testbed chaos-store --seconds $(SECONDS) --hosts $(HOSTS) $(if $(SEED),--seed $(SEED))
+	@$(ENV); exec $${CARGO_TARGET_DIR:-target}/release/testbed chaos-store --seconds $(SECONDS) --hosts $(HOSTS) $(if $(VOTERS),--voters $(VOTERS)) $(if $(SEED),--seed $(SEED))
 
 fuzz: ## every decoder against changed bytes: SECONDS=60 TARGET=… SEED=…
 	@scripts/setup.sh test

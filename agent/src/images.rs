@@ -291,8 +291,10 @@ async fn record(
     Ok(object)
 }
 
-/// Keeps two live copies of every image: called by the leader when machines die or come.
-pub async fn repair(cluster: &Arc<Cluster>) {
+/// Keeps two live copies of every image: called by the leader when machines die or come. False if a copy is still missing that
+/// could be made.
+pub async fn repair(cluster: &Arc<Cluster>) -> bool {
+    let mut whole = true;
     let view = cluster.store.view();
     let suspects = cluster.suspects();
     for entry in view.prefix(keys::prefix(images(), None).as_bytes(), None) {
@@ -307,12 +309,14 @@ pub async fn repair(cluster: &Arc<Cluster>) {
             .collect();
         let members =
             cluster.roster.all().into_iter().filter(|member| !suspects.contains(&member.node_id())).count();
-        if live.len() >= COPIES.min(members) || live.is_empty() {
+        let wanted = COPIES.min(members);
+        if live.len() >= wanted || live.is_empty() {
             continue;
         }
         let Ok(blobs) = blobs_of(&image) else { continue };
         // This machine fetches what it lacks first: the others are sent copies from here.
         if cluster.images.ensure(cluster, image.text("/spec/reference")).await.is_err() {
+            whole = false;
             continue;
         }
         let mut have = live.clone();
@@ -320,6 +324,7 @@ pub async fn repair(cluster: &Arc<Cluster>) {
             have.push(cluster.name().to_string());
         }
         let now = spread(cluster, &blobs, &have).await;
+        whole &= now.len() >= wanted;
         let mut new = image.clone().without_resource_version();
         let kept: Vec<String> = all
             .into_iter()
@@ -328,8 +333,9 @@ pub async fn repair(cluster: &Arc<Cluster>) {
         new.set(&["status", "holders"], json!(now.into_iter().chain(kept).collect::<Vec<_>>()));
         let key = String::from_utf8_lossy(entry.key()).into_owned();
         let plan = Plan::new().expect_revision(&key, entry.mod_revision().0).put(&key, new.to_vec());
-        let _ = cluster.store.transact(plan.build(), None).await;
+        whole &= cluster.store.transact(plan.build(), None).await.is_ok();
     }
+    whole
 }
 
 #[cfg(test)]

@@ -28,6 +28,9 @@ use crate::{brake, consistency, images, timing, versions, voters};
 /// Taint of a dead node, as Kubernetes names it.
 pub const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 
+/// How long copies are left alone while no suspicion changes and none is missing.
+const REPAIR_AT_REST: Duration = Duration::from_secs(60);
+
 /// Runs for as long as the process does; works while this machine leads.
 pub async fn run(cluster: Arc<Cluster>) {
     let mut leadership = cluster.store.leadership();
@@ -223,10 +226,32 @@ pub fn set_condition(node: &mut Object, name: &str, status: &str, reason: &str, 
 /// Makes new copies of images when a holder is gone.
 async fn keep_copies(cluster: &Arc<Cluster>) {
     let mut suspects = cluster.suspects.clone();
+    let mut failures = 0;
     loop {
         // A suspicion may pass; a copy made for nothing costs only disk.
         tokio::time::sleep(Duration::from_secs(5)).await;
-        images::repair(cluster).await;
-        let _ = tokio::time::timeout(Duration::from_secs(60), suspects.changed()).await;
+        failures = if images::repair(cluster).await { 0 } else { failures + 1 };
+        let _ = tokio::time::timeout(until_next_repair(failures), suspects.changed()).await;
+    }
+}
+
+/// How long after so many failed repairs in a row the next one waits for a change of suspicion.
+fn until_next_repair(failures: u32) -> Duration {
+    match failures {
+        0 => REPAIR_AT_REST,
+        _ => REPAIR_AT_REST.min(Duration::from_secs(1) * 2u32.saturating_pow(failures - 1)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_repair_is_tried_again_soon_and_then_ever_more_rarely() {
+        let waits: Vec<u64> = (1..=9).map(|failures| until_next_repair(failures).as_secs()).collect();
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(until_next_repair(u32::MAX), REPAIR_AT_REST);
+        assert_eq!(until_next_repair(0), REPAIR_AT_REST, "nothing is missing");
     }
 }

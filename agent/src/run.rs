@@ -101,16 +101,26 @@ enum Told {
 /// Told what, and where the answer goes.
 type Order = (Told, oneshot::Sender<Result<Value, String>>);
 
+/// Who answers on the socket.
 #[derive(Clone, Default)]
-struct State(Arc<Mutex<Option<Arc<Cluster>>>>);
+enum Standing {
+    /// Nobody yet: whether it is a member is not known, or not all of a member runs.
+    #[default]
+    Starting,
+    Outside,
+    Member(Arc<Cluster>),
+}
+
+#[derive(Clone, Default)]
+struct State(Arc<Mutex<Standing>>);
 
 impl State {
-    fn get(&self) -> Option<Arc<Cluster>> {
+    fn get(&self) -> Standing {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, cluster: Arc<Cluster>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(cluster);
+    fn set(&self, standing: Standing) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = standing;
     }
 }
 
@@ -132,12 +142,13 @@ pub async fn run(config: Config) -> Result<(), RunError> {
             carry_out::carry_out(&config.data, &mut identity);
             info!(name = %identity.member.name, cluster = %identity.cluster, "member");
             let birth = birth(&config, &identity);
-            state.set(start_again(&config, identity, birth).await?);
+            state.set(Standing::Member(start_again(&config, identity, birth).await?));
         }
         None => {
             info!("not a member of any cluster: waiting for 'skein init' or 'skein join'");
+            state.set(Standing::Outside);
             let cluster = be_told(&config, &mut told).await?;
-            state.set(cluster);
+            state.set(Standing::Member(cluster));
         }
     }
     std::future::pending().await
@@ -175,8 +186,12 @@ fn handler(config: Config, state: State, orders: mpsc::Sender<Order>) -> Handler
         let (config, state, orders) = (config.clone(), state.clone(), orders.clone());
         Box::pin(async move {
             match state.get() {
-                Some(cluster) => server::answer(cluster, user, request).await,
-                None => outside(config, orders, user, request).await,
+                Standing::Member(cluster) => server::answer(cluster, user, request).await,
+                Standing::Outside => outside(config, orders, user, request).await,
+                Standing::Starting if user.is_none() => http::status(&ApiError::Unauthorized),
+                Standing::Starting => http::refuse(request, ApiError::Starting)
+                    .await
+                    .unwrap_or_else(|error| http::status(&error)),
             }
         })
     })

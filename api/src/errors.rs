@@ -4,6 +4,9 @@
 
 use serde_json::{Value, json};
 
+/// The cause by which clients tell a machine that is starting from one that is not a member, or has no leader.
+pub const STARTING: &str = "AgentStarting";
+
 /// One reason why an object is not valid, with the field it is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
@@ -83,6 +86,9 @@ pub enum ApiError {
     /// No leader or no majority in time: nothing was done.
     #[error("{0}")]
     Unavailable(String),
+    /// The agent of this machine is not far enough yet to answer: nothing was done.
+    #[error("the agent of this machine is starting: try again in a moment")]
+    Starting,
     /// The write may or may not have happened.
     #[error("{0}")]
     OutcomeUnknown(String),
@@ -113,7 +119,7 @@ impl ApiError {
             ApiError::TooLarge { .. } => (413, "RequestEntityTooLarge"),
             ApiError::Expired { .. } => (410, "Expired"),
             ApiError::FutureRevision { .. } => (504, "Timeout"),
-            ApiError::Unavailable(_) => (503, "ServiceUnavailable"),
+            ApiError::Unavailable(_) | ApiError::Starting => (503, "ServiceUnavailable"),
             ApiError::OutcomeUnknown(_) => (504, "Timeout"),
             ApiError::Internal(_) => (500, "InternalError"),
         }
@@ -156,6 +162,10 @@ impl ApiError {
                 "retryAfterSeconds": 1,
             })),
             ApiError::Unavailable(_) => Some(json!({"retryAfterSeconds": 1})),
+            ApiError::Starting => Some(json!({
+                "causes": [{"reason": STARTING, "message": self.to_string()}],
+                "retryAfterSeconds": 1,
+            })),
             _ => None,
         }
     }

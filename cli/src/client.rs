@@ -3,6 +3,7 @@
 //! Decides how a failure reads. It must not know commands.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
@@ -14,6 +15,10 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
+/// How often, and how long apart, an agent that is starting is asked again.
+const TRIES: usize = 20;
+const PAUSE: Duration = Duration::from_millis(250);
+
 /// The agent could not be asked, or said no.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -24,6 +29,9 @@ pub enum ClientError {
     /// What the API answered.
     #[error("{message}")]
     Api { code: u16, message: String },
+    /// It has done nothing, and will answer soon.
+    #[error("{0}")]
+    Starting(String),
     #[error("the agent's answer makes no sense: {0}")]
     Nonsense(String),
 }
@@ -81,7 +89,30 @@ impl Client {
             .as_str()
             .map(String::from)
             .unwrap_or_else(|| String::from_utf8_lossy(&body).trim().to_string());
+        if status["details"]["causes"][0]["reason"] == api::errors::STARTING {
+            return Err(ClientError::Starting(message));
+        }
         Err(ClientError::Api { code, message })
+    }
+
+    /// Sends a request that is made anew for each try, while the agent is starting.
+    async fn send_patiently(
+        &self,
+        make: impl Fn() -> Result<Request<Body>, hyper::http::Error>,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let mut tried = 0;
+        loop {
+            let request = make().map_err(|error| ClientError::Broken(error.to_string()))?;
+            match self.send(request).await {
+                Err(ClientError::Starting(_)) if tried < TRIES => {}
+                other => return other,
+            }
+            if tried == 0 {
+                crate::output::warn("the agent of this machine is starting: waiting for it");
+            }
+            tried += 1;
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// A request with a JSON answer.
@@ -103,9 +134,12 @@ impl Client {
         body: Vec<u8>,
         accept: &str,
     ) -> Result<Answer, ClientError> {
-        let request =
-            build(method, path).header(CONTENT_TYPE, content_type).header(ACCEPT, accept).body(full(body));
-        let response = self.send(request.map_err(|error| ClientError::Broken(error.to_string()))?).await?;
+        let body = Bytes::from(body);
+        let make = || {
+            let request = build(method.clone(), path).header(CONTENT_TYPE, content_type);
+            request.header(ACCEPT, accept).body(full(body.clone()))
+        };
+        let response = self.send_patiently(make).await?;
         let warnings = response.headers().get_all("warning").iter().filter_map(|value| value.to_str().ok());
         let warnings = warnings.map(warning_text).collect();
         let body = response
@@ -131,8 +165,8 @@ impl Client {
 
     /// The body of a long answer, piece by piece.
     pub async fn stream(&self, path: &str, accept: &str) -> Result<Incoming, ClientError> {
-        let request = build(Method::GET, path).header(ACCEPT, accept).body(full(Vec::new()));
-        Ok(self.send(request.map_err(|error| ClientError::Broken(error.to_string()))?).await?.into_body())
+        let make = || build(Method::GET, path).header(ACCEPT, accept).body(full(Vec::new()));
+        Ok(self.send_patiently(make).await?.into_body())
     }
 }
 

@@ -41,13 +41,23 @@ pub enum ChaosError {
 pub struct ChaosConfig {
     pub directory: PathBuf,
     pub hosts: usize,
+    /// None: the rule says how many vote.
+    pub voters: Option<usize>,
     pub seconds: u64,
     pub seed: u64,
 }
 
-/// Runs, judges, answers a line of figures.
-pub fn run(config: &ChaosConfig) -> Result<String, ChaosError> {
-    let cluster = Cluster::start(config.hosts, &config.directory.join("bed"))?;
+/// A run that showed nothing wrong.
+#[derive(Debug)]
+pub struct Report {
+    pub text: String,
+    /// How many different sets of voters there were.
+    pub voter_sets: usize,
+}
+
+/// Runs and judges.
+pub fn run(config: &ChaosConfig) -> Result<Report, ChaosError> {
+    let cluster = Cluster::start(config.hosts, config.voters, &config.directory.join("bed"))?;
     let began = revision(&cluster)?;
     let clients = Clients::new(
         &cluster,
@@ -71,19 +81,24 @@ pub fn run(config: &ChaosConfig) -> Result<String, ChaosError> {
     history.calls.sort_by_key(|call| call.called);
     let faults = history.faults.len();
     let (counts, mut wrong) = judge::judge(&history);
-    if let Err(error) = &harmed {
-        wrong.push(error.to_string());
-    }
+    let voter_sets = match &harmed {
+        Ok(voter_sets) => *voter_sets,
+        Err(error) => {
+            wrong.push(error.to_string());
+            0
+        }
+    };
     if let Some(first) = wrong.first() {
         let path = config.directory.join(format!("history-{}.json", config.seed));
         save(&history, &path)?;
         let what = format!("{} findings, the first: {first}", wrong.len());
         return Err(ChaosError::Wrong { seed: config.seed, what, path });
     }
-    Ok(format!(
-        "seed {}: {} hosts, {} s, {faults} faults; {counts:?}: nothing wrong",
-        config.seed, config.hosts, config.seconds
-    ))
+    let text = format!(
+        "seed {}: {} hosts, {} voters in {voter_sets} sets, {} s, {faults} faults; {counts:?}: nothing wrong",
+        config.seed, config.hosts, cluster.voters, config.seconds
+    );
+    Ok(Report { text, voter_sets })
 }
 
 /// Judges a history that was kept.
@@ -95,18 +110,21 @@ pub fn judge_again(path: &Path) -> Result<String, ChaosError> {
     Ok(format!("{counts:?}\n{}", wrong.join("\n")))
 }
 
-/// Hurts the cluster until the time is over, then waits until it is whole.
-fn harm(config: &ChaosConfig, cluster: &Cluster, clients: &Clients<'_>) -> Result<(), ChaosError> {
+/// Hurts the cluster until the time is over, then waits until it is whole. Answers how many different sets of voters there were.
+fn harm(config: &ChaosConfig, cluster: &Cluster, clients: &Clients<'_>) -> Result<usize, ChaosError> {
     let end = clock::now() + Duration::from_secs(config.seconds);
     let mut harm = Harm::new(cluster, clients, config.seed);
     while clock::now() < end {
         harm.once()?;
     }
     cluster.bed.heal()?;
+    harm.undo()?;
     clients.quiet.store(true, Ordering::Relaxed);
     cluster.wait("with everything healed, writes succeed everywhere and all agents list the same", || {
         clients.is_whole()
-    })
+    })?;
+    cluster.wait("with everything healed, as many vote as in the beginning", || cluster.all_vote())?;
+    Ok(harm.voting.len())
 }
 
 /// The newest revision before anybody begins.

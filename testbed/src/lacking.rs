@@ -8,14 +8,28 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::Command;
 
-use crate::sys;
+use crate::sys::{self, Held};
 
 /// Becomes this program, on a disk whose data cannot be synced any more: `fdatasync` answers EIO. Returns only with an error.
 pub fn without_sync(argv: &[String]) -> io::Error {
     let Some((program, args)) = argv.split_first() else { return io::Error::other("an empty command") };
     match sys::fail_syncs(libc::EIO) {
+        Ok(()) => Command::new(program).args(args).exec(),
+        Err(error) => error,
+    }
+}
+
+/// Becomes this program, on a disk whose data can be synced for as long as this file is not there. Returns only with an error.
+pub fn without_sync_once(there: PathBuf, argv: &[String]) -> io::Error {
+    let Some((program, args)) = argv.split_first() else { return io::Error::other("an empty command") };
+    let decide = move |listener: &OwnedFd, held: &Held| match there.exists() {
+        true => sys::refuse(listener, held, libc::EIO),
+        false => sys::let_go(listener, held),
+    };
+    match supervise(libc::SYS_fdatasync, decide) {
         Ok(()) => Command::new(program).args(args).exec(),
         Err(error) => error,
     }
@@ -36,35 +50,35 @@ pub fn without_netfilter(argv: &[String]) -> io::Error {
 /// Returns only with an error.
 pub fn without_vxlan(argv: &[String]) -> io::Error {
     let Some((program, args)) = argv.split_first() else { return io::Error::other("an empty command") };
-    match supervise() {
+    match supervise(libc::SYS_sendto, pass_one) {
         Ok(()) => Command::new(program).args(args).exec(),
         Err(error) => error,
     }
 }
 
-/// Starts the supervisor, then puts this process under it.
-fn supervise() -> io::Result<()> {
+/// Starts the supervisor, which decides about each call of this number, then puts this process under it.
+fn supervise(number: libc::c_long, decide: impl Fn(&OwnedFd, &Held) -> io::Result<()>) -> io::Result<()> {
     let (mut from_us, mut to_supervisor) = io::pipe()?;
     let (mut ready, mut to_us) = io::pipe()?;
     let us = nix::unistd::getpid();
     let watched = sys::open_process(us)?;
     if sys::fork_child()? {
         drop(to_supervisor);
-        let mut number = [0; 4];
+        let mut theirs = [0; 4];
         let listened =
-            from_us.read_exact(&mut number).and_then(|()| sys::take_fd(&watched, i32::from_le_bytes(number)));
+            from_us.read_exact(&mut theirs).and_then(|()| sys::take_fd(&watched, i32::from_le_bytes(theirs)));
         if let Ok(listener) = listened
             && to_us.write_all(b"1").is_ok()
         {
             drop(to_us);
-            while sys::has_held_send(&listener) {
+            while sys::has_held_call(&listener) {
                 // One whose thread was killed meanwhile is gone.
-                let _ = pass_one(&listener);
+                let _ = sys::held_call(&listener).and_then(|held| decide(&listener, &held));
             }
         }
         std::process::exit(0);
     }
-    let listener = sys::hold_sends()?;
+    let listener = sys::hold_calls(number)?;
     // The pipe is written by `write`, which nobody holds.
     to_supervisor.write_all(&listener.as_raw_fd().to_le_bytes())?;
     drop(to_us);
@@ -76,13 +90,13 @@ fn supervise() -> io::Result<()> {
 const LOOKED_AT: usize = 4096;
 
 /// Lets one held message go, changed if it asks for a VXLAN device.
-fn pass_one(listener: &OwnedFd) -> io::Result<()> {
-    let held = sys::held_send(listener)?;
+fn pass_one(listener: &OwnedFd, held: &Held) -> io::Result<()> {
+    let [_, address, length, ..] = held.args;
     let path = format!("/proc/{}/mem", held.thread);
     if let Ok(memory) = OpenOptions::new().read(true).write(true).open(path) {
-        let _ = spoil(&memory, held.address, held.length.min(LOOKED_AT));
+        let _ = spoil(&memory, address, LOOKED_AT.min(length as usize));
     }
-    sys::let_go(listener, &held)
+    sys::let_go(listener, held)
 }
 
 fn spoil(memory: &File, address: u64, length: usize) -> io::Result<()> {

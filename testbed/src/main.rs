@@ -46,6 +46,9 @@ enum Subject {
         seed: Option<u64>,
         #[arg(long, default_value_t = 3)]
         hosts: usize,
+        /// How many of them vote; with fewer than hosts, who votes changes too [default: three of three or four, five of more].
+        #[arg(long)]
+        voters: Option<usize>,
         /// Where hosts keep their data and logs, and a failed run its history [default: .cache/chaos].
         #[arg(long)]
         directory: Option<PathBuf>,
@@ -77,6 +80,9 @@ enum Subject {
     },
     #[command(hide = true)]
     WithoutSync {
+        /// Not before this file is there.
+        #[arg(long)]
+        once: Option<PathBuf>,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
@@ -106,11 +112,11 @@ fn run(command: Subject) -> io::Result<ExitCode> {
             println!("{}\n{}", made.web.display(), made.redis.display());
         }
         Subject::Bench { only } => bench(only)?,
-        Subject::ChaosStore { seconds, seed, hosts, directory } => {
+        Subject::ChaosStore { seconds, seed, hosts, voters, directory } => {
             let directory = directory.unwrap_or_else(|| images::cache().join("chaos"));
             let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
-            let config = chaos::ChaosConfig { directory, hosts, seconds, seed };
-            println!("{}", chaos::run(&config).map_err(io::Error::other)?);
+            let config = chaos::ChaosConfig { directory, hosts, voters, seconds, seed };
+            println!("{}", chaos::run(&config).map_err(io::Error::other)?.text);
         }
         Subject::Judge { history } => println!("{}", chaos::judge_again(&history).map_err(io::Error::other)?),
         Subject::Shell { host, command, directory } => {
@@ -120,7 +126,10 @@ fn run(command: Subject) -> io::Result<ExitCode> {
         Subject::Echo { address } => init::echo(&address)?,
         Subject::WithoutNetfilter { command } => return Err(lacking::without_netfilter(&command)),
         Subject::WithoutVxlan { command } => return Err(lacking::without_vxlan(&command)),
-        Subject::WithoutSync { command } => return Err(lacking::without_sync(&command)),
+        Subject::WithoutSync { once: None, command } => return Err(lacking::without_sync(&command)),
+        Subject::WithoutSync { once: Some(there), command } => {
+            return Err(lacking::without_sync_once(there, &command));
+        }
         Subject::Hold { directory } => hold(directory)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -122,11 +122,12 @@ pub fn fork_child() -> io::Result<bool> {
     }
 }
 
-/// From now on each `sendto` of this process, and of what it becomes, waits until whoever listens lets it go (seccomp_unotify(2)).
-pub fn hold_sends() -> io::Result<OwnedFd> {
+/// From now on each call of this number by this process, and by what it becomes, waits until whoever listens lets it go
+/// (seccomp_unotify(2)).
+pub fn hold_calls(number: libc::c_long) -> io::Result<OwnedFd> {
     let mut filter = [
         step(LOAD, 0, 0, 0),
-        step(EQUAL, 0, 1, libc::SYS_sendto as u32),
+        step(EQUAL, 0, 1, number as u32),
         step(ANSWER, 0, 0, libc::SECCOMP_RET_USER_NOTIF),
         step(ANSWER, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
@@ -147,20 +148,18 @@ pub fn hold_sends() -> io::Result<OwnedFd> {
     if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }) }
 }
 
-/// A `sendto` that waits.
-pub struct HeldSend {
+/// A call that waits.
+pub struct Held {
     id: u64,
     pub thread: u32,
-    /// Of its message, in its process.
-    pub address: u64,
-    pub length: usize,
+    pub args: [u64; 6],
 }
 
 nix::ioctl_readwrite!(notif_recv, b'!', 0, libc::seccomp_notif);
 nix::ioctl_readwrite!(notif_send, b'!', 1, libc::seccomp_notif_resp);
 
-/// Waits for one; false once nobody is left who could send.
-pub fn has_held_send(listener: &OwnedFd) -> bool {
+/// Waits for one; false once nobody is left who could call.
+pub fn has_held_call(listener: &OwnedFd) -> bool {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     loop {
         let mut wanted = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
@@ -173,21 +172,28 @@ pub fn has_held_send(listener: &OwnedFd) -> bool {
 }
 
 /// Takes one.
-pub fn held_send(listener: &OwnedFd) -> io::Result<HeldSend> {
+pub fn held_call(listener: &OwnedFd) -> io::Result<Held> {
     use std::os::fd::AsRawFd;
     // SAFETY: a struct of integers, for which all zeros is a value; the kernel asks for zeros.
     let mut held: libc::seccomp_notif = unsafe { std::mem::zeroed() };
     // SAFETY: the kernel fills the struct, which is as long as the request's number says.
     unsafe { notif_recv(listener.as_raw_fd(), &raw mut held) }?;
-    let [_, address, length, ..] = held.data.args;
-    Ok(HeldSend { id: held.id, thread: held.pid, address, length: length as usize })
+    Ok(Held { id: held.id, thread: held.pid, args: held.data.args })
 }
 
 /// Lets it go on as it stands in its process's memory now.
-pub fn let_go(listener: &OwnedFd, held: &HeldSend) -> io::Result<()> {
+pub fn let_go(listener: &OwnedFd, held: &Held) -> io::Result<()> {
+    answer(listener, held, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32)
+}
+
+/// It fails with this number; nothing is done.
+pub fn refuse(listener: &OwnedFd, held: &Held, error: i32) -> io::Result<()> {
+    answer(listener, held, -error, 0)
+}
+
+fn answer(listener: &OwnedFd, held: &Held, error: i32, flags: u32) -> io::Result<()> {
     use std::os::fd::AsRawFd;
-    let go_on = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
-    let mut answer = libc::seccomp_notif_resp { id: held.id, val: 0, error: 0, flags: go_on };
+    let mut answer = libc::seccomp_notif_resp { id: held.id, val: 0, error, flags };
     // SAFETY: the kernel reads the struct, which is as long as the request's number says.
     match unsafe { notif_send(listener.as_raw_fd(), &raw mut answer) } {
         // The thread was killed while it waited.

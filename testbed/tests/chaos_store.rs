@@ -8,8 +8,11 @@ use testbed::chaos::{ChaosConfig, run};
 #[test]
 fn what_clients_are_told_while_agents_die_could_be_one_store() {
     let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("chaos-store");
-    match run(&ChaosConfig { directory, hosts: 3, seconds: 20, seed: 7 }) {
-        Ok(line) => println!("{line}"),
+    // Three vote, one observes.
+    let report = match run(&ChaosConfig { directory, hosts: 4, voters: None, seconds: 30, seed: 7 }) {
+        Ok(report) => report,
         Err(error) => panic!("{error}"),
-    }
+    };
+    println!("{}", report.text);
+    assert!(report.voter_sets > 1, "who votes has changed: {}", report.text);
 }

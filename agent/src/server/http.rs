@@ -109,7 +109,7 @@ pub fn bytes(content_type: &'static str, bytes: Vec<u8>) -> Answer {
 /// The `Status` document of an error.
 pub fn status(error: &ApiError) -> Answer {
     let mut answer = json(error.code_and_reason().0, &error.to_status());
-    if let ApiError::Unavailable(_) = error {
+    if let ApiError::Unavailable(_) | ApiError::Starting = error {
         answer.headers_mut().insert("retry-after", HeaderValue::from_static("1"));
     }
     answer

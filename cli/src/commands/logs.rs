@@ -4,6 +4,7 @@ use std::io::Write;
 
 use clap::Args;
 use http_body_util::BodyExt;
+use serde_json::Value;
 
 use super::{CommandError, Scope, words};
 use crate::client::{Client, escape};
@@ -72,7 +73,52 @@ impl Logs {
             escape(&selector.join(","))
         );
         let pods = client.get(&path).await?;
-        let first = pods["items"][0]["metadata"]["name"].as_str();
-        first.map(String::from).ok_or_else(|| CommandError::Usage(format!("{} has no pods", self.pod)))
+        let pods = pods["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let name = told_most(pods).and_then(|pod| pod["metadata"]["name"].as_str());
+        let name = name.ok_or_else(|| CommandError::Usage(format!("{} has no pods", self.pod)))?;
+        if pods.len() > 1 {
+            eprintln!("Found {} pods, using pod/{name}", pods.len());
+        }
+        Ok(name.into())
+    }
+}
+
+/// The pod whose output is most likely meant: one that runs before one that has ended before one that has not begun; of these
+/// the newest, so that a job's last try is shown.
+fn told_most(pods: &[Value]) -> Option<&Value> {
+    let rank = |pod: &Value| match pod["status"]["phase"].as_str() {
+        Some("Running") => 2,
+        Some("Succeeded" | "Failed") => 1,
+        _ => 0,
+    };
+    // Times are UTC and of one form: their texts are in their order.
+    let made = |pod: &Value| pod["metadata"]["creationTimestamp"].as_str().unwrap_or_default().to_owned();
+    pods.iter().max_by_key(|pod| (rank(pod), made(pod)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn of_several_pods_the_running_then_the_newest_is_shown() {
+        let pod = |name: &str, phase: &str, minute: u32| {
+            let made = format!("2026-01-01T00:{minute:02}:00Z");
+            json!({"metadata": {"name": name, "creationTimestamp": made}, "status": {"phase": phase}})
+        };
+        let mut pods = vec![
+            pod("first", "Failed", 1),
+            pod("last", "Failed", 3),
+            pod("second", "Failed", 2),
+            pod("waiting", "Pending", 9),
+        ];
+        let shown = |pods: &[Value]| told_most(pods).unwrap()["metadata"]["name"].clone();
+        assert_eq!(shown(&pods), "last");
+        assert_eq!(shown(&pods[3..]), "waiting");
+        pods.insert(1, pod("runs", "Running", 0));
+        assert_eq!(shown(&pods), "runs");
+        assert_eq!(told_most(&[]), None);
     }
 }

@@ -12,16 +12,19 @@ use crate::http::Api;
 use crate::{Bed, BedConfig, Host, clock};
 
 const LIMIT: Duration = Duration::from_secs(60);
+const COMMAND: Duration = Duration::from_secs(15);
 
 pub struct Cluster {
     pub bed: Bed,
+    /// How many vote, when all is well.
+    pub voters: usize,
 }
 
 impl Cluster {
-    /// So many hosts in one cluster, their voters chosen.
-    pub fn start(hosts: usize, directory: &Path) -> Result<Cluster, ChaosError> {
+    /// So many hosts in one cluster, their voters chosen: as many as pinned, or by the rule.
+    pub fn start(hosts: usize, pinned: Option<usize>, directory: &Path) -> Result<Cluster, ChaosError> {
         let bed = Bed::create(BedConfig::new("chaos", hosts, directory))?;
-        let cluster = Cluster { bed };
+        let cluster = Cluster { bed, voters: raft_store::autopilot::wanted_voters(hosts, pinned) };
         for host in cluster.bed.hosts() {
             host.start_agent()?;
         }
@@ -34,15 +37,41 @@ impl Cluster {
             let words: Vec<&str> = line.split_whitespace().collect();
             host.ok(words)?;
         }
-        let voters = raft_store::autopilot::wanted_voters(hosts, None);
-        cluster.wait("the voters vote", || {
-            (0..hosts).all(|index| {
-                cluster.status(index).is_some_and(|status| {
-                    status["voters"].as_array().map_or(0, Vec::len) == voters && status["leader"].is_string()
-                })
-            })
-        })?;
+        if let Some(count) = pinned {
+            first.ok(["skein", "cluster", "voters", &count.to_string()])?;
+        }
+        cluster.wait("the voters vote", || cluster.all_vote())?;
         Ok(cluster)
+    }
+
+    /// Whether every host knows of as many voters as there are to be, and of a leader.
+    pub fn all_vote(&self) -> bool {
+        (0..self.len()).all(|index| {
+            self.status(index).is_some_and(|status| {
+                status["voters"].as_array().map_or(0, Vec::len) == self.voters && status["leader"].is_string()
+            })
+        })
+    }
+
+    /// The voters' hosts, as the first one says that answers.
+    pub fn voting(&self) -> Vec<usize> {
+        let status = (0..self.len()).find_map(|index| self.status(index)).unwrap_or_default();
+        (0..self.len())
+            .filter(|index| {
+                let names = status["voters"].as_array().into_iter().flatten();
+                names.into_iter().any(|name| name == self.host(*index).name())
+            })
+            .collect()
+    }
+
+    /// A command that is typed at one host after the other until it succeeds.
+    pub fn type_somewhere(&self, words: &[&str]) -> Result<(), ChaosError> {
+        self.wait(&words.join(" "), || {
+            (0..self.len()).any(|index| {
+                let typed = self.host(index).command(words.iter().copied()).limit(COMMAND).run();
+                typed.is_ok_and(|output| output.success())
+            })
+        })
     }
 
     pub fn len(&self) -> usize {

@@ -1,14 +1,16 @@
-//! What is done to the cluster, by seed: agents killed and paused, hosts killed and booted, links cut and healed.
+//! What is done to the cluster, by seed: agents killed and paused, hosts killed and booted, links cut and healed; where there are
+//! more hosts than voters, also who votes: voters are drained, and their count is pinned anew.
 //!
 //! Decides what comes next and for how long. At most a minority of the hosts is down at once, so that the run goes on; agents
 //! may all be killed together, since their disks stay.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rand::rngs::SmallRng;
-use rand::seq::SliceRandom;
+use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 
 use super::ChaosError;
@@ -20,20 +22,27 @@ pub struct Harm<'a> {
     cluster: &'a Cluster,
     clients: &'a Clients<'a>,
     rng: SmallRng,
-    pub done: usize,
+    drained: Option<usize>,
+    /// The pinned count is not the one that the run began with.
+    pinned: bool,
+    /// Who voted, at a look before each fault.
+    pub voting: BTreeSet<Vec<usize>>,
 }
 
 impl<'a> Harm<'a> {
     pub fn new(cluster: &'a Cluster, clients: &'a Clients<'a>, seed: u64) -> Harm<'a> {
-        Harm { cluster, clients, rng: SmallRng::seed_from_u64(seed), done: 0 }
+        let rng = SmallRng::seed_from_u64(seed);
+        Harm { cluster, clients, rng, drained: None, pinned: false, voting: BTreeSet::new() }
     }
 
     /// One fault, and its end.
     pub fn once(&mut self) -> Result<(), ChaosError> {
-        self.done += 1;
+        let voting = self.cluster.voting();
+        self.voting.insert(voting.clone());
         let victim = self.victim();
         let name = self.cluster.host(victim).name().to_owned();
-        match self.rng.random_range(0..10) {
+        let kinds = if self.cluster.len() > self.cluster.voters { 13 } else { 10 };
+        match self.rng.random_range(0..kinds) {
             0..2 => {
                 self.told(format!("kill -9 of {name}'s agent"));
                 self.kill_agent(victim)?;
@@ -65,6 +74,8 @@ impl<'a> Harm<'a> {
                 self.cluster.bed.cut(&name, to)?;
                 self.then_heal()?;
             }
+            10..12 => self.drain_another(&voting)?,
+            12 => self.pin_another()?,
             _ => {
                 self.told(format!("{name} cut off, and paused meanwhile"));
                 self.isolate(victim)?;
@@ -76,6 +87,43 @@ impl<'a> Harm<'a> {
         let rest = self.between(50, 800);
         std::thread::sleep(rest);
         Ok(())
+    }
+
+    /// Nobody is drained any more, as many vote as in the beginning.
+    pub fn undo(&mut self) -> Result<(), ChaosError> {
+        self.undrain()?;
+        if self.pinned { self.pin_another() } else { Ok(()) }
+    }
+
+    /// A voter gives up its vote, for whoever observes, and who gave it up before may vote again. The next fault falls into it.
+    fn drain_another(&mut self, voting: &[usize]) -> Result<(), ChaosError> {
+        self.undrain()?;
+        let Some(&voter) = voting.choose(&mut self.rng) else { return Ok(()) };
+        let name = self.cluster.host(voter).name();
+        self.told(format!("{name} drained"));
+        self.cluster.type_somewhere(&["skein", "node", "drain", name])?;
+        self.drained = Some(voter);
+        Ok(())
+    }
+
+    fn undrain(&mut self) -> Result<(), ChaosError> {
+        let Some(index) = self.drained.take() else { return Ok(()) };
+        let name = self.cluster.host(index).name();
+        self.told(format!("{name} no longer drained"));
+        self.cluster.type_somewhere(&["skein", "node", "undrain", name])
+    }
+
+    /// One votes where several did, and the other way round.
+    fn pin_another(&mut self) -> Result<(), ChaosError> {
+        let usual = self.cluster.voters;
+        let count = match (self.pinned, usual) {
+            (true, _) => usual,
+            (false, 1) => 3.min(self.cluster.len()),
+            (false, _) => 1,
+        };
+        self.told(format!("{count} to vote"));
+        self.pinned = !self.pinned;
+        self.cluster.type_somewhere(&["skein", "cluster", "voters", &count.to_string()])
     }
 
     /// Half of the time whoever leads.

@@ -1,7 +1,10 @@
 //! What a bad disk does to the store on real hosts, and what an operator reads: full, read-only, failing, another's, newer, copied.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -173,6 +176,68 @@ fn a_disk_that_fails_to_sync_ends_the_agent_and_nothing_is_answered() {
     world.host(0).start_agent().unwrap();
     world.until("with a good disk all is there", || has(&world, 0, "before"));
     assert!(!has(&world, 0, "meanwhile"));
+}
+
+#[test]
+fn a_voter_whose_syncs_begin_to_fail_ends_alone_and_comes_back_with_all_that_was_acknowledged() {
+    const MORE: usize = 100;
+    let world = World::bare(3, "eio3");
+    world.run(0, &["skein", "init"]);
+    (1..3).for_each(|index| world.join(0, index));
+    let votes = |index: usize| {
+        world.status(index).is_some_and(|status| status["voters"].as_array().map_or(0, Vec::len) == 3)
+    };
+    world.until("three vote", || (0..3).all(votes));
+    let failing = world.follower();
+    world.host(failing).stop_agent(Signal::SIGKILL).unwrap();
+    let parent = world.host(failing).cgroup_parent();
+    let bad_disk = ["/usr/local/bin/testbed", "without-sync", "--once", "/srv/bad-disk", "--"];
+    let agent = ["skein", "agent", "--cgroup-parent", &parent];
+    let words = bad_disk.iter().chain(&agent).map(|word| (*word).to_owned()).collect();
+    world.host(failing).start_program_as_agent(words, false).unwrap();
+    world.until("it votes again", || votes(failing));
+    let others: Vec<usize> = (0..3).filter(|index| *index != failing).collect();
+    let (stop, acknowledged) = (AtomicBool::new(false), Mutex::new(Vec::new()));
+    let write_on = |by: usize| {
+        for number in (0..).take_while(|_| !stop.load(Ordering::Relaxed)) {
+            let body = json!({"metadata": {"name": format!("m{by}-{number}")}, "data": {"v": "x"}});
+            if world.api(by).post(MAPS, &body).is_ok() {
+                acknowledged.lock().unwrap().push(format!("m{by}-{number}"));
+            }
+        }
+    };
+    let until_more = |what: &str| {
+        let before = acknowledged.lock().unwrap().len();
+        world.until(what, || acknowledged.lock().unwrap().len() >= before + MORE);
+    };
+    let text = testbed::clock::threads(|scope| {
+        others.iter().for_each(|by| drop(scope.spawn(|| write_on(*by))));
+        // Writers are told to stop whatever happens, or a failed test would never end.
+        let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            until_more("writes succeed");
+            assert!(world.host(failing).agent_pid().unwrap().is_some(), "its syncs work until now");
+            fs::write(world.host(failing).srv_path().join("bad-disk"), "").unwrap();
+            world.until("it has ended by itself", || world.host(failing).agent_pid().unwrap().is_none());
+            until_more("the others go on");
+            assert!(others.iter().all(|index| world.host(*index).agent().unwrap().starts == 1));
+            log(&world, failing)
+        }));
+        stop.store(true, Ordering::Relaxed);
+        seen.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    assert!(text.contains("Input/output error") && text.contains("sync"), "{text}");
+    world.host(failing).start_agent().unwrap();
+    let acknowledged = acknowledged.into_inner().unwrap();
+    for index in 0..3 {
+        world.until("all that was acknowledged is here", || {
+            let list = world.api(index).get(&format!("{MAPS}?resourceVersion=0")).unwrap_or_default();
+            let items = list["items"].as_array().cloned().unwrap_or_default();
+            let names: BTreeSet<&str> =
+                items.iter().filter_map(|item| item["metadata"]["name"].as_str()).collect();
+            acknowledged.iter().all(|name| names.contains(name.as_str()))
+        });
+    }
+    world.until("it votes again", || votes(failing) && world.status(failing).unwrap()["leader"].is_string());
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -58,6 +58,9 @@ fn jobs_were_tried_again_up_to_their_limit(world: &World) {
     let second = pods.iter().filter(of_job).find(|pod| pod["status"]["phase"] == "Succeeded").unwrap();
     let name = second["metadata"]["name"].as_str().unwrap();
     assert_eq!(world.run(1, &["skein", "logs", name]), "done\n");
+    let of_the_job = world.host(1).run(["skein", "logs", "job/again"]).unwrap();
+    assert_eq!(of_the_job.stdout, "done\n", "the last try's");
+    assert_eq!(of_the_job.stderr, format!("Found 2 pods, using pod/{name}\n"));
     let events = |job: &str| world.run(1, &["skein", "events", "--for", &format!("job/{job}")]);
     for (job, reason) in [("again", "Completed"), ("hopeless", "BackoffLimitExceeded")] {
         let text = events(job);
@@ -137,9 +140,15 @@ fn names_are_found_while_the_own_agent_is_away(world: &World) {
     }
     let own = ["nslookup", "web.default.svc.cluster.local", "10.43.0.10"];
     let own: Vec<&str> = enter.iter().chain(&["/bin/busybox", "timeout", "2"]).chain(&own).copied().collect();
-    assert!(!world.host(1).run(own).unwrap().success(), "the own agent's address is silent");
-    world.host(1).start_agent().unwrap();
+    assert!(!world.host(1).run(own.clone()).unwrap().success(), "the own agent's address is silent");
+    let log = || world.bed.logs("host2").unwrap();
+    let is_about_dns = |line: &&str| line.contains("hickory") || line.contains("web.default.svc");
+    assert_eq!(log().lines().find(is_about_dns), None, "queries leave no line");
+    world.host(1).start_agent_with(&["--log", "info,hickory_server=info"], true).unwrap();
     world.until("its agent is back", || world.status(1).is_some());
+    world.until("queries are logged if the filter says so", || {
+        world.host(1).run(own.clone()).unwrap().success() && log().lines().any(|line| is_about_dns(&line))
+    });
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use agent::mesh::join;
 use agent::mesh::wire::{JoinAnswer, JoinRequest};
 use agent::pki::{self, Token};
+use nix::sys::signal::Signal;
 use raft_store::{Supported, Version};
 use serde_json::json;
 use testbed::Kind;
@@ -63,11 +64,14 @@ fn a_machine_that_is_gone_for_good_is_removed_and_may_come_back_as_a_new_one() {
     assert!(world.status(gone).is_some_and(|status| status["leader"].is_null()), "nobody lets it take part");
     assert!(!names(&world).contains(&name));
     assert_eq!(voters(), Some(1));
-    world.host(gone).stop_agent(nix::sys::signal::Signal::SIGTERM).unwrap();
+    world.host(gone).stop_agent(Signal::SIGTERM).unwrap();
     world.run(gone, &["skein", "node", "reset", "--yes"]);
     world.host(gone).start_agent().unwrap();
     world.until("its agent waits to be told", || {
-        world.api(gone).get("/skein/v1/cluster").is_err_and(|error| error.to_string().contains("503"))
+        world
+            .api(gone)
+            .get("/skein/v1/cluster")
+            .is_err_and(|error| error.to_string().contains("not a member of a cluster"))
     });
     join(&world, gone);
     world.until("three voters again", || voters() == Some(3));
@@ -163,4 +167,28 @@ fn machines_with_a_binary_too_old_or_too_new_for_the_cluster_are_not_let_in_and_
     let members = status["members"].as_array().unwrap();
     let said = members.iter().find(|member| member["name"] == "host1").unwrap();
     assert_eq!(said["versions"], json!([1, newest]));
+}
+
+#[test]
+fn a_member_that_is_starting_says_so_and_commands_wait_for_it() {
+    let world = World::bare(1, "starting");
+    world.run(0, &["skein", "init"]);
+    world.host(0).stop_agent(Signal::SIGTERM).unwrap();
+    // A start reads this file: from a pipe it gets it when somebody writes.
+    let boot = world.host(0).data_path().join("member/boot");
+    let number = std::fs::read(&boot).unwrap();
+    std::fs::remove_file(&boot).unwrap();
+    nix::unistd::mkfifo(&boot, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR).unwrap();
+    world.host(0).start_agent().unwrap();
+    let told = || world.api(0).get("/skein/v1/cluster").map_err(|error| error.to_string());
+    world.until("it says that it is starting", || {
+        let said = told().err().unwrap_or_default();
+        assert!(!said.contains("not a member"), "{said}");
+        said == "503: the agent of this machine is starting: try again in a moment"
+    });
+    let typed = world.host(0).spawn(["skein", "get", "nodes"]).unwrap();
+    world.until("the command waits", || typed.stderr().contains("is starting: waiting for it"));
+    std::fs::write(&boot, number).unwrap();
+    let output = typed.wait(std::time::Duration::from_secs(20)).unwrap();
+    assert!(output.success() && output.stdout.contains("host1"), "{output:?}");
 }

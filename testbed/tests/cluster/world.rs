@@ -39,7 +39,7 @@ impl World {
     pub fn until_told_nothing(&self, index: usize) {
         self.until("the agent answers", || {
             let answer = self.api(index).get("/skein/v1/cluster");
-            answer.is_err_and(|error| error.to_string().contains("503"))
+            answer.is_err_and(|error| error.to_string().contains("not a member of a cluster"))
         });
     }
 

@@ -17,6 +17,7 @@ use crate::{BedError, HostError, clock};
 use clients::Clients;
 use cluster::Cluster;
 use harm::Harm;
+pub use harm::Obeyed;
 use history::History;
 
 const CLIENTS: u64 = 8;
@@ -53,6 +54,7 @@ pub struct Report {
     pub text: String,
     /// How many different sets of voters there were.
     pub voter_sets: usize,
+    pub obeyed: Obeyed,
 }
 
 /// Runs and judges.
@@ -81,11 +83,11 @@ pub fn run(config: &ChaosConfig) -> Result<Report, ChaosError> {
     history.calls.sort_by_key(|call| call.called);
     let faults = history.faults.len();
     let (counts, mut wrong) = judge::judge(&history);
-    let voter_sets = match &harmed {
-        Ok(voter_sets) => *voter_sets,
+    let (voter_sets, obeyed) = match &harmed {
+        Ok(seen) => *seen,
         Err(error) => {
             wrong.push(error.to_string());
-            0
+            (0, Obeyed::default())
         }
     };
     if let Some(first) = wrong.first() {
@@ -95,10 +97,10 @@ pub fn run(config: &ChaosConfig) -> Result<Report, ChaosError> {
         return Err(ChaosError::Wrong { seed: config.seed, what, path });
     }
     let text = format!(
-        "seed {}: {} hosts, {} voters in {voter_sets} sets, {} s, {faults} faults; {counts:?}: nothing wrong",
+        "seed {}: {} hosts, {} voters in {voter_sets} sets, {} s, {faults} faults; {obeyed:?}; {counts:?}: nothing wrong",
         config.seed, config.hosts, cluster.voters, config.seconds
     );
-    Ok(Report { text, voter_sets })
+    Ok(Report { text, voter_sets, obeyed })
 }
 
 /// Judges a history that was kept.
@@ -111,7 +113,11 @@ pub fn judge_again(path: &Path) -> Result<String, ChaosError> {
 }
 
 /// Hurts the cluster until the time is over, then waits until it is whole. Answers how many different sets of voters there were.
-fn harm(config: &ChaosConfig, cluster: &Cluster, clients: &Clients<'_>) -> Result<usize, ChaosError> {
+fn harm(
+    config: &ChaosConfig,
+    cluster: &Cluster,
+    clients: &Clients<'_>,
+) -> Result<(usize, Obeyed), ChaosError> {
     let end = clock::now() + Duration::from_secs(config.seconds);
     let mut harm = Harm::new(cluster, clients, config.seed);
     while clock::now() < end {
@@ -124,7 +130,7 @@ fn harm(config: &ChaosConfig, cluster: &Cluster, clients: &Clients<'_>) -> Resul
         clients.is_whole()
     })?;
     cluster.wait("with everything healed, as many vote as in the beginning", || cluster.all_vote())?;
-    Ok(harm.voting.len())
+    Ok((harm.voting.len(), harm.obeyed))
 }
 
 /// The newest revision before anybody begins.

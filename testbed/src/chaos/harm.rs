@@ -27,18 +27,41 @@ pub struct Harm<'a> {
     pinned: bool,
     /// Who voted, at a look before each fault.
     pub voting: BTreeSet<Vec<usize>>,
+    pub obeyed: Obeyed,
+}
+
+/// What was seen to come of the changes of voters.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Obeyed {
+    /// A drained host did not vote.
+    pub drained: bool,
+    /// As many voted as were pinned.
+    pub pinned: bool,
 }
 
 impl<'a> Harm<'a> {
     pub fn new(cluster: &'a Cluster, clients: &'a Clients<'a>, seed: u64) -> Harm<'a> {
         let rng = SmallRng::seed_from_u64(seed);
-        Harm { cluster, clients, rng, drained: None, pinned: false, voting: BTreeSet::new() }
+        Harm {
+            cluster,
+            clients,
+            rng,
+            drained: None,
+            pinned: false,
+            voting: BTreeSet::new(),
+            obeyed: Obeyed::default(),
+        }
     }
 
     /// One fault, and its end.
     pub fn once(&mut self) -> Result<(), ChaosError> {
         let voting = self.cluster.voting();
-        self.voting.insert(voting.clone());
+        // Nobody may have answered.
+        if !voting.is_empty() {
+            self.voting.insert(voting.clone());
+            self.obeyed.drained |= self.drained.is_some_and(|host| !voting.contains(&host));
+            self.obeyed.pinned |= self.pinned && voting.len() != self.cluster.voters;
+        }
         let victim = self.victim();
         let name = self.cluster.host(victim).name().to_owned();
         let kinds = if self.cluster.len() > self.cluster.voters { 13 } else { 10 };

@@ -171,7 +171,7 @@ impl<D: Disk> Log<D> {
         }
         let mut bytes = self.disk.read(&name)?;
         bytes.truncate(usize::try_from(length).unwrap_or(usize::MAX));
-        self.disk.create(segment::TEMPORARY, 0)?;
+        self.with_room(|disk| disk.create(segment::TEMPORARY, 0))?;
         self.with_room(|disk| disk.write_at(segment::TEMPORARY, 0, &bytes))?;
         self.disk.sync(segment::TEMPORARY)?;
         self.disk.rename(segment::TEMPORARY, &name)?;

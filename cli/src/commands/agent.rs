@@ -9,8 +9,8 @@ use clap::Args;
 
 use super::CommandError;
 
-/// What has a line for every DNS query, unless the user's filter names it: of two directives for one target the later holds.
-const QUIET: &str = "hickory_server=warn";
+/// The crate that has two lines for every DNS query.
+const TALKATIVE: &str = "hickory_server";
 
 #[derive(Debug, Args)]
 pub struct Agent {
@@ -51,7 +51,7 @@ pub struct Agent {
 
 impl Agent {
     pub fn run(self) -> Result<ExitCode, CommandError> {
-        let filter = tracing_subscriber::EnvFilter::try_new(format!("{QUIET},{}", self.log))
+        let filter = tracing_subscriber::EnvFilter::try_new(filter(&self.log))
             .map_err(|error| CommandError::Usage(format!("--log {}: {error}", self.log)))?;
         tracing_subscriber::fmt()
             .with_env_filter(filter)
@@ -73,5 +73,27 @@ impl Agent {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         runtime.block_on(::agent::run(config))?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The filter that is wanted, without what has a line for every DNS query, unless that is named or even warnings are not wanted.
+fn filter(wanted: &str) -> String {
+    match wanted {
+        "error" | "off" => wanted.to_owned(),
+        _ if wanted.contains(TALKATIVE) => wanted.to_owned(),
+        _ => format!("{TALKATIVE}=warn,{wanted}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::filter;
+
+    #[test]
+    fn dns_queries_are_logged_only_if_asked_for_and_no_level_is_loosened() {
+        assert_eq!(filter("info"), "hickory_server=warn,info");
+        assert_eq!(filter("error"), "error");
+        assert_eq!(filter("off"), "off");
+        assert_eq!(filter("info,hickory_server=info"), "info,hickory_server=info");
     }
 }

@@ -125,7 +125,8 @@ impl Feeder {
         }
     }
 
-    /// Takes the place of one that lags, so that the slow do not keep everybody else out. One that is being sent a state does not lag.
+    /// Takes the place of one that lags, so that the slow do not keep everybody else out. One that is being sent a state, or waits for its
+    /// turn, does not lag.
     fn take_place(&mut self, now: Millis, stock: &Stock<'_>) -> bool {
         let lags = |(_, feed): &(&NodeId, &Feeding)| now.since(feed.near) >= timing::FEED_HELD_MS;
         let slowest = self.feeds.iter().filter(lags).min_by_key(|(_, feed)| feed.acked).map(|(to, _)| *to);
@@ -309,7 +310,8 @@ impl Feeding {
         if self.state.as_ref().is_some_and(|state| state.is_stuck(now)) {
             self.begin_anew(now);
         }
-        if self.state.is_some() || self.acked + limits::FEED_NAMED_LACKS >= stock.applied.index {
+        let sent_a_state = self.state.is_some() || (self.lacks(stock) && now >= self.no_state_before);
+        if sent_a_state || self.acked + limits::FEED_NAMED_LACKS >= stock.applied.index {
             self.near = now;
         }
         if self.state.is_none() {

@@ -22,7 +22,8 @@ fn state_of(world: &World, index: usize, name: &str) -> String {
 }
 
 /// The longest that a leader's death may keep anybody from the API: its silence is noticed, another one is elected, all hear of it.
-const WITHOUT: Duration = Duration::from_secs(4);
+/// (Seen: 0.4 to 0.9 s. A read that met nobody takes three seconds and is asked again, so a slow machine is allowed one of these.)
+const WITHOUT: Duration = Duration::from_secs(6);
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -58,6 +59,13 @@ fn kill_under_load(
     left: &[usize],
     round: usize,
 ) -> (Vec<String>, Vec<Duration>) {
+    /// Ends those that ask, also where the killing fails.
+    struct End<'a>(&'a AtomicBool);
+    impl Drop for End<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
     let done = AtomicBool::new(false);
     let done = &done;
     let dead = world.host(victim).name();
@@ -76,12 +84,13 @@ fn kill_under_load(
             });
             (names, took)
         });
+        let end = End(done);
         world.host(victim).kill(Kind::Silent).unwrap();
         world.until("another one leads", || {
             let leader = world.status(left[0]).unwrap_or_default()["leader"].clone();
             leader.is_string() && leader != dead
         });
-        done.store(true, Ordering::SeqCst);
+        drop(end);
         let (names, took) = writes.join().unwrap();
         let reads = reads.into_iter().map(|read| read.join().unwrap());
         (names, reads.chain([took]).collect())
@@ -96,8 +105,12 @@ fn seven_machines_die_one_after_another_down_to_two_and_the_api_goes_on() {
     let mut left: Vec<usize> = (0..7).collect();
     let mut written = Vec::new();
     for round in 0..5 {
-        let leader = world.status(left[0]).unwrap()["leader"].clone();
-        let victim = left.iter().copied().find(|index| leader == world.host(*index).name()).unwrap();
+        let leads = || {
+            let leader = world.status(left[0]).unwrap_or_default()["leader"].clone();
+            left.iter().copied().find(|index| leader == world.host(*index).name())
+        };
+        world.until("somebody leads", || leads().is_some());
+        let Some(victim) = leads() else { panic!("who led has ceased to at once") };
         let name = world.host(victim).name().to_string();
         left.retain(|index| *index != victim);
         let witness = left[0];

@@ -15,8 +15,8 @@ use std::time::Duration;
 use api::kinds::Kind;
 use api::{Object, keys};
 use netfabric::{
-    Condition, Desired, DnsAddresses, Endpoint, Fabric, HostPort, Ipv4Net, LocalNode, LocalPod, Network,
-    NetworkId, Peer, PeerNetwork, Protocol, Service, ServicePort,
+    Condition, Desired, DnsAddresses, Endpoint, Fabric, Failure, HostPort, Ipv4Net, LocalNode, LocalPod,
+    Network, NetworkId, Peer, PeerNetwork, Protocol, Service, ServicePort,
 };
 use raft_store::{NodeId, View};
 use runtime::spec::{PodSpec, PortProtocol};
@@ -91,7 +91,7 @@ pub fn start(fabric: Fabric, sources: Sources) -> FabricHandle {
     let (conditions, watching) = watch::channel(Vec::new());
     let pods = sources.pods.iter().map(|pod| (pod.uid.0.clone(), pod.clone())).collect();
     let views = sources.store.objects();
-    spawn(Driver { fabric, sources, views, pods, conditions }.run(asked));
+    spawn(Driver { fabric, sources, views, pods, conditions, failed: Vec::new() }.run(asked));
     FabricHandle { commands, conditions: watching }
 }
 
@@ -101,6 +101,8 @@ struct Driver {
     views: watch::Receiver<View>,
     pods: BTreeMap<String, LocalPod>,
     conditions: watch::Sender<Vec<Condition>>,
+    /// What could not be had in the last pass. It was told.
+    failed: Vec<Failure>,
 }
 
 /// How often everything is looked at afresh, whether or not something changed.
@@ -179,13 +181,16 @@ impl Driver {
         let conditions = report.all_conditions();
         self.conditions.send_if_modified(|now| std::mem::replace(now, conditions.clone()) != conditions);
         let mut by_pod = BTreeMap::new();
-        for failure in &report.failures {
+        for failure in untold(&self.failed, &report.failures) {
             warn!(?failure, "a part of the network could not be set up");
+        }
+        for failure in &report.failures {
             if let netfabric::Subject::Pod(uid) = &failure.subject {
                 by_pod.insert(uid.0.clone(), failure.reason.clone());
             }
         }
-        (by_pod, report.failures.is_empty())
+        self.failed = report.failures;
+        (by_pod, self.failed.is_empty())
     }
 
     fn desired(&mut self) -> Desired {
@@ -199,6 +204,11 @@ impl Driver {
             self.pods.values().cloned().collect(),
         )
     }
+}
+
+/// What fails that did not fail in the same way before: a host port that another pod has is refused at every pass.
+fn untold<'a>(before: &'a [Failure], now: &'a [Failure]) -> impl Iterator<Item = &'a Failure> {
+    now.iter().filter(|failure| !before.contains(failure))
 }
 
 /// The mapping, pure.

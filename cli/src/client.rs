@@ -96,7 +96,7 @@ impl Client {
     }
 
     /// Sends a request that is made anew for each try, while the agent is starting.
-    async fn send_patiently(
+    pub async fn send_patiently(
         &self,
         make: impl Fn() -> Result<Request<Body>, hyper::http::Error>,
     ) -> Result<Response<Incoming>, ClientError> {

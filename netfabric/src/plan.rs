@@ -20,7 +20,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     let mut draft = Draft::new(observed);
     let pods = pods::accepted(desired, &mut draft);
     let peers = links::accepted_peers(desired, &mut draft);
-    let frontends = services::frontends(desired, &pods, &mut draft);
+    let frontends = services::frontends(desired, &pods, observed, &mut draft);
     let wanted = links::Wanted::of(desired, &peers, &pods, observed, &mut draft);
 
     wanted.remove_links(&mut draft);

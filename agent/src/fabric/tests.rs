@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use netfabric::Endpoint;
+use netfabric::{Endpoint, Failure, Subject};
 use raft_store::NodeId;
 use serde_json::json;
 
-use super::desired;
+use super::{desired, untold};
 use crate::control::tests::bed::Bed;
 use crate::members::{Member, Roster};
 
@@ -93,4 +93,16 @@ fn suspects_serve_on_when_nobody_else_is_ready_and_the_dead_never() {
     assert_eq!(cluster.used(&[3]).0, [3], "a suspect is better than a dead one");
     cluster.bed.kill_node("host3");
     assert_eq!(cluster.used(&[2, 3]).0, [0u8; 0]);
+}
+
+#[test]
+fn a_part_of_the_network_that_fails_at_every_pass_is_told_once_and_again_for_another_cause() {
+    let failure =
+        |uid: &str, reason: &str| Failure { subject: Subject::Pod(uid.into()), reason: reason.into() };
+    let told = |before: &[Failure], now: &[Failure]| untold(before, now).cloned().collect::<Vec<_>>();
+    let (a, b) = (failure("a", "taken"), failure("b", "taken"));
+    assert_eq!(told(&[], std::slice::from_ref(&a)), [a.clone()]);
+    assert_eq!(told(std::slice::from_ref(&a), &[a.clone(), b.clone()]), [b]);
+    let other = failure("a", "no device");
+    assert_eq!(told(std::slice::from_ref(&a), std::slice::from_ref(&other)), [other]);
 }

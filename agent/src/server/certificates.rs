@@ -1,7 +1,9 @@
 //! Client certificates of the API: TLS takes any, and whom one names is decided after the handshake.
 //!
 //! Decides that only a certificate of the cluster's CA names a user, and only while it is valid. A handshake fails for a wrong
-//! signature alone: everybody else is nobody, and reads so in HTTP (401, as Kubernetes answers). It must not decide what a user may do.
+//! signature, and for a certificate that cannot be read: everybody else is nobody, and reads so in HTTP (401, as Kubernetes
+//! answers). Validity is asked at each request: a watch, `logs -f` or exec that has begun goes on until it ends by itself; a store
+//! stream, which has no requests, is cut off. It must not decide what a user may do.
 
 use std::sync::Arc;
 use std::time::Duration;

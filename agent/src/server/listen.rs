@@ -85,12 +85,12 @@ pub fn https(
                 match handshake.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())) {
                     Ok(stream) => {
                         let proved = proved(&stream, &certificates);
-                        let admin = proved.as_ref().is_some_and(|proved| proved.user.is_admin());
-                        match stream.get_ref().1.alpn_protocol() {
-                            Some(protocol::ALPN) if admin => {
-                                stream::serve(stream, store).await;
+                        let admin = proved.as_ref().filter(|proved| proved.user.is_admin());
+                        match (stream.get_ref().1.alpn_protocol(), admin) {
+                            (Some(protocol::ALPN), Some(admin)) => {
+                                while_valid(admin, stream::serve(stream, store)).await;
                             }
-                            Some(protocol::ALPN) => {
+                            (Some(protocol::ALPN), None) => {
                                 debug!(%peer, "a store stream without the administrator's certificate")
                             }
                             _ => serve(stream, move || still(&proved), handler).await,
@@ -113,6 +113,15 @@ fn proved<S>(stream: &TlsStream<S>, certificates: &Certificates) -> Option<Prove
 fn still(proved: &Option<Proved>) -> Option<User> {
     let proved = proved.as_ref().filter(|proved| clock::wall().as_second() <= proved.until_s);
     proved.map(|proved| proved.user.clone())
+}
+
+/// A store stream asks at no request: it ends with the certificate.
+async fn while_valid(proved: &Proved, serving: impl Future<Output = ()>) {
+    let left_s = proved.until_s.saturating_add(1).saturating_sub(clock::wall().as_second());
+    let left = Duration::from_secs(u64::try_from(left_s).unwrap_or(0));
+    if tokio::time::timeout(left, serving).await.is_err() {
+        debug!(user = proved.user.name, "a store stream ended with its certificate");
+    }
 }
 
 fn tls(certificates: &Certificates, credential: &Credential) -> Result<rustls::ServerConfig, rustls::Error> {

@@ -22,12 +22,21 @@ pub fn mappings(pod: &Object, own: OwnPorts) -> Result<Vec<PortMapping>, SpecErr
     if pod.0.pointer("/spec/hostNetwork") == Some(&Value::Bool(true)) {
         return Ok(Vec::new());
     }
-    let containers = pod.list("/spec/containers").iter();
-    let ports = containers.flat_map(|container| container["ports"].as_array()).flatten();
-    ports
-        .filter_map(|port| Some((port, number(&port["hostPort"])?)))
-        .map(|(port, host)| mapping(port, host, own))
-        .collect()
+    let mut found = Vec::new();
+    for (list, init) in [("/spec/initContainers", true), ("/spec/containers", false)] {
+        for container in pod.list(list) {
+            for port in container["ports"].as_array().into_iter().flatten() {
+                let Some(host_port) = number("hostPort", &port["hostPort"])? else { continue };
+                if init {
+                    let name = container["name"].as_str().unwrap_or("");
+                    let what = format!("hostPort {host_port} of init container {name}");
+                    return Err(SpecError::Unsupported { what });
+                }
+                found.push(mapping(port, host_port, own)?);
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn mapping(port: &Value, host_port: u16, own: OwnPorts) -> Result<PortMapping, SpecError> {
@@ -51,14 +60,19 @@ fn mapping(port: &Value, host_port: u16, own: OwnPorts) -> Result<PortMapping, S
         );
         return Err(SpecError::Invalid(why));
     }
-    let container_port = number(&port["containerPort"])
+    let container_port = number("containerPort", &port["containerPort"])?
         .ok_or_else(|| SpecError::Invalid(format!("hostPort {host_port} without a containerPort")))?;
     Ok(PortMapping { protocol, host_port, container_port })
 }
 
 /// Zero is what Kubernetes' clients write for none.
-fn number(value: &Value) -> Option<u16> {
-    value.as_u64().and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0)
+fn number(field: &str, value: &Value) -> Result<Option<u16>, SpecError> {
+    if value.is_null() {
+        return Ok(None);
+    }
+    let number = value.as_u64().and_then(|number| u16::try_from(number).ok());
+    let number = number.ok_or_else(|| SpecError::Invalid(format!("{field} {value} is not a port")))?;
+    Ok(Some(number).filter(|number| *number > 0))
 }
 
 #[cfg(test)]
@@ -67,9 +81,11 @@ mod tests {
 
     use super::*;
 
+    const OWN: OwnPorts = OwnPorts { api: 6443, mesh: 7443 };
+
     fn of(ports: Value) -> Result<Vec<PortMapping>, String> {
         let pod = Object(json!({"spec": {"containers": [{"name": "c", "ports": ports}]}}));
-        mappings(&pod, OwnPorts { api: 6443, mesh: 7443 }).map_err(|error| error.to_string())
+        mappings(&pod, OWN).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -110,9 +126,21 @@ mod tests {
                 json!({"containerPort": 1, "hostPort": 4789, "protocol": "UDP"}),
                 "hostPort 4789 is a port that skein itself needs",
             ),
+            (json!({"containerPort": 1, "hostPort": 70_000}), "hostPort 70000 is not a port"),
+            (json!({"containerPort": 1, "hostPort": -1}), "hostPort -1 is not a port"),
+            (json!({"containerPort": 70_000, "hostPort": 2}), "containerPort 70000 is not a port"),
         ] {
             let said = of(json!([port])).unwrap_err();
             assert!(said.contains(words), "{said}");
         }
+    }
+
+    #[test]
+    fn a_host_port_of_an_init_container_is_refused_by_name() {
+        let init = |port: Value| json!({"name": "first", "ports": [port]});
+        let of = |port| mappings(&Object(json!({"spec": {"initContainers": [init(port)]}})), OWN);
+        assert_eq!(of(json!({"containerPort": 1, "hostPort": 0})).ok(), Some(Vec::new()));
+        let said = of(json!({"containerPort": 1, "hostPort": 8080})).unwrap_err().to_string();
+        assert!(said.starts_with("hostPort 8080 of init container first is not supported"), "{said}");
     }
 }

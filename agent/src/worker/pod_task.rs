@@ -46,7 +46,7 @@ pub struct PodTask {
     refused: Option<String>,
     earlier: BTreeMap<String, Exit>,
     failures: u32,
-    /// The network stands; a sandbox that an earlier agent made was attached by the fabric's own start.
+    /// The network stands, host ports included.
     attached: bool,
     probes: Probes,
     /// Of which pod's object the probes are made.
@@ -90,7 +90,7 @@ impl PodTask {
             refused: None,
             earlier: BTreeMap::new(),
             failures: 0,
-            attached: true,
+            attached: false,
             probes: Probes::default(),
             probed: None,
             ended_probes,
@@ -100,6 +100,7 @@ impl PodTask {
     }
 
     pub async fn run(mut self) {
+        self.attached = attached_before(self.cluster.runtime.pod(&self.uid).await.as_ref());
         loop {
             let pod = self.pod.borrow_and_update().clone();
             let gone = pod.is_none();
@@ -445,6 +446,12 @@ impl PodTask {
     }
 }
 
+/// Whether an earlier agent's sandbox is attached: the fabric's own start does it. Host ports may have been refused to it, unless
+/// a container has begun since; asking again is harmless.
+fn attached_before(state: Option<&PodState>) -> bool {
+    state.is_none_or(|state| state.spec.port_mappings.is_empty() || !state.containers.is_empty())
+}
+
 fn document(pod: &Object, name: &str) -> serde_json::Value {
     pod.list("/spec/containers")
         .iter()
@@ -501,5 +508,33 @@ fn facts(state: Option<&PodState>, now: i64) -> Facts {
         released: state.released,
         containers: containers.collect(),
         now,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use runtime::spec::{PodSpec, PortMapping, PortProtocol};
+    use runtime::state::ContainerState;
+
+    use super::*;
+
+    #[test]
+    fn the_network_of_a_pod_with_host_ports_is_asked_for_again_until_a_container_has_begun() {
+        let mapping = PortMapping { protocol: PortProtocol::Tcp, host_port: 8080, container_port: 80 };
+        let begun = ContainerState {
+            name: ContainerName::new("c").unwrap(),
+            attempt: 0,
+            image: runtime::ids::Digest::of(b"image"),
+            status: ContainerStatus::Creating,
+        };
+        let before = |port_mappings: &[PortMapping], containers: &[ContainerState]| {
+            let mut spec = PodSpec::new(PodUid::new("a-1").unwrap(), "default", "a");
+            spec.port_mappings = port_mappings.to_vec();
+            let containers = containers.to_vec();
+            attached_before(Some(&PodState { spec, sandboxed: true, released: false, containers }))
+        };
+        assert!(before(&[], &[]));
+        assert!(before(&[mapping], std::slice::from_ref(&begun)));
+        assert!(!before(&[mapping], &[]));
     }
 }

@@ -157,6 +157,15 @@ fn ports(at: &str, container: &Value, causes: &mut Vec<Cause>) {
                 "must be between 1 and 65535, inclusive",
             ));
         }
+        // Zero is what clients write for none.
+        let host_port = &port["hostPort"];
+        if !host_port.is_null() && !host_port.as_i64().is_some_and(|number| (0..=65_535).contains(&number)) {
+            causes.push(Cause::invalid(
+                &format!("{at}.hostPort"),
+                host_port,
+                "must be between 1 and 65535, inclusive",
+            ));
+        }
         one_of(&at, port, "protocol", &["TCP", "UDP", "SCTP"], causes);
     }
 }
@@ -213,6 +222,22 @@ mod tests {
                 "spec.containers[1].volumeMounts[0].mountPath",
             ]
         );
+    }
+
+    #[test]
+    fn a_host_port_is_a_port_or_zero() {
+        let spec = |host_port: Value| {
+            let ports = json!([{"containerPort": 1}, {"containerPort": 2, "hostPort": host_port}]);
+            let container = |name: &str| json!({"name": name, "image": "x", "ports": ports});
+            json!({"containers": [container("a")], "initContainers": [container("b")]})
+        };
+        for fine in [json!(0), json!(1), json!(65_535), Value::Null] {
+            assert_eq!(fields(spec(fine.clone())), [""; 0], "{fine}");
+        }
+        for wrong in [json!(65_536), json!(70_000), json!(-1), json!(1.5), json!("80")] {
+            let both = ["spec.containers[0].ports[1].hostPort", "spec.initContainers[0].ports[1].hostPort"];
+            assert_eq!(fields(spec(wrong.clone())), both, "{wrong}");
+        }
     }
 
     #[test]

@@ -40,12 +40,12 @@ impl Exec {
             query.push_str(&format!("&container={}", escape(container)));
         }
         let path = format!("/skein/v1/exec/{}/{}?{query}", escape(&self.scope.namespace), escape(pod));
-        let request = build(Method::POST, &path)
-            .header("connection", "upgrade")
-            .header("upgrade", "skein-exec")
-            .body(full(Vec::new()));
+        let make = || {
+            let request = build(Method::POST, &path).header("connection", "upgrade");
+            request.header("upgrade", "skein-exec").body(full(Vec::new()))
+        };
         let broken = |error: &dyn std::fmt::Display| ClientError::Broken(error.to_string());
-        let response = client.send(request.map_err(|error| broken(&error))?).await?;
+        let response = client.send_patiently(make).await?;
         let upgraded = hyper::upgrade::on(response).await.map_err(|error| broken(&error))?;
         let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgraded));
         if self.stdin {

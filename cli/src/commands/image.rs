@@ -78,6 +78,8 @@ fn names(list: &Value) -> String {
 async fn load(client: &Client, path: PathBuf, name: Option<String>) -> Result<(), CommandError> {
     let failed = |cause| CommandError::File { path: path.clone(), cause };
     let mut file = tokio::fs::File::open(&path).await.map_err(failed)?;
+    // The archive is read once: whether the agent is still starting is asked before.
+    client.get("/skein/v1/cluster").await?;
     let (mut sender, body) = Channel::<Bytes, std::io::Error>::new(8);
     start(async move {
         let mut buffer = vec![0u8; 256 << 10];

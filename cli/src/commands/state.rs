@@ -5,6 +5,7 @@
 use std::io::{Read, Write};
 use std::path::Path;
 
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::Method;
 use serde_json::{Value, json};
@@ -133,13 +134,16 @@ pub async fn restore(
     let bytes =
         std::fs::read(file).map_err(|error| CommandError::Usage(format!("{}: {error}", file.display())))?;
     let query = name.map_or_else(String::new, |name| format!("?name={}", client::escape(&name)));
-    let mut request = client::build(Method::POST, &format!("/skein/v1/restore{query}"));
-    if let Some(path) = recovery_key {
-        request = request.header(agent::run::RECOVERY_KEY_HEADER, read_key(path)?);
-    }
-    let request =
-        request.body(full(bytes)).map_err(|error| client::ClientError::Broken(error.to_string()))?;
-    let body = client.send(request).await?.into_body().collect().await;
+    let bytes = Bytes::from(bytes);
+    let key = recovery_key.map(read_key).transpose()?;
+    let make = || {
+        let mut request = client::build(Method::POST, &format!("/skein/v1/restore{query}"));
+        if let Some(key) = &key {
+            request = request.header(agent::run::RECOVERY_KEY_HEADER, key);
+        }
+        request.body(full(bytes.clone()))
+    };
+    let body = client.send_patiently(make).await?.into_body().collect().await;
     let body = body.map_err(|error| client::ClientError::Broken(error.to_string()))?.to_bytes();
     let answer: Value =
         serde_json::from_slice(&body).map_err(|error| client::ClientError::Nonsense(error.to_string()))?;

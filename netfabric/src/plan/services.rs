@@ -10,7 +10,7 @@ use super::pods::Pod;
 use crate::action::{Action, Subject};
 use crate::desired::{Desired, Endpoint, Protocol, Service};
 use crate::observed::{Flow, Frontend, Observed};
-use crate::table::MAX_SLOTS;
+use crate::table::{Element, MAX_SLOTS};
 
 /// How many other members' DNS servers stand behind the fallback address.
 const DNS_STAND_INS: usize = 2;
@@ -19,8 +19,8 @@ const DNS_STAND_INS: usize = 2;
 pub type Frontends = BTreeMap<Frontend, BTreeSet<Endpoint>>;
 
 /// All frontends; of two services that claim the same, the first by name gets it, and services go before host ports: their
-/// promise is every node's.
-pub fn frontends(desired: &Desired, pods: &[Pod<'_>], draft: &mut Draft) -> Frontends {
+/// promise is every node's. Of two pods, the one that has the port in the kernel keeps it.
+pub fn frontends(desired: &Desired, pods: &[Pod<'_>], observed: &Observed, draft: &mut Draft) -> Frontends {
     let mut frontends = Frontends::new();
     let mut owners: BTreeMap<Frontend, &str> = BTreeMap::new();
     for (frontend, endpoints) in dns_fallback(desired) {
@@ -38,6 +38,8 @@ pub fn frontends(desired: &Desired, pods: &[Pod<'_>], draft: &mut Draft) -> Fron
         let uid = &pod.pod.uid;
         of_pod(pod).map(move |(frontend, ends)| (Subject::Pod(uid.clone()), uid.0.as_str(), frontend, ends))
     });
+    let mut of_pods: Vec<_> = of_pods.collect();
+    of_pods.sort_by_key(|(_, _, frontend, ends)| !holds(observed, *frontend, ends));
     for (subject, owner, frontend, endpoints) in of_services.chain(of_pods) {
         if let Some(owner) = owners.get(&frontend) {
             let reason = format!("{frontend} already belongs to {owner}: choose another port or address");
@@ -62,6 +64,13 @@ fn of_pod(pod: &Pod<'_>) -> impl Iterator<Item = (Frontend, BTreeSet<Endpoint>)>
         let frontend = Frontend::NodePort { protocol: found.protocol, port: found.port };
         (frontend, BTreeSet::from([Endpoint { address, port: found.target }]))
     })
+}
+
+/// Whether these endpoints are behind the frontend already.
+fn holds(observed: &Observed, frontend: Frontend, endpoints: &BTreeSet<Endpoint>) -> bool {
+    let Some(table) = &observed.table else { return false };
+    let mut slots = (0..).zip(endpoints).map(|(slot, end)| Element::Slot(frontend, slot, *end));
+    slots.all(|element| table.elements.contains(&element))
 }
 
 fn of_service(service: &Service) -> impl Iterator<Item = (Frontend, BTreeSet<Endpoint>)> {
@@ -119,9 +128,7 @@ pub fn forget(desired: &Desired, frontends: &Frontends, observed: &Observed, dra
     let current = |flow: &Flow| frontends.get(&flow.frontend).is_some_and(|set| set.contains(&flow.endpoint));
     let slots = observed.table.iter().flat_map(|table| table.elements.iter());
     let slots = slots.filter_map(|element| match element {
-        crate::table::Element::Slot(frontend, _, endpoint) => {
-            Some(Flow { frontend: *frontend, endpoint: *endpoint })
-        }
+        Element::Slot(frontend, _, endpoint) => Some(Flow { frontend: *frontend, endpoint: *endpoint }),
         _ => None,
     });
     let flows: BTreeSet<Flow> =

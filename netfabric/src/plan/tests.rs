@@ -68,6 +68,26 @@ fn a_host_port_gives_way_to_a_node_port_and_is_named() {
 }
 
 #[test]
+fn a_later_pod_does_not_take_the_host_port_of_one_that_has_it_whatever_their_uids() {
+    let mut state = desired();
+    let wanted = Frontend::NodePort { protocol: Protocol::Tcp, port: 8080 };
+    for holder in [0, 1] {
+        state.pods.iter_mut().for_each(|pod| pod.host_ports.clear());
+        state.pods[holder].host_ports = vec![host_port(8080)];
+        let mut observed = empty_machine();
+        settle(&state, &mut observed);
+        state.pods[1 - holder].host_ports = vec![host_port(8080)];
+        let refused = plan(&state, &observed).refused;
+        assert_eq!(refused.len(), 1, "{refused:?}");
+        assert_eq!(refused[0].subject, Subject::Pod(state.pods[1 - holder].uid.clone()));
+        settle(&state, &mut observed);
+        let endpoint = Endpoint { address: state.pods[holder].address, port: 80 };
+        let elements = observed.table.unwrap().elements;
+        assert!(elements.contains(&Element::Slot(wanted, 0, endpoint)), "{elements:?}");
+    }
+}
+
+#[test]
 fn rules_stand_before_the_first_pod_is_attached() {
     let steps = plan(&desired(), &empty_machine()).steps;
     let first = |wanted: fn(&Action) -> bool| steps.iter().position(|step| wanted(&step.action)).unwrap();

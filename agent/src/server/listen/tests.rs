@@ -138,3 +138,23 @@ fn a_certificate_that_expires_while_its_connection_is_open_names_nobody_from_the
     assert_eq!(proved.as_ref().map(|proved| proved.user.name.as_str()), Some("skein-admin"));
     assert_eq!(still(&proved), None);
 }
+
+#[tokio::test]
+async fn a_store_stream_ends_when_its_certificate_does_and_not_before() {
+    let (authority, _) = member();
+    let certificates = Certificates::of(&authority.certificate).unwrap();
+    let shown = administrator(&authority, days_ago(1));
+    let chain = [pki::certificate_der(&shown.certificate).unwrap()];
+    let valid = certificates.prove(&chain, clock::wall()).unwrap();
+    let mut served = false;
+    while_valid(&valid, async {
+        tokio::task::yield_now().await;
+        served = true;
+    })
+    .await;
+    assert!(served, "as long as it is valid");
+    let soon = Proved { until_s: clock::wall().as_second(), ..valid };
+    let ended = tokio::time::timeout(Duration::from_secs(5), while_valid(&soon, std::future::pending()));
+    assert!(ended.await.is_ok(), "still served");
+    assert!(clock::wall().as_second() > soon.until_s, "its last second is part of it");
+}

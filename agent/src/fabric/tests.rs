@@ -100,9 +100,10 @@ fn a_part_of_the_network_that_fails_at_every_pass_is_told_once_and_again_for_ano
     let failure =
         |uid: &str, reason: &str| Failure { subject: Subject::Pod(uid.into()), reason: reason.into() };
     let told = |before: &[Failure], now: &[Failure]| untold(before, now).cloned().collect::<Vec<_>>();
-    let (a, b) = (failure("a", "taken"), failure("b", "taken"));
-    assert_eq!(told(&[], std::slice::from_ref(&a)), [a.clone()]);
-    assert_eq!(told(std::slice::from_ref(&a), &[a.clone(), b.clone()]), [b]);
-    let other = failure("a", "no device");
-    assert_eq!(told(std::slice::from_ref(&a), std::slice::from_ref(&other)), [other]);
+    let first = [failure("a", "taken")];
+    let both = [first[0].clone(), failure("b", "taken")];
+    let other = [failure("a", "no device")];
+    assert_eq!(told(&[], &first), first);
+    assert_eq!(told(&first, &both), &both[1..]);
+    assert_eq!(told(&first, &other), other);
 }

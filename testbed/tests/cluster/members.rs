@@ -179,6 +179,7 @@ fn a_member_that_is_starting_says_so_and_commands_wait_for_it() {
     let number = std::fs::read(&boot).unwrap();
     std::fs::remove_file(&boot).unwrap();
     nix::unistd::mkfifo(&boot, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR).unwrap();
+    testbed::small_image::write(&world.host(0).srv_path().join("small.tar")).unwrap();
     world.host(0).start_agent().unwrap();
     let told = || world.api(0).get("/skein/v1/cluster").map_err(|error| error.to_string());
     world.until("it says that it is starting", || {
@@ -187,8 +188,19 @@ fn a_member_that_is_starting_says_so_and_commands_wait_for_it() {
         said == "503: the agent of this machine is starting: try again in a moment"
     });
     let typed = world.host(0).spawn(["skein", "get", "nodes"]).unwrap();
-    world.until("the command waits", || typed.stderr().contains("is starting: waiting for it"));
+    // What cannot succeed here is refused by an agent that is up.
+    let refused = ["skein exec none -- true", "skein cluster restore /srv/small.tar"];
+    let others = refused.into_iter().chain(["skein image load /srv/small.tar"]);
+    let others: Vec<_> = others.map(|words| world.host(0).spawn(words.split(' ')).unwrap()).collect();
+    for typed in others.iter().chain([&typed]) {
+        world.until("the command waits", || typed.stderr().contains("is starting: waiting for it"));
+    }
     std::fs::write(&boot, number).unwrap();
+    for (number, typed) in others.into_iter().enumerate() {
+        let output = typed.wait(std::time::Duration::from_secs(20)).unwrap();
+        assert_eq!(output.success(), number >= refused.len(), "{output:?}");
+        assert!(!output.stderr.contains("try again in a moment"), "{output:?}");
+    }
     let output = typed.wait(std::time::Duration::from_secs(20)).unwrap();
     assert!(output.success() && output.stdout.contains("host1"), "{output:?}");
 }

@@ -107,6 +107,8 @@ struct Driver {
 
 /// How often everything is looked at afresh, whether or not something changed.
 const FULL_PASS: Duration = Duration::from_secs(30);
+/// The same while something is in the way: somebody is at work on it.
+const FULL_PASS_BLOCKED: Duration = Duration::from_secs(5);
 
 impl Driver {
     async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
@@ -152,6 +154,9 @@ impl Driver {
                 continue;
             }
             let (failures, whole) = self.reconcile(desired.clone(), full).await;
+            if full && !self.conditions.borrow().is_empty() {
+                full_pass.reset_after(FULL_PASS_BLOCKED);
+            }
             // What failed is tried again with the next change, and at the latest with the next full pass.
             last = whole.then_some(desired);
             for (uid, reply) in replies {

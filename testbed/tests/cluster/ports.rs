@@ -152,6 +152,7 @@ fn a_pod_whose_host_port_another_pod_has_waits_for_it_through_a_restart_of_the_a
     let agent = world.host(0).agent_pid().unwrap();
     world.host(0).kill_agent(Signal::SIGKILL).unwrap();
     world.host(0).agent_after(agent, std::time::Duration::from_secs(5)).unwrap();
+    world.until("the agent is back", || world.status(0).is_some());
     let mut after = pod("after", "true", "Never");
     after["spec"]["nodeName"] = json!("host1");
     world.apply(0, &after);

@@ -7,8 +7,9 @@ use raft::eraftpb::{Message, MessageType};
 
 use super::*;
 
-/// One acknowledgement of so many is looked at.
-const LOOKED_AT: u64 = 40;
+/// One vote, and one acknowledgement, of so many is looked at: each look opens a store.
+const VOTES_LOOKED_AT: u64 = 4;
+const ACKS_LOOKED_AT: u64 = 200;
 
 impl World {
     pub fn reaches(&self, from: u64, to: u64) -> bool {
@@ -64,11 +65,12 @@ impl World {
         self.appends += u64::from(message.msg_type == MessageType::MsgAppend as i32);
         if message.msg_type == MessageType::MsgRequestVoteResponse as i32 && !message.reject {
             self.checks.voted(NodeId(from), message.term, NodeId(to));
-            self.is_durable(from, message.term, 0);
+            if hash(bytes).is_multiple_of(VOTES_LOOKED_AT) {
+                self.is_durable(from, message.term, 0);
+            }
         }
         let is_ack = message.msg_type == MessageType::MsgAppendResponse as i32 && !message.reject;
-        // Each look opens a store.
-        if is_ack && hash(bytes).is_multiple_of(LOOKED_AT) {
+        if is_ack && hash(bytes).is_multiple_of(ACKS_LOOKED_AT) {
             self.is_durable(from, message.term, message.index);
         }
     }

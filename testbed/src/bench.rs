@@ -28,7 +28,7 @@ Parts:
   busy       false deaths while both cores are busy for two minutes
   follower   a follower's host is killed, until its pods run elsewhere
   leader     the same with the leader's, and until writes are back
-  crowd      an agent at rest among ten hosts; only when named
+  crowd      as busy, with ten hosts; only when named
 Parts after 'store':
   writes, reads, local   operations a second and their 99th percentile
   memory                 resident memory after that

@@ -78,10 +78,10 @@ impl Agent {
 
 /// The filter that is wanted, without what has a line for every DNS query, unless that is named or even warnings are not wanted.
 fn filter(wanted: &str) -> String {
-    match wanted {
-        "error" | "off" => wanted.to_owned(),
-        _ if wanted.contains(TALKATIVE) => wanted.to_owned(),
-        _ => format!("{TALKATIVE}=warn,{wanted}"),
+    let is_stricter = wanted.split(',').any(|part| ["error", "off"].contains(&part.trim()));
+    match is_stricter || wanted.contains(TALKATIVE) {
+        true => wanted.to_owned(),
+        false => format!("{TALKATIVE}=warn,{wanted}"),
     }
 }
 

@@ -33,6 +33,7 @@ packages() {
         skopeo              # makes OCI archives, and judges ours
         runc                # a second OCI runtime behind the shim in tests
         xz-utils            # debootstrap unpacks with it
+        e2fsprogs           # tests put a store on an ext4 of its own and break that
 LIST
 }
 

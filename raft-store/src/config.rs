@@ -2,6 +2,7 @@
 //! limits that shape the replicated state are constants in `limits`.
 
 use crate::ids::{ClusterId, NodeId};
+use crate::timing;
 use crate::version::Supported;
 
 /// One replica's settings.
@@ -13,6 +14,8 @@ pub struct Config {
     pub cluster: ClusterId,
     /// Multiplies the network times of `timing`: 1 normally, 4 on slow links.
     pub stretch: u32,
+    /// Commands that follow each other within so many milliseconds share what followers are told (`timing::STREAM_MS`).
+    pub stream_ms: u64,
     /// Seeds election timeouts and the salt of log segments. Fresh for each start, fixed in the simulator.
     pub seed: u64,
     /// Bytes of log after which a snapshot is written and old segments go; more when the snapshot is big.
@@ -37,6 +40,7 @@ impl Config {
             id,
             cluster,
             stretch: 1,
+            stream_ms: timing::STREAM_MS,
             seed,
             snapshot_every_bytes: 32 << 20,
             snapshot_step_bytes: 1 << 20,

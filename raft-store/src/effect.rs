@@ -66,8 +66,6 @@ pub enum Input {
         /// Milliseconds.
         took_ms: u64,
     },
-    /// Nothing else is to do for a moment: followers that wait to be told of a commit are told (`Replica::owes_commit`).
-    Tell,
 }
 
 /// One member's change.

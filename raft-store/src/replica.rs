@@ -13,6 +13,7 @@ mod membership;
 mod open;
 mod proposals;
 pub(crate) mod reads;
+mod sparing;
 mod status;
 mod telling;
 #[cfg(test)]
@@ -48,6 +49,7 @@ use installing::Installing;
 use membership::Membership;
 use proposals::Proposals;
 use reads::Reads;
+use sparing::Sparing;
 use telling::Telling;
 
 /// One replica of the store. See the crate's page for how a driver runs it.
@@ -65,6 +67,7 @@ pub struct Replica<D: Disk> {
     expiry: Expiry,
     burden: Burden,
     telling: Telling,
+    sparing: Sparing,
     marks: Marks,
     recent: Recent,
     follower: Follower,
@@ -110,14 +113,15 @@ impl<D: Disk> Replica<D> {
         if self.stopped || self.held.is_some() {
             return Vec::new();
         }
+        self.spare_not_for_long();
         self.ask_raft();
-        if !self.node.has_ready() {
-            return Vec::new();
+        let mut early = Vec::new();
+        if self.node.has_ready() {
+            let mut ready = self.node.ready();
+            early = outbound::early(&mut ready, self.log.hard_state());
+            let written = if early.is_empty() { None } else { self.write_ahead(&mut ready) };
+            self.held = Some(Held { ready, written });
         }
-        let mut ready = self.node.ready();
-        let early = outbound::early(&mut ready, self.log.hard_state());
-        let written = if early.is_empty() { None } else { self.write_ahead(&mut ready) };
-        self.held = Some(Held { ready, written });
         let before = std::mem::take(&mut self.effects);
         self.send(early);
         std::mem::replace(&mut self.effects, before)
@@ -168,9 +172,11 @@ impl<D: Disk> Replica<D> {
             Input::SnapshotSent { peer, ok } => self.report_snapshot(peer, ok),
             Input::TransferLeadership { to } => self.transfer_leadership(to),
             Input::Peers { answering, suspected } => self.follower.peers(&answering, &suspected),
-            Input::Synced { took_ms } if self.wrote => self.burden.synced(took_ms),
+            Input::Synced { took_ms } if self.wrote => {
+                self.burden.synced(took_ms);
+                self.spared_entry_may_be_durable(true);
+            }
             Input::Synced { .. } => {}
-            Input::Tell => self.tell_commit(),
         }
         self.set_election_timeout();
     }
@@ -259,6 +265,7 @@ impl<D: Disk> Replica<D> {
             self.round(ready, written.transpose()?)?;
         }
         self.tell_commit_if_late();
+        self.spare_not_for_long();
         for input in std::mem::take(&mut self.inbox) {
             self.take(input);
         }
@@ -273,6 +280,8 @@ impl<D: Disk> Replica<D> {
         }
         self.keep_house()?;
         self.feed();
+        self.send_released();
+        self.spared_entry_may_be_durable(false);
         self.forget_entries();
         self.report();
         Ok(())
@@ -376,17 +385,22 @@ impl<D: Disk> Replica<D> {
     }
 
     fn send(&mut self, messages: Vec<Cleared>) {
+        self.send_released();
         for message in messages {
             if message.as_message().to == FEED {
                 self.acknowledge_feed(message.as_message());
                 continue;
             }
-            let effect = wire::send(&self.config.cluster, message);
-            if let Effect::Send { to, bulk: true, .. } = &effect {
-                self.housekeeping.snapshot_sent(*to, self.now);
-            }
-            self.effects.push(effect);
+            self.send_or_spare(message);
         }
+    }
+
+    fn give_out(&mut self, message: Cleared) {
+        let effect = wire::send(&self.config.cluster, message);
+        if let Effect::Send { to, bulk: true, .. } = &effect {
+            self.housekeeping.snapshot_sent(*to, self.now);
+        }
+        self.effects.push(effect);
     }
 
     fn report(&mut self) {

@@ -1,4 +1,4 @@
-//! A program on a kernel that lacks something.
+//! A program on a kernel that lacks something, or on a disk that fails.
 //!
 //! Decides what is taken away. Works by a seccomp filter, which every process that the program starts inherits, so
 //! that the answer comes from the kernel, as on a machine whose kernel was built without it.
@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::sys::{self, Held};
@@ -33,6 +33,12 @@ pub fn without_sync_once(there: PathBuf, argv: &[String]) -> io::Error {
         Ok(()) => Command::new(program).args(args).exec(),
         Err(error) => error,
     }
+}
+
+/// Ends the ext4 filesystem that holds this file or directory, as when its disk is pulled out: all that is asked of it fails, reads too,
+/// until it was unmounted and mounted again. What waits in memory is not written.
+pub fn pull_out(inside: &Path) -> io::Result<()> {
+    sys::shut_down_filesystem(&File::open(inside)?)
 }
 
 /// Becomes this program, on a kernel without netfilter's netlink (CONFIG_NETFILTER_NETLINK, and nf_tables with it).

@@ -13,6 +13,8 @@ mod deaths;
 mod disk;
 #[path = "cluster/fabric.rs"]
 mod fabric;
+#[path = "cluster/failing_disk.rs"]
+mod failing_disk;
 #[path = "cluster/images.rs"]
 mod images;
 #[path = "cluster/inside.rs"]

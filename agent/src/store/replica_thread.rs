@@ -1,6 +1,6 @@
 //! The replica's driver: gathers what waits, lets the replica decide, makes it durable, carries out the effects.
 //!
-//! Decides nothing but when followers are told of a commit. It runs on the thread where raft's messages come and go, and that thread
+//! Decides nothing. It runs on the thread where raft's messages come and go, and that thread
 //! waits for the disk. One batch is one write and one sync. A fatal error ends the process: nothing may be answered after it.
 
 use std::collections::HashMap;
@@ -28,10 +28,6 @@ const ASK_BYTES: usize = 1 << 10;
 
 /// Revisions of streams' keys that the drivers' view may lack.
 const DRIVERS_BEHIND: u64 = 10_000;
-
-/// Writes that follow each other within this carry the commit of the one before: followers are told of it by itself only when none
-/// comes for so long.
-const TELL_AFTER_MS: u64 = 3;
 
 /// Who leads, as this machine knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -119,7 +115,6 @@ pub fn start(
         heard: false,
         leads: false,
         looked_at,
-        proposed: (0, false),
     };
     mesh.spawn_replica(|timers| thread.run(receiver, timers));
     Ok(Running { asks, views, objects, caught_up, leadership, disk_full })
@@ -159,8 +154,6 @@ struct Thread {
     leads: bool,
     /// Changes up to here were looked at for the drivers.
     looked_at: Revision,
-    /// When the last command came, and whether it came soon after the one before.
-    proposed: (u64, bool),
 }
 
 /// Bytes that an ask may add to the log.
@@ -172,6 +165,13 @@ fn weight(ask: &Ask) -> usize {
     }
 }
 
+/// The connections of this thread hand over what came meanwhile: one turn reads it, the next brings it here.
+async fn read_what_came() {
+    for _ in 0..2 {
+        tokio::task::yield_now().await;
+    }
+}
+
 impl Thread {
     async fn run(mut self, mut asks: UnboundedReceiver<Ask>, timers: Timers) {
         let mut alarm = timers.after(Duration::ZERO);
@@ -180,15 +180,13 @@ impl Thread {
         loop {
             let now = clock::millis();
             let wait = Duration::from_millis(self.ticks.wait(now));
-            let owes = self.replica.owes_commit();
-            let wait = if owes { wait.min(self.tell_in(now)) } else { wait };
             let due = self.replica.due().map(|due| Duration::from_millis(due.0.saturating_sub(now)));
             let wait = due.map_or(wait, |due| wait.min(due));
             self.ticks.listen(now, wait.as_millis() as u64);
-            if owes && self.tell_in(now).is_zero() && asks.is_empty() {
+            if due.is_some_and(|due| due.is_zero()) && asks.is_empty() {
                 // No timer: the shortest of them takes a millisecond or two.
-                self.ticks.woke(now);
-                self.replica.handle(Millis(now), Input::Tell);
+                read_what_came().await;
+                self.ticks.woke(clock::millis());
             } else {
                 alarm.set_after(wait);
                 let ask = tokio::select! {
@@ -196,11 +194,8 @@ impl Thread {
                     ask = asks.recv() => Some(ask),
                     () = &mut alarm => None,
                 };
-                if self.ticks.woke(clock::millis()) {
-                    // The connections of this thread hand over what came meanwhile: one turn reads it, the next brings it here.
-                    for _ in 0..2 {
-                        tokio::task::yield_now().await;
-                    }
+                if self.ticks.woke(clock::millis()) || ask.is_none() {
+                    read_what_came().await;
                 }
                 match ask {
                     Some(Some(Ask::Stop) | None) => return,
@@ -210,12 +205,7 @@ impl Thread {
                         self.tick(now, silent);
                         self.take(ask);
                     }
-                    None => {
-                        let now = clock::millis();
-                        if owes && self.tell_in(now).is_zero() {
-                            self.replica.handle(Millis(now), Input::Tell);
-                        }
-                    }
+                    None => {}
                 }
             }
             // What else waits goes into the same batch, as long as the reserve for a full disk could hold it.
@@ -241,13 +231,6 @@ impl Thread {
 
     fn tick(&mut self, now: u64, count: u64) {
         (0..count).for_each(|_| self.replica.handle(Millis(now), Input::Tick));
-    }
-
-    /// A command that comes alone is told of at once.
-    fn tell_in(&self, now: u64) -> Duration {
-        let (at, one_of_many) = self.proposed;
-        let until = if one_of_many { at + TELL_AFTER_MS } else { 0 };
-        Duration::from_millis(until.saturating_sub(now))
     }
 
     async fn round(&mut self) {
@@ -289,7 +272,6 @@ impl Thread {
                 self.replica.handle(now, input);
             }
             Ask::Propose(command, reply) => {
-                self.proposed = (now.0, now.0.saturating_sub(self.proposed.0) <= TELL_AFTER_MS);
                 self.proposals.insert(id, reply);
                 self.replica.handle(now, Input::Propose { id: ProposalId(id), command });
             }

@@ -42,7 +42,7 @@ impl<D: Disk> Replica<D> {
 }
 
 /// Which turn it is for `me`, and of how many; `None` for who has none.
-fn turn(voters: &[NodeId], leader: Option<NodeId>, me: NodeId) -> Option<(usize, usize)> {
+pub(super) fn turn(voters: &[NodeId], leader: Option<NodeId>, me: NodeId) -> Option<(usize, usize)> {
     let at = |id: NodeId| voters.iter().position(|voter| *voter == id);
     let (mine, all) = (at(me)?, voters.len());
     match leader.and_then(at) {

@@ -58,6 +58,7 @@ impl<D: Disk> Replica<D> {
         if let Some(outcome) = refusal {
             return self.effects.push(Effect::Answer { id, outcome });
         }
+        self.telling.comes(self.now, self.config.stream_ms);
         let data = codec::encode_command(&command);
         match data.len() <= limits::COMMAND_BYTES {
             true => self.proposals.queue.push((Some(id), data)),
@@ -113,6 +114,8 @@ impl<D: Disk> Replica<D> {
             return;
         }
         let (from, count) = (self.node.raft.id, entries.len() as u64);
+        let before = self.node.raft.raft_log.last_index();
+        let is_alone = count == 1 && self.node.raft.raft_log.committed == before;
         let kind = MessageType::MsgPropose as i32;
         let message = Message { msg_type: kind, from, entries, ..Message::default() };
         if self.node.raft.step(message).is_err() {
@@ -124,7 +127,11 @@ impl<D: Disk> Replica<D> {
         }
         // They carry it.
         self.telling.told(self.node.raft.raft_log.committed);
-        let (term, first) = (self.node.raft.term, self.node.raft.raft_log.last_index() + 1 - count);
+        match is_alone {
+            true => self.spare_some(before + 1),
+            false => self.spare_nobody(),
+        }
+        let (term, first) = (self.node.raft.term, before + 1);
         let named = ids.into_iter().zip(first..).filter_map(|(id, index)| id.map(|id| (index, (term, id))));
         self.proposals.pending.extend(named);
     }

@@ -4,6 +4,7 @@
 
 use super::Replica;
 use crate::disk::Disk;
+use crate::ids::Millis;
 
 /// Rounds without new entries after which the commit is told by itself.
 const ROUNDS: u32 = 8;
@@ -13,9 +14,24 @@ const ROUNDS: u32 = 8;
 pub(super) struct Telling {
     told: u64,
     rounds: u32,
+    /// When the last command came, …
+    came: Millis,
+    /// … and whether it followed another.
+    streams: bool,
 }
 
 impl Telling {
+    /// A command is proposed.
+    pub(super) fn comes(&mut self, now: Millis, stream_ms: u64) {
+        self.streams = now.since(self.came) <= stream_ms;
+        self.came = now;
+    }
+
+    /// Whether commands follow each other.
+    pub(super) fn streams(&self) -> bool {
+        self.streams
+    }
+
     /// All followers are sent entries with this commit index, or it alone.
     pub(super) fn told(&mut self, commit: u64) {
         self.told = self.told.max(commit);
@@ -24,15 +40,17 @@ impl Telling {
 }
 
 impl<D: Disk> Replica<D> {
-    /// Whether followers wait to be told of a commit. A driver that gets nothing else to do for a moment says `Input::Tell`.
-    pub fn owes_commit(&self) -> bool {
-        self.leads() && self.telling.told < self.node.raft.raft_log.committed
+    /// When followers are told of a commit, if no entries carry it before: of a command that came alone at once.
+    pub(super) fn telling_due(&self) -> Option<Millis> {
+        let wait = if self.telling.streams { self.config.stream_ms } else { 0 };
+        self.owes_commit().then_some(Millis(self.telling.came.0 + wait))
     }
 
     /// Tells it now, if there is something to tell.
     pub(super) fn tell_commit(&mut self) {
         if self.owes_commit() {
             self.telling.told(self.node.raft.raft_log.committed);
+            self.spare_nobody();
             self.node.raft.bcast_append();
         }
     }
@@ -40,9 +58,13 @@ impl<D: Disk> Replica<D> {
     /// Once in each round: entries that keep coming by twos and threes must not hold it back for ever.
     pub(super) fn tell_commit_if_late(&mut self) {
         self.telling.rounds += 1;
-        if self.telling.rounds > ROUNDS {
+        if self.telling.rounds > ROUNDS || self.telling_due().is_some_and(|due| due <= self.now) {
             self.telling.rounds = 0;
             self.tell_commit();
         }
+    }
+
+    fn owes_commit(&self) -> bool {
+        self.leads() && self.telling.told < self.node.raft.raft_log.committed
     }
 }

@@ -15,6 +15,7 @@ mod planted;
 mod power;
 mod scenarios;
 mod speed;
+mod streams;
 mod upgrades;
 mod voters;
 mod watchers;

@@ -20,8 +20,6 @@ use crate::watchers::Watchers;
 pub const CLUSTER: ClusterId = ClusterId([7; 16]);
 /// Version and cluster before the message (docs/formats/raft-store.md).
 pub const ENVELOPE: usize = 17;
-/// How long a driver waits for something else to do before it says `Input::Tell`.
-const TELL_MS: u64 = 3;
 /// The version of a feed's envelope, and its messages by number.
 const FEED: u8 = 2;
 const FEED_KINDS: [&str; 11] = [
@@ -43,7 +41,6 @@ pub enum Event {
     Tick(u64),
     Advance(u64),
     Due(u64),
-    Tell(u64),
     Deliver { from: u64, to: u64, bytes: Vec<u8>, bulk: bool },
     Reported { peer: u64, to: u64, ok: bool },
     Restart(u64),
@@ -113,8 +110,10 @@ pub struct Node {
     pub ahead: u64,
     /// Which list of reachable machines it was told.
     pub told: u64,
-    /// When it asked for an `advance` last.
+    /// When the next `advance` that it asked for is planned; never: `u64::MAX`.
     pub due: u64,
+    /// Rounds in a row, without an input between them, after which it was due at once.
+    pub overdue: u32,
 }
 
 pub struct World {
@@ -143,6 +142,8 @@ pub struct World {
     pub bulk_sent: u64,
     /// Appends that left, with entries or to tell of a commit.
     pub appends: u64,
+    /// Answers to appends that did not fit.
+    pub appends_refused: u64,
     /// Messages of feeds, by kind.
     pub fed: BTreeMap<&'static str, u64>,
     /// The autopilots of leaders, by leader and term.
@@ -155,8 +156,6 @@ pub struct World {
     events: BinaryHeap<Reverse<Due>>,
     order: u64,
     seed: u64,
-    /// Leaders that will say soon what is committed.
-    telling: BTreeSet<u64>,
     /// Counts the changes of who runs.
     comings: u64,
 }
@@ -189,6 +188,7 @@ impl World {
             epochs: Vec::new(),
             bulk_sent: 0,
             appends: 0,
+            appends_refused: 0,
             fed: BTreeMap::new(),
             pilots: BTreeMap::new(),
             piloted: false,
@@ -197,7 +197,6 @@ impl World {
             events: BinaryHeap::new(),
             order: 0,
             seed,
-            telling: BTreeSet::new(),
             comings: 0,
         };
         (1..=size).for_each(|id| world.add(id));
@@ -224,7 +223,8 @@ impl World {
             rate: 1_000,
             ahead: 0,
             told: 0,
-            due: 0,
+            due: u64::MAX,
+            overdue: 0,
         };
         self.comings += 1;
         self.nodes.insert(id, node);
@@ -244,6 +244,8 @@ impl World {
             config.trailing_bytes = 8 << 10;
             config.segment_bytes = 8 << 10;
         }
+        // Messages take milliseconds here. With production's value writes seldom follow each other.
+        config.stream_ms = [timing::STREAM_MS, 12, 40][(self.seed % 3) as usize];
         config.supported = self.supported(id);
         config
     }
@@ -291,10 +293,11 @@ impl World {
                 (0..together).for_each(|_| self.input(id, Input::Tick));
             }
             Event::Advance(id) => self.advance(id),
-            Event::Due(id) => self.wake(id),
-            Event::Tell(id) => {
-                self.telling.remove(&id);
-                self.input(id, Input::Tell);
+            Event::Due(id) => {
+                if let Some(node) = self.nodes.get_mut(&id).filter(|node| node.due <= self.now) {
+                    node.due = u64::MAX;
+                }
+                self.wake(id);
             }
             Event::Deliver { from, to, bytes, bulk } => {
                 let up = self.reaches(from, to) && self.is_awake(to);
@@ -352,7 +355,9 @@ impl World {
             return;
         }
         let now = self.clock(id);
-        if let Some(replica) = &mut self.nodes.get_mut(&id).unwrap().replica {
+        let node = self.nodes.get_mut(&id).unwrap();
+        node.overdue = 0;
+        if let Some(replica) = &mut node.replica {
             replica.handle(now, input);
         }
         self.wake(id);
@@ -418,19 +423,19 @@ impl World {
             }
         }
         effects.into_iter().for_each(|effect| self.effect(id, effect));
-        self.plan_next(id);
-        let owes = self.nodes[&id].replica.as_ref().is_some_and(Replica::owes_commit);
-        if owes && self.telling.insert(id) {
-            self.at(self.now + TELL_MS, Event::Tell(id));
-        }
+        self.plan_next(id, now);
     }
 
     /// A driver does not sleep beyond what its replica holds back.
-    fn plan_next(&mut self, id: u64) {
+    fn plan_next(&mut self, id: u64, now: Millis) {
         let node = self.nodes.get_mut(&id).unwrap();
         let Some(due) = node.replica.as_ref().and_then(Replica::due) else { return };
+        // What a round has just led to may be due at once; what stays due would keep a driver busy for ever.
+        node.overdue = if due <= now { node.overdue + 1 } else { 0 };
+        assert!(node.overdue < 20, "node {id} was due at {due:?} in so many rounds, at {now:?} still");
         let due = due.0.saturating_sub(node.ahead) * 1_000 / node.rate + 1;
-        if node.due < due {
+        // What is due earlier than was planned is planned anew.
+        if due < node.due {
             node.due = due;
             self.at(due.max(self.now), Event::Due(id));
         }

@@ -1,10 +1,7 @@
-//! What a bad disk does to the store on real hosts, and what an operator reads: full, read-only, failing, another's, newer, copied.
+//! What a bad disk does to the store on real hosts, and what an operator reads: full, another's, newer, copied. (Failing ones: `failing_disk`.)
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -12,8 +9,8 @@ use testbed::Kind;
 
 use crate::world::World;
 
-const MAPS: &str = "/api/v1/namespaces/default/configmaps";
-const STORE: &str = "/var/lib/skein/store";
+pub const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+pub const STORE: &str = "/var/lib/skein/store";
 
 /// Hosts that keep the store on a small disk of its own, in one cluster.
 fn with_small_disks(hosts: usize, name: &str) -> World {
@@ -48,22 +45,22 @@ fn free(world: &World, index: usize) {
 }
 
 /// A big write; the error's words if it is refused.
-fn write(world: &World, index: usize, name: &str) -> Result<(), String> {
+pub fn write(world: &World, index: usize, name: &str) -> Result<(), String> {
     let body = json!({"metadata": {"name": name}, "data": {"v": "x".repeat(700_000), "name": name}});
     world.api(index).post(MAPS, &body).map(drop).map_err(|error| error.to_string())
 }
 
-fn has(world: &World, index: usize, name: &str) -> bool {
+pub fn has(world: &World, index: usize, name: &str) -> bool {
     let map = world.api(index).get(&format!("{MAPS}/{name}")).unwrap_or(Value::Null);
     map["data"]["name"] == name
 }
 
-fn leader(world: &World, seen_by: usize) -> Option<usize> {
+pub fn leader(world: &World, seen_by: usize) -> Option<usize> {
     let name = world.status(seen_by)?["leader"].as_str()?.to_owned();
     (0..world.bed.hosts().len()).find(|index| world.host(*index).name() == name)
 }
 
-fn log(world: &World, index: usize) -> String {
+pub fn log(world: &World, index: usize) -> String {
     world.bed.logs(world.host(index).name()).unwrap()
 }
 
@@ -141,103 +138,6 @@ fn a_full_follower_does_not_hurt_and_a_full_leader_hands_over() {
     world.until("all that was acknowledged is at every agent", || {
         (0..3).all(|index| all.iter().all(|name| has(&world, index, name)))
     });
-}
-
-#[test]
-fn a_read_only_disk_is_named_and_the_store_is_whole_when_it_is_writable_again() {
-    let world = with_small_disks(1, "read-only");
-    write(&world, 0, "before").unwrap();
-    world.host(0).stop_agent(Signal::SIGKILL).unwrap();
-    world.run(0, &["mount", "-o", "remount,ro", STORE]);
-    world.host(0).start_agent().unwrap();
-    world.until("the operator is told", || log(&world, 0).contains("Read-only file system"));
-    world.run(0, &["mount", "-o", "remount,rw", STORE]);
-    world.until("it is back", || has(&world, 0, "before"));
-    write(&world, 0, "after").unwrap();
-}
-
-#[test]
-fn a_disk_that_fails_to_sync_ends_the_agent_and_nothing_is_answered() {
-    let world = World::bare(1, "eio");
-    world.run(0, &["skein", "init"]);
-    write(&world, 0, "before").unwrap();
-    world.host(0).stop_agent(Signal::SIGKILL).unwrap();
-    let parent = world.host(0).cgroup_parent();
-    let words =
-        ["/usr/local/bin/testbed", "without-sync", "--", "skein", "agent", "--cgroup-parent", &parent];
-    world
-        .host(0)
-        .start_program_as_agent(words.iter().map(|word| (*word).to_owned()).collect(), false)
-        .unwrap();
-    world.until("it has ended by itself", || world.host(0).agent_pid().unwrap().is_none());
-    let text = log(&world, 0);
-    assert!(text.contains("Input/output error") && text.contains("sync"), "{text}");
-    assert!(write(&world, 0, "meanwhile").is_err());
-    world.host(0).start_agent().unwrap();
-    world.until("with a good disk all is there", || has(&world, 0, "before"));
-    assert!(!has(&world, 0, "meanwhile"));
-}
-
-#[test]
-fn a_voter_whose_syncs_begin_to_fail_ends_alone_and_comes_back_with_all_that_was_acknowledged() {
-    const MORE: usize = 100;
-    let world = World::bare(3, "eio3");
-    world.run(0, &["skein", "init"]);
-    (1..3).for_each(|index| world.join(0, index));
-    let votes = |index: usize| {
-        world.status(index).is_some_and(|status| status["voters"].as_array().map_or(0, Vec::len) == 3)
-    };
-    world.until("three vote", || (0..3).all(votes));
-    let failing = world.follower();
-    world.host(failing).stop_agent(Signal::SIGKILL).unwrap();
-    let parent = world.host(failing).cgroup_parent();
-    let bad_disk = ["/usr/local/bin/testbed", "without-sync", "--once", "/srv/bad-disk", "--"];
-    let agent = ["skein", "agent", "--cgroup-parent", &parent];
-    let words = bad_disk.iter().chain(&agent).map(|word| (*word).to_owned()).collect();
-    world.host(failing).start_program_as_agent(words, false).unwrap();
-    world.until("it votes again", || votes(failing));
-    let others: Vec<usize> = (0..3).filter(|index| *index != failing).collect();
-    let (stop, acknowledged) = (AtomicBool::new(false), Mutex::new(Vec::new()));
-    let write_on = |by: usize| {
-        for number in (0..).take_while(|_| !stop.load(Ordering::Relaxed)) {
-            let body = json!({"metadata": {"name": format!("m{by}-{number}")}, "data": {"v": "x"}});
-            if world.api(by).post(MAPS, &body).is_ok() {
-                acknowledged.lock().unwrap().push(format!("m{by}-{number}"));
-            }
-        }
-    };
-    let until_more = |what: &str| {
-        let before = acknowledged.lock().unwrap().len();
-        world.until(what, || acknowledged.lock().unwrap().len() >= before + MORE);
-    };
-    let text = testbed::clock::threads(|scope| {
-        others.iter().for_each(|by| drop(scope.spawn(|| write_on(*by))));
-        // Writers are told to stop whatever happens, or a failed test would never end.
-        let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            until_more("writes succeed");
-            assert!(world.host(failing).agent_pid().unwrap().is_some(), "its syncs work until now");
-            fs::write(world.host(failing).srv_path().join("bad-disk"), "").unwrap();
-            world.until("it has ended by itself", || world.host(failing).agent_pid().unwrap().is_none());
-            until_more("the others go on");
-            assert!(others.iter().all(|index| world.host(*index).agent().unwrap().starts == 1));
-            log(&world, failing)
-        }));
-        stop.store(true, Ordering::Relaxed);
-        seen.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    });
-    assert!(text.contains("Input/output error") && text.contains("sync"), "{text}");
-    world.host(failing).start_agent().unwrap();
-    let acknowledged = acknowledged.into_inner().unwrap();
-    for index in 0..3 {
-        world.until("all that was acknowledged is here", || {
-            let list = world.api(index).get(&format!("{MAPS}?resourceVersion=0")).unwrap_or_default();
-            let items = list["items"].as_array().cloned().unwrap_or_default();
-            let names: BTreeSet<&str> =
-                items.iter().filter_map(|item| item["metadata"]["name"].as_str()).collect();
-            acknowledged.iter().all(|name| names.contains(name.as_str()))
-        });
-    }
-    world.until("it votes again", || votes(failing) && world.status(failing).unwrap()["leader"].is_string());
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -4,12 +4,15 @@
 //! measured a second time with the voters and the load on one core and the observers on the others: on the one that serves the disk's interrupts,
 //! as a machine serves its own, or each sync waits for what the observers do. There a host's packets are received on its own core, as a machine receives its own (`rps_cpus`): on a virtual wire it is the sender's core that carries them to the other end's socket. Observers keep their
 //! data in memory (a tmpfs of the host's own): twenty machines have disks of their own, and on one disk a voter's sync waits for theirs.
+//! Cores of one machine share caches, memory and clock: what voters lose by a busy neighbour is measured too, with one that only computes.
 
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
+use sha2::{Digest, Sha256};
 
 use super::super::{BenchError, Cluster, idle};
 use super::load::{self, Figures, Work};
@@ -33,6 +36,7 @@ pub fn run(directory: &Path) -> Result<(), BenchError> {
     let core = disk_core();
     pin(&system, VOTERS, Some(core))?;
     let apart = measure(&system, VOTERS)?;
+    let beside = beside_computing(core, || measure(&system, VOTERS))?;
     pin(&system, VOTERS, None)?;
     for host in system.cluster.bed.hosts().iter().skip(VOTERS) {
         let own_disk = ["mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", "/var/lib/skein"];
@@ -60,14 +64,22 @@ pub fn run(directory: &Path) -> Result<(), BenchError> {
         written.unwrap_or_default()
     );
     rest(&system, all);
-    print("all on all cores", &shared, &measure(&system, all)?);
+    print("all on all cores", &shared, &measure(&system, all)?, "20 observers");
     let voter = (system.leader()? + 1) % VOTERS;
     for (who, host) in [("a voter", voter), ("an observer", VOTERS)] {
         let reads = load::reads_beside_writes(&system, host, 16, ROUND)?;
         println!("linearizable reads at {who}, beside 16 writers: {reads}");
     }
     pin(&system, all, Some(core))?;
-    print("voters and load on one core, observers on the others", &apart, &measure(&system, all)?);
+    let observed = measure(&system, all)?;
+    print(
+        "voters and load on one core, the other cores compute something",
+        &apart,
+        &beside,
+        "no observers, busy",
+    );
+    print("voters and load on one core, observers on the others", &apart, &observed, "20 observers");
+    print("the last two beside each other", &beside, &observed, "20 observers");
     println!("{}", sources(&system, all)?);
     Ok(())
 }
@@ -101,9 +113,9 @@ fn rest(system: &ours::Ours, hosts: usize) {
     println!("at rest: {share:.1} % of a core for each of {} agents", pids.len());
 }
 
-fn print(title: &str, alone: &[Measured], observed: &[Measured]) {
+fn print(title: &str, alone: &[Measured], observed: &[Measured], then: &str) {
     println!("{title}; CPU: microseconds per write of leader / another voter / an observer");
-    println!("{:>7} | {:>50} | {:>50} | ops", "clients", "no observers", format!("{OBSERVERS} observers"));
+    println!("{:>7} | {:>50} | {:>50} | ops", "clients", "no observers", then);
     let text = |measured: &Measured| {
         let [leader, voter, observer] = measured.cpu;
         format!("{} CPU {leader:.0}/{voter:.0}/{observer:.0}", measured.figures)
@@ -132,6 +144,30 @@ fn measure(system: &ours::Ours, hosts: usize) -> Result<Vec<Measured>, BenchErro
         Ok(Measured { figures: load::median(rounds), cpu })
     });
     each.collect()
+}
+
+/// Does this while every core but one computes sums.
+fn beside_computing<T>(core: usize, act: impl FnOnce() -> Result<T, BenchError>) -> Result<T, BenchError> {
+    let stop = AtomicBool::new(false);
+    let cores = std::thread::available_parallelism()?.get();
+    let compute = |on: usize| {
+        let mut set = CpuSet::new();
+        if set.set(on).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set)).is_ok() {
+            let mut sum = [0; 32];
+            while !stop.load(Ordering::Relaxed) {
+                sum = Sha256::digest(sum).into();
+            }
+        }
+    };
+    clock::threads(|scope| {
+        for other in (0..cores).filter(|other| *other != core) {
+            let compute = &compute;
+            scope.spawn(move || compute(other));
+        }
+        let done = act();
+        stop.store(true, Ordering::Relaxed);
+        done
+    })
 }
 
 /// The core that served most of the disks' interrupts so far.

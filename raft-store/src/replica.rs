@@ -172,10 +172,7 @@ impl<D: Disk> Replica<D> {
             Input::SnapshotSent { peer, ok } => self.report_snapshot(peer, ok),
             Input::TransferLeadership { to } => self.transfer_leadership(to),
             Input::Peers { answering, suspected } => self.follower.peers(&answering, &suspected),
-            Input::Synced { took_ms } if self.wrote => {
-                self.burden.synced(took_ms);
-                self.spared_entry_may_be_durable(true);
-            }
+            Input::Synced { took_ms } if self.wrote => self.burden.synced(took_ms),
             Input::Synced { .. } => {}
         }
         self.set_election_timeout();
@@ -281,7 +278,6 @@ impl<D: Disk> Replica<D> {
         self.keep_house()?;
         self.feed();
         self.send_released();
-        self.spared_entry_may_be_durable(false);
         self.forget_entries();
         self.report();
         Ok(())

@@ -1,6 +1,6 @@
 //! A program on a kernel that lacks something, or on a disk that fails.
 //!
-//! Decides what is taken away. Works by a seccomp filter, which every process that the program starts inherits, so
+//! Decides what is taken away. A kernel lacks by a seccomp filter, which every process that the program starts inherits, so
 //! that the answer comes from the kernel, as on a machine whose kernel was built without it.
 
 use std::fs::{File, OpenOptions};

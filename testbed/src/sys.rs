@@ -203,7 +203,7 @@ fn answer(listener: &OwnedFd, held: &Held, error: i32, flags: u32) -> io::Result
 }
 
 /// Shuts the ext4 filesystem of this file down, as a disk does that is pulled out: each call to it fails from then on, reads too.
-/// Nothing that waits in memory is written. It is whole again when it was unmounted and mounted. (`EXT4_IOC_SHUTDOWN`, since Linux 4.10.)
+/// Nothing that waits in memory is written. It is whole again when it was unmounted and mounted. (`EXT4_IOC_SHUTDOWN`.)
 pub fn shut_down_filesystem(of: &std::fs::File) -> io::Result<()> {
     const SHUTDOWN: libc::c_ulong = 0x8004_587d; // _IOR('X', 125, __u32)
     let without_log: u32 = 2;

@@ -166,7 +166,7 @@ fn weight(ask: &Ask) -> usize {
 }
 
 /// The connections of this thread hand over what came meanwhile: one turn reads it, the next brings it here.
-async fn read_what_came() {
+async fn turn_twice() {
     for _ in 0..2 {
         tokio::task::yield_now().await;
     }
@@ -185,8 +185,7 @@ impl Thread {
             self.ticks.listen(now, wait.as_millis() as u64);
             if due.is_some_and(|due| due.is_zero()) && asks.is_empty() {
                 // No timer: the shortest of them takes a millisecond or two.
-                read_what_came().await;
-                self.ticks.woke(clock::millis());
+                self.read_what_came(&asks).await;
             } else {
                 alarm.set_after(wait);
                 let ask = tokio::select! {
@@ -194,18 +193,16 @@ impl Thread {
                     ask = asks.recv() => Some(ask),
                     () = &mut alarm => None,
                 };
-                if self.ticks.woke(clock::millis()) || ask.is_none() {
-                    read_what_came().await;
-                }
                 match ask {
                     Some(Some(Ask::Stop) | None) => return,
                     Some(Some(ask)) => {
-                        let now = clock::millis();
-                        let silent = self.ticks.before(now);
-                        self.tick(now, silent);
+                        if self.ticks.woke(clock::millis()) {
+                            turn_twice().await;
+                        }
+                        self.count_silence();
                         self.take(ask);
                     }
-                    None => {}
+                    None => self.read_what_came(&asks).await,
                 }
             }
             // What else waits goes into the same batch, as long as the reserve for a full disk could hold it.
@@ -227,6 +224,22 @@ impl Thread {
                 tokio::task::yield_now().await;
             }
         }
+    }
+
+    /// Something is due and nobody has asked for anything: first the connections hand over what came meanwhile.
+    async fn read_what_came(&mut self, asks: &UnboundedReceiver<Ask>) {
+        self.ticks.woke(clock::millis());
+        turn_twice().await;
+        if !asks.is_empty() {
+            self.count_silence();
+        }
+    }
+
+    /// Something came: what was silence until then counts first.
+    fn count_silence(&mut self) {
+        let now = clock::millis();
+        let silent = self.ticks.before(now);
+        self.tick(now, silent);
     }
 
     fn tick(&mut self, now: u64, count: u64) {

@@ -13,21 +13,23 @@ use crate::log::outbound::Cleared;
 
 /// An entry that waits is no longer.
 const ENTRY_BYTES: usize = 4 << 10;
-/// Who was needed and kept a write waiting is spared for so long, and then tried once.
-const SLOW_MS: u64 = 10_000;
+/// Who is needed is chosen anew after so long, …
+const CHOSEN_MS: u64 = 10_000;
+/// … by writes that go to all: at least one, and so many at most for those whose turn comes first to be among the first that answer.
+const TRIES: u32 = 8;
 
 /// Whom a leader spares, and what they have not been sent.
 #[derive(Default)]
 pub(super) struct Sparing {
     spared: Vec<NodeId>,
-    /// When others were before.
+    /// When they were chosen, …
     chosen: Millis,
-    /// One write went to all, to see who answers soon.
-    tried: bool,
-    /// The one entry that need not go to them at once, …
+    /// … who has kept a write waiting since, …
+    missed: Vec<NodeId>,
+    /// … and how many writes went to all in order to choose.
+    tries: u32,
+    /// The one entry that need not go to them at once.
     entry: Option<u64>,
-    /// … and since when it is durable here.
-    durable: Option<Millis>,
     held: Vec<Cleared>,
     since: Millis,
     /// No longer kept: goes out before anything else.
@@ -57,83 +59,83 @@ impl Sparing {
         }
     }
 
-    /// Who are needed: the first of those that surely answer soon. `None`: all, this time.
-    fn choose(&mut self, now: Millis, voters: &[NodeId], prompt: &[NodeId], me: NodeId) -> Option<()> {
+    /// Chooses who are needed, the first of those that surely answer soon; false if there are too few, or if this write goes to all.
+    fn choose(&mut self, now: Millis, voters: &[NodeId], prompt: &[NodeId], me: NodeId) -> bool {
         let others = voters.len() / 2;
-        let turn = |id: &NodeId| elections::turn(voters, Some(me), *id);
         let mut by_turn: Vec<NodeId> = voters.iter().copied().filter(|id| *id != me).collect();
-        by_turn.sort_by_key(turn);
-        let again = now.since(self.chosen) >= SLOW_MS
-            && by_turn.iter().take(others).any(|id| self.spared.contains(id));
-        if again && !self.tried {
-            self.tried = true;
-            return None;
+        by_turn.sort_by_key(|id| elections::turn(voters, Some(me), *id));
+        let anew = now.since(self.chosen) >= CHOSEN_MS;
+        if anew {
+            self.missed.clear();
+            let are_first = by_turn.iter().take(others).all(|id| prompt.contains(id));
+            if self.tries == 0 || (self.tries < TRIES && !are_first) {
+                self.tries += 1;
+                return false;
+            }
         }
         let mut needed: Vec<NodeId> = by_turn.iter().copied().filter(|id| prompt.contains(id)).collect();
-        if !again {
-            needed.sort_by_key(|id| self.spared.contains(id));
-        }
+        needed.sort_by_key(|id| (self.missed.contains(id), !anew && self.spared.contains(id)));
         if needed.len() < others {
-            return None;
+            return false;
         }
         needed.truncate(others);
         let spared: Vec<NodeId> = by_turn.into_iter().filter(|id| !needed.contains(id)).collect();
-        if again || spared != self.spared {
-            (self.chosen, self.tried) = (now, false);
+        if anew || spared != self.spared {
+            (self.chosen, self.tries) = (now, 0);
             self.spared = spared;
         }
-        Some(())
+        true
     }
 }
 
 impl<D: Disk> Replica<D> {
-    /// When what was kept goes out: soon, if whoever is needed does not answer.
+    /// When what was kept goes out.
     pub(super) fn sparing_due(&self) -> Option<Millis> {
-        let sparing = &self.sparing;
-        let gathered = Millis(sparing.since.0 + self.config.stream_ms);
-        let is_missed = sparing.entry.is_some_and(|entry| self.node.raft.raft_log.committed < entry);
-        let missed = sparing.durable.filter(|_| is_missed);
-        let missed = missed.map(|since| Millis(since.0 + self.config.stream_ms.div_ceil(3) + 1));
-        (!sparing.held.is_empty()).then(|| missed.map_or(gathered, |missed| gathered.min(missed)))
+        let gathered = Millis(self.sparing.since.0 + self.config.stream_ms);
+        (!self.sparing.held.is_empty()).then_some(gathered)
     }
 
     /// One command enters the log at `index`, and nothing else is on its way.
     pub(super) fn spare_some(&mut self, index: u64) {
-        (self.sparing.entry, self.sparing.durable) = (None, None);
+        self.sparing.entry = None;
         let members = &self.state.members;
         let me = self.config.id;
         let change = members.is_joint() || self.node.raft.has_pending_conf();
-        if change || !members.voters.contains(&me) || !self.telling.streams() {
+        if change || !members.voters.contains(&me) || !self.telling.streams(self.now, self.config.stream_ms) {
             return;
         }
         // Only who holds all that was before.
         let holds =
             |id: &NodeId| self.node.raft.prs().get(id.0).is_some_and(|peer| peer.matched + 1 >= index);
         let prompt: Vec<NodeId> = members.voters.iter().copied().filter(holds).collect();
-        if self.sparing.choose(self.now, &members.voters, &prompt, me).is_some() {
+        if self.sparing.choose(self.now, &members.voters, &prompt, me) {
             self.sparing.entry = Some(index);
         }
     }
 
     /// What comes next goes to all, after what was kept.
     pub(super) fn spare_nobody(&mut self) {
-        (self.sparing.entry, self.sparing.durable) = (None, None);
+        self.sparing.entry = None;
         self.release_all();
     }
 
-    /// Lets go what was kept for long enough.
+    /// Lets go what was kept for long enough. Who is needed and has not answered until then is not needed any more.
     pub(super) fn spare_not_for_long(&mut self) {
-        if self.sparing_due().is_some_and(|due| due <= self.now) {
-            self.release_all();
+        if !self.sparing_due().is_some_and(|due| due <= self.now) {
+            return;
         }
-    }
-
-    /// From when on a follower that is needed and does not answer is the one that is waited for.
-    pub(super) fn spared_entry_may_be_durable(&mut self, has_time_passed: bool) {
-        let is_durable = |entry| self.node.raft.raft_log.persisted >= entry;
-        if self.sparing.entry.is_some_and(is_durable) && (has_time_passed || self.sparing.durable.is_none()) {
-            self.sparing.durable = Some(self.now);
+        // One that has just come is on its way.
+        let is_late = self.now.since(self.telling.came()) >= self.config.stream_ms.div_ceil(2);
+        let committed = self.node.raft.raft_log.committed;
+        if let Some(entry) = self.sparing.entry.filter(|entry| is_late && committed < *entry) {
+            let is_missed = |id: &NodeId| {
+                !self.sparing.spared.contains(id)
+                    && !self.node.raft.prs().get(id.0).is_some_and(|peer| peer.matched >= entry)
+            };
+            let missed: Vec<NodeId> = self.state.members.voters.iter().copied().filter(is_missed).collect();
+            self.sparing.missed.extend(missed);
         }
+        self.release_all();
     }
 
     /// Sends a message, unless it may wait.

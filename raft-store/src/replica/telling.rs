@@ -27,9 +27,14 @@ impl Telling {
         self.came = now;
     }
 
+    /// When the last command came.
+    pub(super) fn came(&self) -> Millis {
+        self.came
+    }
+
     /// Whether commands follow each other.
-    pub(super) fn streams(&self) -> bool {
-        self.streams
+    pub(super) fn streams(&self, now: Millis, stream_ms: u64) -> bool {
+        self.streams && now.since(self.came) <= stream_ms
     }
 
     /// All followers are sent entries with this commit index, or it alone.

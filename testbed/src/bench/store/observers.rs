@@ -34,10 +34,13 @@ pub fn run(directory: &Path) -> Result<(), BenchError> {
     let system = ours::Ours::of(cluster)?;
     let shared = measure(&system, VOTERS)?;
     let core = disk_core();
-    pin(&system, VOTERS, Some(core))?;
+    // Of all: a pinned process may use fewer.
+    let cores = std::thread::available_parallelism()?.get();
+    let others: Vec<usize> = (0..cores).filter(|other| *other != core).collect();
+    pin(&system, VOTERS, Some(core), cores)?;
     let apart = measure(&system, VOTERS)?;
-    let beside = beside_computing(core, || measure(&system, VOTERS))?;
-    pin(&system, VOTERS, None)?;
+    let beside = beside_computing(&others, || measure(&system, VOTERS))?;
+    pin(&system, VOTERS, None, cores)?;
     for host in system.cluster.bed.hosts().iter().skip(VOTERS) {
         let own_disk = ["mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", "/var/lib/skein"];
         if !host.run(own_disk)?.success() {
@@ -64,22 +67,23 @@ pub fn run(directory: &Path) -> Result<(), BenchError> {
         written.unwrap_or_default()
     );
     rest(&system, all);
-    print("all on all cores", &shared, &measure(&system, all)?, "20 observers");
+    let observers = format!("{OBSERVERS} observers");
+    print("all on all cores", &shared, &measure(&system, all)?, &observers);
     let voter = (system.leader()? + 1) % VOTERS;
     for (who, host) in [("a voter", voter), ("an observer", VOTERS)] {
         let reads = load::reads_beside_writes(&system, host, 16, ROUND)?;
         println!("linearizable reads at {who}, beside 16 writers: {reads}");
     }
-    pin(&system, all, Some(core))?;
+    pin(&system, all, Some(core), cores)?;
     let observed = measure(&system, all)?;
     print(
         "voters and load on one core, the other cores compute something",
         &apart,
         &beside,
-        "no observers, busy",
+        "no observers, busy cores",
     );
-    print("voters and load on one core, observers on the others", &apart, &observed, "20 observers");
-    print("the last two beside each other", &beside, &observed, "20 observers");
+    print("voters and load on one core, observers on the others", &apart, &observed, &observers);
+    print("the last two beside each other", &beside, &observed, &observers);
     println!("{}", sources(&system, all)?);
     Ok(())
 }
@@ -146,27 +150,41 @@ fn measure(system: &ours::Ours, hosts: usize) -> Result<Vec<Measured>, BenchErro
     each.collect()
 }
 
-/// Does this while every core but one computes sums.
-fn beside_computing<T>(core: usize, act: impl FnOnce() -> Result<T, BenchError>) -> Result<T, BenchError> {
-    let stop = AtomicBool::new(false);
-    let cores = std::thread::available_parallelism()?.get();
+/// Does this while each of these cores computes sums.
+fn beside_computing<T>(
+    cores: &[usize],
+    act: impl FnOnce() -> Result<T, BenchError>,
+) -> Result<T, BenchError> {
+    /// Ends the computing whatever becomes of the measuring.
+    struct Stop<'s>(&'s AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let stopped = AtomicBool::new(false);
     let compute = |on: usize| {
         let mut set = CpuSet::new();
-        if set.set(on).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set)).is_ok() {
-            let mut sum = [0; 32];
-            while !stop.load(Ordering::Relaxed) {
-                sum = Sha256::digest(sum).into();
-            }
+        set.set(on).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))?;
+        let mut sum = [0; 32];
+        while !stopped.load(Ordering::Relaxed) {
+            sum = Sha256::digest(sum).into();
         }
+        Ok::<(), nix::Error>(())
     };
     clock::threads(|scope| {
-        for other in (0..cores).filter(|other| *other != core) {
-            let compute = &compute;
-            scope.spawn(move || compute(other));
+        let compute = &compute;
+        let computing: Vec<_> = cores.iter().map(|on| scope.spawn(move || compute(*on))).collect();
+        let stop = Stop(&stopped);
+        let done = act()?;
+        drop(stop);
+        for thread in computing {
+            thread
+                .join()
+                .map_err(|_| io::Error::other("a core does not compute"))?
+                .map_err(io::Error::from)?;
         }
-        let done = act();
-        stop.store(true, Ordering::Relaxed);
-        done
+        Ok(done)
     })
 }
 
@@ -186,9 +204,8 @@ fn disk_core() -> usize {
     (0..served.len()).max_by_key(|core| served[*core]).unwrap_or(0)
 }
 
-/// Keeps voters and load on one core and the observers on the others, or lets all run everywhere again.
-fn pin(system: &ours::Ours, hosts: usize, core: Option<usize>) -> Result<(), BenchError> {
-    let cores = std::thread::available_parallelism()?.get().max(2);
+/// Keeps voters and load on one of so many cores and the observers on the others, or lets all run everywhere again.
+fn pin(system: &ours::Ours, hosts: usize, core: Option<usize>, cores: usize) -> Result<(), BenchError> {
     let set = |wanted: &dyn Fn(usize) -> bool| {
         let mut set = CpuSet::new();
         (0..cores).filter(|core| wanted(*core)).try_for_each(|core| set.set(core)).map(|()| set)

@@ -89,10 +89,21 @@ impl Sparing {
 }
 
 impl<D: Disk> Replica<D> {
-    /// When what was kept goes out.
+    /// When what was kept goes out: sooner if whoever is needed does not answer.
     pub(super) fn sparing_due(&self) -> Option<Millis> {
         let gathered = Millis(self.sparing.since.0 + self.config.stream_ms);
-        (!self.sparing.held.is_empty()).then_some(gathered)
+        let due = if self.is_uncommitted() { gathered.min(self.late_from()) } else { gathered };
+        (!self.sparing.held.is_empty()).then_some(due)
+    }
+
+    /// The entry that only some were sent is not committed yet.
+    fn is_uncommitted(&self) -> bool {
+        self.sparing.entry.is_some_and(|entry| self.node.raft.raft_log.committed < entry)
+    }
+
+    /// From when on it should be.
+    fn late_from(&self) -> Millis {
+        Millis(self.telling.came().0 + self.config.stream_ms.div_ceil(2))
     }
 
     /// One command enters the log at `index`, and nothing else is on its way.
@@ -125,9 +136,8 @@ impl<D: Disk> Replica<D> {
             return;
         }
         // One that has just come is on its way.
-        let is_late = self.now.since(self.telling.came()) >= self.config.stream_ms.div_ceil(2);
-        let committed = self.node.raft.raft_log.committed;
-        if let Some(entry) = self.sparing.entry.filter(|entry| is_late && committed < *entry) {
+        let is_late = self.is_uncommitted() && self.late_from() <= self.now;
+        if let Some(entry) = self.sparing.entry.filter(|_| is_late) {
             let is_missed = |id: &NodeId| {
                 !self.sparing.spared.contains(id)
                     && !self.node.raft.prs().get(id.0).is_some_and(|peer| peer.matched >= entry)

@@ -132,7 +132,7 @@ impl<D: Disk> Replica<D> {
 
     /// Lets go what was kept for long enough. Who is needed and has not answered until then is not needed any more.
     pub(super) fn spare_not_for_long(&mut self) {
-        if !self.sparing_due().is_some_and(|due| due <= self.now) {
+        if self.sparing_due().is_none_or(|due| due > self.now) {
             return;
         }
         // One that has just come is on its way.
@@ -140,7 +140,7 @@ impl<D: Disk> Replica<D> {
         if let Some(entry) = self.sparing.entry.filter(|_| is_late) {
             let is_missed = |id: &NodeId| {
                 !self.sparing.spared.contains(id)
-                    && !self.node.raft.prs().get(id.0).is_some_and(|peer| peer.matched >= entry)
+                    && self.node.raft.prs().get(id.0).is_none_or(|peer| peer.matched < entry)
             };
             let missed: Vec<NodeId> = self.state.members.voters.iter().copied().filter(is_missed).collect();
             self.sparing.missed.extend(missed);

@@ -133,14 +133,14 @@ fn written(cluster: &Cluster) -> Option<String> {
     Some(String::from_utf8_lossy(entry.value()).into_owned())
 }
 
-/// Tells this life: to the leader, or where this machine leads to any other member.
+/// Tells this life: to the leader, where this machine leads to any other member, and where none is known to all: one of them may lead.
 pub async fn run(cluster: Arc<Cluster>) {
     let life = clock::random_u64();
     loop {
         if let Some(places) = written(&cluster) {
             stop(&cluster, &places);
         }
-        if let Some(to) = listener(&cluster) {
+        for to in listeners(&cluster) {
             let word = Request::Life { number: life, place: place([&to]) };
             if let Ok(Response::Doubled(places)) = cluster.mesh.request(to.node_id(), word).await {
                 stop(&cluster, &places);
@@ -158,14 +158,17 @@ pub fn place<'a>(members: impl IntoIterator<Item = &'a Member>) -> String {
     format!("{host} ({address})")
 }
 
-fn listener(cluster: &Cluster) -> Option<Member> {
-    if let Some(leader) = cluster.store.leader().filter(|leader| *leader != cluster.me()) {
-        return cluster.roster.get(leader);
-    }
+fn listeners(cluster: &Cluster) -> Vec<Member> {
     let mut others = cluster.roster.all();
     others.retain(|member| member.node_id() != cluster.me());
-    let at = clock::random_u64() as usize % others.len().max(1);
-    others.into_iter().nth(at)
+    match cluster.store.leader() {
+        None => others,
+        Some(leader) if leader != cluster.me() => cluster.roster.get(leader).into_iter().collect(),
+        Some(_) => {
+            let at = clock::random_u64() as usize % others.len().max(1);
+            others.into_iter().nth(at).into_iter().collect()
+        }
+    }
 }
 
 /// Ends this agent, and sees to it that it does not come back by itself.

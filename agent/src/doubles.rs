@@ -133,7 +133,7 @@ fn written(cluster: &Cluster) -> Option<String> {
     Some(String::from_utf8_lossy(entry.value()).into_owned())
 }
 
-/// Tells this life: to the leader, where this machine leads to any other member, and where none is known to all: one of them may lead.
+/// Tells this life: to the leader, where none is known to all voters, of whom one may lead, and where this machine leads to any other member.
 pub async fn run(cluster: Arc<Cluster>) {
     let life = clock::random_u64();
     loop {
@@ -159,16 +159,22 @@ pub fn place<'a>(members: impl IntoIterator<Item = &'a Member>) -> String {
 }
 
 fn listeners(cluster: &Cluster) -> Vec<Member> {
+    let me = cluster.me();
     let mut others = cluster.roster.all();
-    others.retain(|member| member.node_id() != cluster.me());
-    match cluster.store.leader() {
-        None => others,
-        Some(leader) if leader != cluster.me() => cluster.roster.get(leader).into_iter().collect(),
-        Some(_) => {
-            let at = clock::random_u64() as usize % others.len().max(1);
-            others.into_iter().nth(at).into_iter().collect()
-        }
+    others.retain(|member| member.node_id() != me);
+    let leader = cluster.store.leader();
+    let view = cluster.store.view();
+    let voters = &view.members().voters;
+    let may_lead = |member: &&Member| match leader {
+        Some(leader) => leader == member.node_id(),
+        None => voters.contains(&member.node_id()),
+    };
+    let told: Vec<Member> = others.iter().filter(may_lead).cloned().collect();
+    if told.is_empty() && !others.is_empty() {
+        let at = clock::random_u64() as usize % others.len();
+        return vec![others.swap_remove(at)];
     }
+    told
 }
 
 /// Ends this agent, and sees to it that it does not come back by itself.

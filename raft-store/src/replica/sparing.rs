@@ -138,10 +138,9 @@ impl<D: Disk> Replica<D> {
         // One that has just come is on its way.
         let is_late = self.is_uncommitted() && self.late_from() <= self.now;
         if let Some(entry) = self.sparing.entry.filter(|_| is_late) {
-            let is_missed = |id: &NodeId| {
-                !self.sparing.spared.contains(id)
-                    && self.node.raft.prs().get(id.0).is_none_or(|peer| peer.matched < entry)
-            };
+            let known = |id: &NodeId| self.sparing.spared.contains(id) || self.sparing.missed.contains(id);
+            let lacks = |id: &NodeId| self.node.raft.prs().get(id.0).is_none_or(|peer| peer.matched < entry);
+            let is_missed = |id: &NodeId| *id != self.config.id && !known(id) && lacks(id);
             let missed: Vec<NodeId> = self.state.members.voters.iter().copied().filter(is_missed).collect();
             self.sparing.missed.extend(missed);
         }

@@ -88,7 +88,7 @@ impl Feeder {
     /// Whom somebody is to ask who is not fed here: for whom there is no place is sent on to those that are fed and have caught up with `applied`.
     pub(crate) fn better(&self, reason: Reason, voters: &[NodeId], applied: u64) -> Vec<NodeId> {
         let has_caught_up = |feed: &Feeding| {
-            let near = feed.acked > 0 && feed.acked + limits::FEED_NAMED_LACKS >= applied;
+            let near = feed.acked > 0 && feed.acked + limits::FEED_LACKS >= applied;
             near && feed.state.is_none() && feed.behind.is_none()
         };
         let fed = self.feeds.iter().filter(|(_, feed)| has_caught_up(feed)).map(|(id, _)| *id);
@@ -111,9 +111,7 @@ impl Feeder {
         self.feeds.remove(&from);
         match () {
             () if scope != Scope::Full => Err(Reason::ScopeNotServed),
-            () if !stock.fresh || stock.applied.index == 0 || place.index > stock.applied.index => {
-                Err(Reason::Behind)
-            }
+            () if !stock.fresh || stock.applied.index == 0 || place.index > reaches(stock) => Err(Reason::Behind),
             () if differs(&place, stock) => Err(Reason::Diverged),
             () if self.feeds.len() >= bound(stock) && !self.take_place(now, stock) => Err(Reason::Full),
             () => {
@@ -311,7 +309,7 @@ impl Feeding {
             self.begin_anew(now);
         }
         let sent_a_state = self.state.is_some() || (self.lacks(stock) && now >= self.no_state_before);
-        if sent_a_state || self.acked + limits::FEED_NAMED_LACKS >= stock.applied.index {
+        if sent_a_state || self.acked + limits::FEED_LACKS >= stock.applied.index {
             self.near = now;
         }
         if self.state.is_none() {
@@ -383,10 +381,17 @@ fn bound(stock: &Stock<'_>) -> usize {
     }
 }
 
-/// Whether the place is known not to be one of ours.
+/// The last place from which somebody is fed. Under writes each replica is a moment behind some others; to feed one of those cannot close
+/// a ring where this one hears the leader itself, or is fed by one that does. (The asker is not that one: `Replica::take_feed` looks.)
+fn reaches(stock: &Stock<'_>) -> u64 {
+    let ahead = if stock.news.hops <= 1 { limits::FEED_LACKS } else { 0 };
+    stock.applied.index + ahead
+}
+
+/// Whether the place is known not to be one of ours. What is not applied here says nothing; the first batch will.
 fn differs(place: &Place, stock: &Stock<'_>) -> bool {
     let term = stock.log.term_of(place.index);
-    place.index > 0
+    (1..=stock.applied.index).contains(&place.index)
         && (term.is_some_and(|term| term != place.term) || !place.may_be(stock.recent.at(place.index)))
 }
 

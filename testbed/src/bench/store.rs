@@ -3,6 +3,7 @@
 //! Decides what is measured and prints it. It must not judge. A round of the one follows a round of the other, so that
 //! what else the machine does meets both.
 
+mod disk;
 mod etcd;
 mod grpc;
 mod kills;
@@ -92,7 +93,7 @@ pub fn run(directory: &Path, only: &[String]) -> Result<(), BenchError> {
     println!("{:<8} {:>7} | {:>34} | {:>34} | {:>6} {:>6}", "work", "clients", "ours", "etcd", "ops", "p99");
     for (name, work) in [("writes", Work::Put), ("reads", Work::Read), ("local", Work::Local)] {
         if wanted(name) {
-            compare(name, work, &clients, &ours, etcd.as_ref())?;
+            compare((name, work), &clients, &ours, etcd.as_ref(), directory)?;
         }
     }
     if wanted("memory") {
@@ -135,15 +136,18 @@ fn fill_up<A: System + Sync, B: System>(one: &A, other: &B) -> Result<(), BenchE
 }
 
 fn compare(
-    name: &str,
-    work: Work,
+    (name, work): (&str, Work),
     clients: &[usize],
     ours: &ours::Ours,
     etcd: Option<&etcd::Etcd>,
+    directory: &Path,
 ) -> Result<(), BenchError> {
     for clients in clients.iter().copied() {
-        let (mut own, mut other) = (Vec::new(), Vec::new());
+        let (mut own, mut other, mut syncs) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
+            if work == Work::Put {
+                syncs.push(disk::Syncs::measure(directory)?);
+            }
             own.push(load::round(ours, work, clients, ROUND)?);
             if let Some(etcd) = etcd {
                 other.push(load::round(etcd, work, clients, ROUND)?);
@@ -157,6 +161,9 @@ fn compare(
                 println!("{name:<8} {clients:>7} | {own:>34} | {other:>34} | {ops:>5.2}x {tail:>5.2}x");
             }
             false => println!("{name:<8} {clients:>7} | {own:>34} |"),
+        }
+        if !syncs.is_empty() {
+            println!("{:<8} {:>7} | {}", "", "", disk::Syncs::joined(syncs));
         }
     }
     Ok(())

@@ -25,7 +25,7 @@ pub const APPEND_BYTES: u64 = 1 << 20;
 /// Append messages on their way to one follower.
 pub const INFLIGHT_APPENDS: usize = 128;
 /// Bytes of committed entries handed to apply in one round.
-pub const APPLY_BYTES: u64 = 16 << 20;
+pub const APPLY_BYTES: u64 = 1 << 20;
 /// Longest message that is not a snapshot.
 pub const MESSAGE_BYTES: usize = 48 << 20;
 /// Longest snapshot, on disk and on the wire.

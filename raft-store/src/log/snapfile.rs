@@ -14,7 +14,7 @@ pub(crate) const OLD: &str = "snap.old";
 /// Bytes that are taken away at once. A gigabyte would hold the replica up for most of a second.
 pub(crate) const AT_ONCE: u64 = 16 << 20;
 /// Bytes of snapshot for each byte of log that is written meanwhile, …
-const PACE: usize = 8;
+const PACE: usize = 16;
 /// … and how many times longer than usual a step may be. Reading back, from the page cache as a rule, takes such steps always.
 const LONGEST: usize = 16;
 /// Bytes that are in memory for it at a time: what is as long as a long step once stays the process's for ever.

@@ -22,12 +22,12 @@ impl<D: Disk> Replica<D> {
         if let Some(change) = committed.iter().rev().find(is_change) {
             self.log.persist_commit(change.index)?;
         }
-        for entry in &committed {
+        for entry in committed {
             if planted!(EmptyMembersSkipped) && entry.data.is_empty() {
                 self.state.mark_applied(entry.index, entry.term, &entry.data);
                 continue;
             }
-            self.apply_one(entry)?;
+            self.apply_one(&entry)?;
             self.marks.applied(self.state.applied_index, self.state.hash);
             self.compare_with_feeder();
         }

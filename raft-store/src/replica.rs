@@ -13,7 +13,6 @@ mod membership;
 mod open;
 mod proposals;
 pub(crate) mod reads;
-mod sparing;
 mod status;
 mod telling;
 #[cfg(test)]
@@ -49,7 +48,6 @@ use installing::Installing;
 use membership::Membership;
 use proposals::Proposals;
 use reads::Reads;
-use sparing::Sparing;
 use telling::Telling;
 
 /// One replica of the store. See the crate's page for how a driver runs it.
@@ -67,7 +65,6 @@ pub struct Replica<D: Disk> {
     expiry: Expiry,
     burden: Burden,
     telling: Telling,
-    sparing: Sparing,
     marks: Marks,
     recent: Recent,
     follower: Follower,
@@ -113,15 +110,14 @@ impl<D: Disk> Replica<D> {
         if self.stopped || self.held.is_some() {
             return Vec::new();
         }
-        self.spare_not_for_long();
         self.ask_raft();
-        let mut early = Vec::new();
-        if self.node.has_ready() {
-            let mut ready = self.node.ready();
-            early = outbound::early(&mut ready, self.log.hard_state());
-            let written = if early.is_empty() { None } else { self.write_ahead(&mut ready) };
-            self.held = Some(Held { ready, written });
+        if !self.node.has_ready() {
+            return Vec::new();
         }
+        let mut ready = self.node.ready();
+        let early = outbound::early(&mut ready, self.log.hard_state());
+        let written = if early.is_empty() { None } else { self.write_ahead(&mut ready) };
+        self.held = Some(Held { ready, written });
         let before = std::mem::take(&mut self.effects);
         self.send(early);
         std::mem::replace(&mut self.effects, before)
@@ -262,7 +258,6 @@ impl<D: Disk> Replica<D> {
             self.round(ready, written.transpose()?)?;
         }
         self.tell_commit_if_late();
-        self.spare_not_for_long();
         for input in std::mem::take(&mut self.inbox) {
             self.take(input);
         }
@@ -277,7 +272,6 @@ impl<D: Disk> Replica<D> {
         }
         self.keep_house()?;
         self.feed();
-        self.send_released();
         self.forget_entries();
         self.report();
         Ok(())
@@ -381,22 +375,17 @@ impl<D: Disk> Replica<D> {
     }
 
     fn send(&mut self, messages: Vec<Cleared>) {
-        self.send_released();
         for message in messages {
             if message.as_message().to == FEED {
                 self.acknowledge_feed(message.as_message());
                 continue;
             }
-            self.send_or_spare(message);
+            let effect = wire::send(&self.config.cluster, message);
+            if let Effect::Send { to, bulk: true, .. } = &effect {
+                self.housekeeping.snapshot_sent(*to, self.now);
+            }
+            self.effects.push(effect);
         }
-    }
-
-    fn give_out(&mut self, message: Cleared) {
-        let effect = wire::send(&self.config.cluster, message);
-        if let Effect::Send { to, bulk: true, .. } = &effect {
-            self.housekeeping.snapshot_sent(*to, self.now);
-        }
-        self.effects.push(effect);
     }
 
     fn report(&mut self) {

@@ -20,20 +20,6 @@ impl Cleared {
     pub(crate) fn into_message(self) -> Message {
         self.0
     }
-
-    /// Makes one append of two to the same peer, if the later one begins where this one ends; else answers the later one.
-    pub(crate) fn join(&mut self, later: Cleared) -> Option<Cleared> {
-        let (first, second) = (&mut self.0, later.0);
-        let appends = [&*first, &second].iter().all(|m| m.msg_type == MessageType::MsgAppend as i32);
-        let same = first.to == second.to && first.term == second.term;
-        let ends = first.entries.last().map(|entry| (entry.index, entry.term));
-        if !appends || !same || ends != Some((second.index, second.log_term)) {
-            return Some(Cleared(second));
-        }
-        first.commit = first.commit.max(second.commit);
-        first.entries.extend(second.entries);
-        None
-    }
 }
 
 /// What one `Ready` wants durable, with the messages that wait for it.

@@ -243,8 +243,8 @@ fn a_snapshot_keeps_ahead_of_the_log_that_grows_meanwhile() {
     let state = State::first(NodeId(1));
     let mut writing = snapfile::Writing::begin(&mut disk, &identity, &state, 0, 1_000).unwrap();
     assert_eq!(writing.pace(100, 1_000), 100, "at rest it goes on all the same");
-    assert_eq!(writing.pace(100, 1_010), 100);
-    assert_eq!(writing.pace(100, 1_060), 400);
+    assert_eq!(writing.pace(100, 1_005), 100);
+    assert_eq!(writing.pace(100, 1_055), 800);
     assert_eq!(writing.pace(100, 9_000), 1_600, "a step has an end");
 }
 

@@ -79,7 +79,7 @@ impl<D: Disk> Replica<D> {
 
     /// When an `advance` is due though nothing came in: something is held back until then.
     pub fn due(&self) -> Option<Millis> {
-        [self.feeder.due(), self.telling_due(), self.sparing_due()].into_iter().flatten().min()
+        [self.feeder.due(), self.telling_due()].into_iter().flatten().min()
     }
 
     /// Feeds whoever is fed.

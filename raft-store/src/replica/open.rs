@@ -95,7 +95,6 @@ impl<D: Disk> Replica<D> {
             expiry: Default::default(),
             burden: Default::default(),
             telling: Default::default(),
-            sparing: Default::default(),
             recent: Recent::default(),
             follower: Follower::new(config.id, config.seed, log.boot() << 32),
             feeder: Feeder::default(),

@@ -113,9 +113,8 @@ impl<D: Disk> Replica<D> {
         if entries.is_empty() {
             return;
         }
-        let (from, count) = (self.node.raft.id, entries.len() as u64);
+        let from = self.node.raft.id;
         let before = self.node.raft.raft_log.last_index();
-        let is_alone = count == 1 && self.node.raft.raft_log.committed == before;
         let kind = MessageType::MsgPropose as i32;
         let message = Message { msg_type: kind, from, entries, ..Message::default() };
         if self.node.raft.step(message).is_err() {
@@ -127,10 +126,6 @@ impl<D: Disk> Replica<D> {
         }
         // They carry it.
         self.telling.told(self.node.raft.raft_log.committed);
-        match is_alone {
-            true => self.spare_some(before + 1),
-            false => self.spare_nobody(),
-        }
         let (term, first) = (self.node.raft.term, before + 1);
         let named = ids.into_iter().zip(first..).filter_map(|(id, index)| id.map(|id| (index, (term, id))));
         self.proposals.pending.extend(named);

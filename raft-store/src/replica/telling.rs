@@ -27,16 +27,6 @@ impl Telling {
         self.came = now;
     }
 
-    /// When the last command came.
-    pub(super) fn came(&self) -> Millis {
-        self.came
-    }
-
-    /// Whether commands follow each other.
-    pub(super) fn streams(&self, now: Millis, stream_ms: u64) -> bool {
-        self.streams && now.since(self.came) <= stream_ms
-    }
-
     /// All followers are sent entries with this commit index, or it alone.
     pub(super) fn told(&mut self, commit: u64) {
         self.told = self.told.max(commit);
@@ -55,7 +45,6 @@ impl<D: Disk> Replica<D> {
     pub(super) fn tell_commit(&mut self) {
         if self.owes_commit() {
             self.telling.told(self.node.raft.raft_log.committed);
-            self.spare_nobody();
             self.node.raft.bcast_append();
         }
     }

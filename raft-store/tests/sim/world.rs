@@ -142,8 +142,6 @@ pub struct World {
     pub bulk_sent: u64,
     /// Appends that left, with entries or to tell of a commit.
     pub appends: u64,
-    /// Answers to appends that did not fit.
-    pub appends_refused: u64,
     /// Messages of feeds, by kind.
     pub fed: BTreeMap<&'static str, u64>,
     /// The autopilots of leaders, by leader and term.
@@ -188,7 +186,6 @@ impl World {
             epochs: Vec::new(),
             bulk_sent: 0,
             appends: 0,
-            appends_refused: 0,
             fed: BTreeMap::new(),
             pilots: BTreeMap::new(),
             piloted: false,

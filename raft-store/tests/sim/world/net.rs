@@ -69,9 +69,7 @@ impl World {
                 self.is_durable(from, message.term, 0);
             }
         }
-        let answers = message.msg_type == MessageType::MsgAppendResponse as i32;
-        self.appends_refused += u64::from(answers && message.reject);
-        let is_ack = answers && !message.reject;
+        let is_ack = message.msg_type == MessageType::MsgAppendResponse as i32 && !message.reject;
         if is_ack && hash(bytes).is_multiple_of(ACKS_LOOKED_AT) {
             self.is_durable(from, message.term, message.index);
         }

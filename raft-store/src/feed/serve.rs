@@ -111,7 +111,9 @@ impl Feeder {
         self.feeds.remove(&from);
         match () {
             () if scope != Scope::Full => Err(Reason::ScopeNotServed),
-            () if !stock.fresh || stock.applied.index == 0 || place.index > reaches(stock) => Err(Reason::Behind),
+            () if !stock.fresh || stock.applied.index == 0 || place.index > reaches(stock) => {
+                Err(Reason::Behind)
+            }
             () if differs(&place, stock) => Err(Reason::Diverged),
             () if self.feeds.len() >= bound(stock) && !self.take_place(now, stock) => Err(Reason::Full),
             () => {

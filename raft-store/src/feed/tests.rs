@@ -237,15 +237,23 @@ fn who_is_a_moment_ahead_is_fed_where_no_ring_can_close() {
     let store = Store::with(5);
     let far = |hops| Stock { news: News { hops, ..news(12) }, ..store.stock(12) };
     let mut feeder = Feeder::default();
-    let mut ask = |place, stock: &Stock<'_>| feeder.subscribe(Millis(1), (NodeId(9), 1), (FULL, place), stock);
+    let mut ask =
+        |place, stock: &Stock<'_>| feeder.subscribe(Millis(1), (NodeId(9), 1), (FULL, place), stock);
     assert_eq!(ask(at(14, 3), &far(2)), Err(Reason::Behind));
     // What this one has not applied may be a tail that never was committed: it says nothing against the asker.
     assert_eq!(ask(at(14, 4), &far(1)), Ok(()));
-    let news: Vec<_> = said(&mut feeder, 1, &far(1));
+    let news: Vec<_> = said(&mut feeder, timing::FEED_BEAT_MS, &far(1));
     assert!(matches!(&news[..], [Feed::Batch(batch)] if batch.is_news()), "nothing that it has: {news:?}");
-    assert_eq!(said(&mut feeder, 2, &store.stock(14)), [], "nor when this one has come to the same place");
-    let fed = said(&mut feeder, 2, &store.stock(15));
-    assert!(matches!(&fed[..], [Feed::Batch(batch)] if batch.after == (14, 3) && batch.end() == 15), "{fed:?}");
+    assert_eq!(
+        said(&mut feeder, timing::FEED_BEAT_MS + 1, &store.stock(14)),
+        [],
+        "nor when this one has come to the same place"
+    );
+    let fed = said(&mut feeder, timing::FEED_BEAT_MS + 2, &store.stock(15));
+    assert!(
+        matches!(&fed[..], [Feed::Batch(batch)] if batch.after == (14, 3) && batch.end() == 15),
+        "{fed:?}"
+    );
 }
 
 #[test]

@@ -156,7 +156,8 @@ fn compare(
                 other.push(load::round(etcd, work, clients, ROUND)?);
             }
         }
-        let rates = |rounds: &[load::Figures]| rounds.iter().map(|round| round.rate as u64).collect::<Vec<_>>();
+        let rates =
+            |rounds: &[load::Figures]| rounds.iter().map(|round| round.rate as u64).collect::<Vec<_>>();
         let all = format!("rounds: ours {:?}/s, etcd {:?}/s", rates(&own), rates(&other));
         let own = load::median(own);
         match etcd.is_some() {

@@ -112,7 +112,7 @@ pub(crate) enum Want {
 pub(crate) enum Reason {
     /// As many feeds as the feeder may have.
     Full,
-    /// The feeder is not ahead, or hears of no leader itself.
+    /// The feeder does not have what the asker has, or hears of no leader itself.
     Behind,
     /// The scope is not served by this version.
     ScopeNotServed,

@@ -57,7 +57,7 @@ pub const FEED_PIECE_BYTES: usize = 1 << 20;
 pub const LOG_KEPT_BYTES: u64 = 128 << 20;
 /// Refusals after which somebody who wants a feed waits before others are asked.
 pub const FEED_REFUSALS: u64 = 8;
-/// Entries that one may lack and still be named as a feeder, or be asked for a feed by who has them.
+/// Entries that one may lack and still be named as a feeder.
 pub const FEED_LACKS: u64 = 4_096;
 /// Names that are believed of who refuses a feed.
 pub const FEED_HINTS: usize = 16;

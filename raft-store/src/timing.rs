@@ -60,7 +60,7 @@ pub const FEED_PATIENCE_MS: u64 = 2_000;
 pub const FEED_LAG_MS: u64 = 10_000;
 /// Who lacks much of what its feeder has for so long gives its place to somebody who asks for one.
 pub const FEED_HELD_MS: u64 = 30_000;
-/// Who was not ahead is asked again after this,
+/// Who was behind is asked again after this,
 pub const FEED_RETRY_MS: u64 = 250;
 /// who was full or silent after this,
 pub const FEED_REST_MS: u64 = 1_000;

@@ -111,9 +111,7 @@ impl Feeder {
         self.feeds.remove(&from);
         match () {
             () if scope != Scope::Full => Err(Reason::ScopeNotServed),
-            () if !stock.fresh || stock.applied.index == 0 || place.index > reaches(stock) => {
-                Err(Reason::Behind)
-            }
+            () if !stock.fresh || stock.applied.index == 0 || !has(&place, stock) => Err(Reason::Behind),
             () if differs(&place, stock) => Err(Reason::Diverged),
             () if self.feeds.len() >= bound(stock) && !self.take_place(now, stock) => Err(Reason::Full),
             () => {
@@ -383,17 +381,16 @@ fn bound(stock: &Stock<'_>) -> usize {
     }
 }
 
-/// The last place from which somebody is fed. Under writes each replica is a moment behind some others; to feed one of those cannot close
-/// a ring where this one hears the leader itself, or is fed by one that does. (The asker is not that one: `Replica::take_feed` looks.)
-fn reaches(stock: &Stock<'_>) -> u64 {
-    let ahead = if stock.news.hops <= 1 { limits::FEED_LACKS } else { 0 };
-    stock.applied.index + ahead
+/// Whether this replica has what the asker has, or is about to: under writes one is a moment behind another, and what its log holds under the
+/// same term will apply. A lower index alone says nothing: the asker may have what was lost here.
+fn has(place: &Place, stock: &Stock<'_>) -> bool {
+    place.index <= stock.applied.index || stock.log.term_of(place.index) == Some(place.term)
 }
 
-/// Whether the place is known not to be one of ours. What is not applied here says nothing; the first batch will.
+/// Whether the place is known not to be one of ours.
 fn differs(place: &Place, stock: &Stock<'_>) -> bool {
     let term = stock.log.term_of(place.index);
-    (1..=stock.applied.index).contains(&place.index)
+    place.index > 0
         && (term.is_some_and(|term| term != place.term) || !place.may_be(stock.recent.at(place.index)))
 }
 

@@ -158,7 +158,10 @@ fn compare(
         }
         let rates =
             |rounds: &[load::Figures]| rounds.iter().map(|round| round.rate as u64).collect::<Vec<_>>();
-        let all = format!("rounds: ours {:?}/s, etcd {:?}/s", rates(&own), rates(&other));
+        let mut all = format!("rounds: ours {:?}/s", rates(&own));
+        if etcd.is_some() {
+            all += &format!(", etcd {:?}/s", rates(&other));
+        }
         let own = load::median(own);
         match etcd.is_some() {
             true => {

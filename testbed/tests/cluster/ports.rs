@@ -13,13 +13,19 @@ enum Taker {
     Udp { _socket: UdpSocket },
 }
 
+/// Takes it as soon as it is free: a program that the agent began as it ended may have its sockets for a moment.
 fn take(world: &World, host: usize, port: u16) -> Taker {
     let all = SocketAddr::from(([0, 0, 0, 0], port));
-    let taken = world.host(host).within(|| match port {
+    let bind = || match port {
         6443 => TcpListener::bind(all).map(|_listener| Taker::Tcp { _listener }),
         _ => UdpSocket::bind(all).map(|_socket| Taker::Udp { _socket }),
+    };
+    let mut taken = None;
+    world.until("the port is free", || {
+        taken = world.host(host).within(bind).unwrap().ok();
+        taken.is_some()
     });
-    taken.unwrap().unwrap()
+    taken.unwrap()
 }
 
 fn named(text: &str, port: u16) -> bool {

@@ -14,7 +14,7 @@ pub struct Config {
     pub cluster: ClusterId,
     /// Multiplies the network times of `timing`: 1 normally, 4 on slow links.
     pub stretch: u32,
-    /// A command that comes within so many milliseconds after another carries its commit (`timing::STREAM_MS`).
+    /// A command that comes within so many milliseconds after another carries that one's commit (`timing::STREAM_MS`).
     pub stream_ms: u64,
     /// Seeds election timeouts and the salt of log segments. Fresh for each start, fixed in the simulator.
     pub seed: u64,

@@ -9,7 +9,7 @@ pub const HEARTBEAT_MS: u64 = 175;
 pub const ELECTION_MIN_MS: u64 = 500;
 /// … to this (exclusive).
 pub const ELECTION_MAX_MS: u64 = 900;
-/// Commands that follow each other within this are told of their commits by the next one's entries.
+/// Followers are told of a command's commit by the entries of the next one, if that comes within this.
 pub const STREAM_MS: u64 = 3;
 /// A read round without an answer is begun anew, under a new context, after this.
 pub const READ_RETRY_MS: u64 = 150;

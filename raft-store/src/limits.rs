@@ -37,10 +37,10 @@ pub const PENDING_READS: usize = 4_096;
 
 /// Members that one feeds at most, …
 pub const FEEDS: usize = 64;
-/// … one that votes, whose own work writes wait for, …
-pub const VOTER_FEEDS: usize = 2;
-/// … and the leader, which is asked only when nobody else can.
-pub const LEADER_FEEDS: usize = 4;
+/// … one that votes, whose own work writes wait for (the leader, too, which is asked only when nobody else can), …
+pub const VOTER_FEEDS: usize = 1;
+/// … and one that votes alone.
+pub const LONE_VOTER_FEEDS: usize = 4;
 /// An observer with so many feeds between itself and a voter looks for a nearer feeder, and feeds nobody.
 pub const FEED_HOPS: u32 = 4;
 /// Bytes on their way to one that is fed.

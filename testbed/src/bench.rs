@@ -84,17 +84,23 @@ impl Cluster {
 
     /// Starts three hosts and forms the cluster, without an image.
     pub fn form(name: &str, directory: &std::path::Path) -> Result<Cluster, BenchError> {
-        Cluster::form_with(name, directory, 3)
+        Cluster::form_with(name, directory, 3, |_| Ok(()))
     }
 
-    /// The same among so many hosts; those after the third have no agent yet.
-    pub fn form_with(name: &str, directory: &std::path::Path, hosts: usize) -> Result<Cluster, BenchError> {
+    /// The same among so many hosts, the three made ready by `prepare` before their agents start; those after them have no agent yet.
+    pub fn form_with(
+        name: &str,
+        directory: &std::path::Path,
+        hosts: usize,
+        prepare: impl Fn(&Host) -> Result<(), BenchError>,
+    ) -> Result<Cluster, BenchError> {
         let mut settings = BedConfig::new(name, hosts, directory);
         // For the traces: a line for each round of planning and each step of a pod.
         settings.env.push(("SKEIN_LOG".into(), "info,agent::control=debug,agent::worker=debug".into()));
         let bed = Bed::create(settings)?;
         let cluster = Cluster { bed, image: String::new(), directory: directory.to_owned() };
         for host in cluster.bed.hosts().iter().take(3) {
+            prepare(host)?;
             host.start_agent()?;
         }
         let first = cluster.host(0);

@@ -20,7 +20,7 @@ pub(crate) struct Stock<'a> {
     pub(crate) votes: bool,
     /// It hears of a leader, by raft or by few enough feeds: its news is news.
     pub(crate) fresh: bool,
-    /// Voters, whom it would name to somebody it refuses.
+    /// The other voters, whom it would name to somebody it refuses.
     pub(crate) others: Vec<NodeId>,
     /// Length of a state's pieces.
     pub(crate) piece_bytes: usize,
@@ -375,9 +375,9 @@ fn turn(part: usize, fed: Option<Millis>) -> Millis {
 /// How many may be fed.
 fn bound(stock: &Stock<'_>) -> usize {
     match () {
-        () if stock.leads => limits::LEADER_FEEDS,
-        () if stock.votes => limits::VOTER_FEEDS,
-        () => limits::FEEDS,
+        () if !stock.leads && !stock.votes => limits::FEEDS,
+        () if stock.others.is_empty() => limits::LONE_VOTER_FEEDS,
+        () => limits::VOTER_FEEDS,
     }
 }
 

@@ -283,27 +283,30 @@ fn a_voter_feeds_few_and_sends_others_to_those_that_have_caught_up() {
 fn who_lags_for_long_gives_its_place_to_somebody_who_asks() {
     const MANY: u64 = limits::FEED_LACKS + 100;
     let store = Store::with(MANY as usize + 1);
-    let voter = || Stock { votes: true, ..store.stock(10 + MANY) };
+    let voter = || Stock { votes: true, others: vec![], ..store.stock(10 + MANY) };
     let mut feeder = Feeder::default();
     let ask = |feeder: &mut Feeder, now, from: u64| {
         feeder.subscribe(Millis(now), (NodeId(from), 1), (FULL, at(11, 3)), &voter())
     };
-    ask(&mut feeder, 1, 100).unwrap();
-    ask(&mut feeder, 1, 101).unwrap();
-    // Both are heard of all the while; one has what there is, the other stays behind.
+    let fed = 100..100 + limits::LONE_VOTER_FEEDS as u64;
+    fed.clone().for_each(|from| ask(&mut feeder, 1, from).unwrap());
+    // All are heard of all the while; one stays behind, the others have what there is.
     for now in (0..timing::FEED_HELD_MS).step_by(1_000) {
-        feeder.acknowledged(Millis(now), NodeId(100), 1, (12, true));
-        feeder.acknowledged(Millis(now), NodeId(101), 1, (10 + MANY, true));
+        for from in fed.clone() {
+            let has = if from == 100 { 12 } else { 10 + MANY };
+            feeder.acknowledged(Millis(now), NodeId(from), 1, (has, true));
+        }
         said(&mut feeder, now, &voter());
         assert_eq!(ask(&mut feeder, now, 9), Err(Reason::Full), "after {now} ms");
     }
     let now = timing::FEED_HELD_MS + 1;
     assert_eq!(ask(&mut feeder, now, 9), Ok(()));
     let told = feeder.pump(Millis(now), &voter());
-    let refused = Feed::Refused { reason: Reason::Full, others: vec![NodeId(101)] };
+    let others = fed.clone().skip(1).map(NodeId).collect();
+    let refused = Feed::Refused { reason: Reason::Full, others };
     assert!(told.iter().any(|said| said.to == NodeId(100) && decode(&said.body) == Ok(refused.clone())));
-    assert_eq!(ask(&mut feeder, now, 102), Err(Reason::Full), "the others keep theirs");
-    assert_eq!(feeder.feeds(), limits::VOTER_FEEDS);
+    assert_eq!(ask(&mut feeder, now, 99), Err(Reason::Full), "the others keep theirs");
+    assert_eq!(feeder.feeds(), limits::LONE_VOTER_FEEDS);
 }
 
 #[test]
@@ -371,17 +374,19 @@ fn who_was_named_is_asked_before_others() {
 }
 
 #[test]
-fn a_feeder_that_becomes_leader_keeps_as_many_as_a_leader_may_have() {
+fn a_feeder_that_becomes_leader_keeps_as_many_as_one_that_votes_may_have() {
     let store = Store::with(5);
-    let mut feeder = Feeder::default();
-    for from in 100..140 {
-        feeder.subscribe(Millis(1), (NodeId(from), 1), (FULL, at(14, 3)), &store.stock(14)).unwrap();
+    for (others, places) in [(vec![NodeId(2)], limits::VOTER_FEEDS), (vec![], limits::LONE_VOTER_FEEDS)] {
+        let mut feeder = Feeder::default();
+        for from in 100..140 {
+            feeder.subscribe(Millis(1), (NodeId(from), 1), (FULL, at(14, 3)), &store.stock(14)).unwrap();
+        }
+        let leads = Stock { leads: true, votes: true, others, ..store.stock(14) };
+        let refused =
+            said(&mut feeder, 2, &leads).into_iter().filter(|feed| matches!(feed, Feed::Refused { .. }));
+        assert_eq!(refused.count(), 40 - places);
+        assert_eq!(feeder.feeds(), places);
     }
-    let leads = Stock { leads: true, ..store.stock(14) };
-    let refused =
-        said(&mut feeder, 2, &leads).into_iter().filter(|feed| matches!(feed, Feed::Refused { .. }));
-    assert_eq!(refused.count(), 40 - limits::LEADER_FEEDS);
-    assert_eq!(feeder.feeds(), limits::LEADER_FEEDS);
 }
 
 #[test]

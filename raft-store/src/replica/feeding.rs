@@ -239,7 +239,7 @@ impl<D: Disk> Replica<D> {
         let standing = self.standing();
         let fed = || {
             let (_, news, heard) = self.follower.fed()?;
-            let near = news.hops < limits::FEED_HOPS && news.leader != 0 && !self.follower.lags(self.now);
+            let near = news.hops + 1 < limits::FEED_HOPS && news.leader != 0 && !self.follower.lags(self.now);
             (near && self.now.since(heard) < timing::FEED_SILENCE_MS).then_some(news.hops + 1)
         };
         let hears = self.heard.is_some() && standing.silent_ms < timing::FEED_SILENCE_MS;

@@ -92,7 +92,7 @@ pub fn busy(cluster: &Cluster) -> Result<(), BenchError> {
 
 /// The same with ten hosts, five of which vote.
 pub fn crowd(directory: &Path) -> Result<(), BenchError> {
-    let cluster = Cluster::form_with("bench-crowd", &directory.join("crowd"), CROWD)?;
+    let cluster = Cluster::form_with("bench-crowd", &directory.join("crowd"), CROWD, |_| Ok(()))?;
     for host in cluster.bed.hosts().iter().skip(3) {
         host.start_agent()?;
         cluster.wait("an agent answers", || Ok(host.run(["skein", "version"])?.success()))?;

@@ -1,101 +1,194 @@
-//! What machines that do not vote cost the leader: the write rate with none of them and with twenty, and what CPU a write costs whom.
+//! What machines that do not vote cost the leader: the write rate with none of them and with twenty, and what processor a write costs whom.
 //!
-//! Decides how many there are. Ours only. All of them share one machine, so that their own work weighs on the figure too: therefore it is
-//! measured a second time with the voters and the load on one core and the observers on the others: on the one that serves the disk's interrupts,
-//! as a machine serves its own, or each sync waits for what the observers do. There a host's packets are received on its own core, as a machine receives its own (`rps_cpus`): on a virtual wire it is the sender's core that carries them to the other end's socket. Observers keep their
-//! data in memory (a tmpfs of the host's own): twenty machines have disks of their own, and on one disk a voter's sync waits for theirs.
-//! Cores of one machine share caches, memory and clock: what voters lose by a busy neighbour is measured too, with one that only computes.
+//! Decides how many there are, and beside what they are measured. Ours only. All machines of all clusters are one here, so that the observers' own
+//! work weighs on the figure too. Therefore there are three clusters: one without observers, one with twenty, and a neighbour with twelve, which
+//! takes writes from as many clients whenever the first is measured. The voters of the first two and the load share one core (the one that serves the disk's
+//! interrupts, as a machine serves its own, or each sync waits for what others do), all else has the other cores. So both meet other cores that do
+//! the same work, and share caches, memory and clock with them; what differs is the feeds. Rounds of all kinds alternate.
+//!
+//! A host's packets are received on its own core, as a machine receives its own (`rps_cpus`): on a virtual wire it is the sender's core that
+//! carries them to the other end's socket. Observers and the neighbour keep their data in memory (a tmpfs of each host's own): they would have disks
+//! of their own, and on one disk a voter's sync waits for theirs. (Twelve, because hosts of all clusters share the kernel's table of 1,024 neighbours,
+//! and its own voters and load are on those cores as well.)
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use sha2::{Digest, Sha256};
 
 use super::super::{BenchError, Cluster, idle};
 use super::load::{self, Figures, Work};
-use super::{ROUND, ROUNDS, System, ours};
-use crate::clock;
+use super::{ROUND, System, ours};
+use crate::{Host, clock};
 
 const VOTERS: usize = 3;
 const OBSERVERS: usize = 20;
+const ALL: usize = VOTERS + OBSERVERS;
+const NEIGHBOURS: usize = VOTERS + 12;
 const CLIENTS: [usize; 3] = [1, 16, 64];
+/// Rounds of each kind.
+const ROUNDS: usize = 5;
 
-/// One figure, with the microseconds of CPU per write: the leader's, another voter's, an observer's.
+/// One round, with the microseconds of processor per write: the leader's, another voter's, an observer's.
+#[derive(Clone, Copy)]
 struct Measured {
     figures: Figures,
     cpu: [f64; 3],
 }
 
+struct Clusters {
+    plain: ours::Ours,
+    observed: ours::Ours,
+    neighbour: ours::Ours,
+}
+
 pub fn run(directory: &Path) -> Result<(), BenchError> {
-    let cluster = Cluster::form_with("bench-observers", &directory.join("observers"), VOTERS + OBSERVERS)?;
-    let system = ours::Ours::of(cluster)?;
-    let shared = measure(&system, VOTERS)?;
-    let core = disk_core();
-    // Of all: a pinned process may use fewer.
-    let cores = std::thread::available_parallelism()?.get();
-    let others: Vec<usize> = (0..cores).filter(|other| *other != core).collect();
-    pin(&system, VOTERS, Some(core), cores)?;
-    let apart = measure(&system, VOTERS)?;
-    let beside = beside_computing(&others, || measure(&system, VOTERS))?;
-    pin(&system, VOTERS, None, cores)?;
-    for host in system.cluster.bed.hosts().iter().skip(VOTERS) {
-        let own_disk = ["mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", "/var/lib/skein"];
-        if !host.run(own_disk)?.success() {
-            return Err(io::Error::other("an observer's tmpfs cannot be mounted").into());
+    let on_disk = |_: &Host| Ok(());
+    let plain = Cluster::form_with("bench-plain", &directory.join("plain"), VOTERS, on_disk)?;
+    let observed = Cluster::form_with("bench-observed", &directory.join("observed"), ALL, on_disk)?;
+    let neighbour =
+        Cluster::form_with("bench-neighbour", &directory.join("neighbour"), NEIGHBOURS, in_memory)?;
+    let clusters = Clusters {
+        plain: ours::Ours::of(plain)?,
+        observed: ours::Ours::of(observed)?,
+        neighbour: ours::Ours::of(neighbour)?,
+    };
+    observe(&clusters.observed)?;
+    observe(&clusters.neighbour)?;
+    rest(&clusters.observed);
+    println!(
+        "processor: microseconds per write of leader / another voter / an observer; every round's rate below"
+    );
+    println!("all on all cores");
+    for clients in CLIENTS {
+        let (mut none, mut twenty) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            none.push(measure(&clusters.plain, VOTERS, clients)?);
+            twenty.push(measure(&clusters.observed, ALL, clients)?);
         }
+        print(clients, &[("no observers", none), ("20 observers", twenty)]);
+    }
+    let voter = (clusters.observed.leader()? + 1) % VOTERS;
+    for (who, host) in [("a voter", voter), ("an observer", VOTERS)] {
+        let reads = load::reads_beside_writes(&clusters.observed, host, 16, ROUND)?;
+        println!("linearizable reads at {who}, beside 16 writers: {reads}");
+    }
+    let cores = Cores::of_this_machine()?;
+    clusters.divide(&cores)?;
+    println!("voters and load on core {}, all else on the others", cores.disk);
+    for clients in CLIENTS {
+        let (mut alone, mut beside, mut twenty) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            alone.push(measure(&clusters.plain, VOTERS, clients)?);
+            beside.push(clusters.measure_beside(&cores, clients)?);
+            twenty.push(measure(&clusters.observed, ALL, clients)?);
+        }
+        let kinds = [("no observers", alone), ("no observers, busy cores", beside), ("20 observers", twenty)];
+        print(clients, &kinds);
+    }
+    println!("{}", sources(&clusters.observed)?);
+    Ok(())
+}
+
+/// Gives a host a disk of its own, in memory.
+fn in_memory(host: &Host) -> Result<(), BenchError> {
+    let own_disk = ["mount", "-t", "tmpfs", "-o", "size=1g", "tmpfs", "/var/lib/skein"];
+    match host.run(own_disk)?.success() {
+        true => Ok(()),
+        false => Err(io::Error::other("a host's tmpfs cannot be mounted").into()),
+    }
+}
+
+/// Lets the observers join, and waits until each has all.
+fn observe(system: &ours::Ours) -> Result<(), BenchError> {
+    for host in system.cluster.bed.hosts().iter().skip(VOTERS) {
+        in_memory(host)?;
         host.start_agent()?;
         system.cluster.wait("an agent answers", || Ok(host.run(["skein", "version"])?.success()))?;
         system.cluster.join(host, &["--no-voter"])?;
     }
-    let all = VOTERS + OBSERVERS;
-    // Taking the state costs all of them much, once; what is measured is what stays.
     let written = system.cluster.status(system.leader()?)?["revision"].as_u64();
-    let begun = clock::now();
     let is_fed = |index: usize| {
         let status = system.cluster.status(index)?;
         Ok(status["feed"]["from"].is_string() && status["revision"].as_u64() >= written)
     };
-    for index in VOTERS..all {
-        system.cluster.wait("an observer is fed and has the state", || is_fed(index))?;
+    (VOTERS..system.cluster.bed.hosts().len())
+        .try_for_each(|index| system.cluster.wait("an observer is fed and has the state", || is_fed(index)))
+}
+
+impl Clusters {
+    /// Voters of the first two and the load on one core, all else on the others.
+    fn divide(&self, cores: &Cores) -> Result<(), BenchError> {
+        pin_process(std::process::id().cast_signed(), &cores.voters)?;
+        for (system, voters) in [(&self.plain, VOTERS), (&self.observed, VOTERS), (&self.neighbour, 0)] {
+            for (index, host) in system.cluster.bed.hosts().iter().enumerate() {
+                let (set, mask) = if index < voters {
+                    (&cores.voters, 1 << cores.disk)
+                } else {
+                    (&cores.others, cores.mask())
+                };
+                if let Some(pid) = idle::machine_pid(&system.cluster, index) {
+                    pin_process(pid, set)?;
+                }
+                receive_on(host, mask)?;
+            }
+        }
+        Ok(())
     }
-    let took = begun.elapsed().as_secs_f64();
-    println!(
-        "revision {}; the last observer had the state {took:.1} s after it had joined",
-        written.unwrap_or_default()
-    );
-    rest(&system, all);
-    let observers = format!("{OBSERVERS} observers");
-    print("all on all cores", &shared, &measure(&system, all)?, &observers);
-    let voter = (system.leader()? + 1) % VOTERS;
-    for (who, host) in [("a voter", voter), ("an observer", VOTERS)] {
-        let reads = load::reads_beside_writes(&system, host, 16, ROUND)?;
-        println!("linearizable reads at {who}, beside 16 writers: {reads}");
+
+    /// The cluster without observers, while the neighbour takes writes of as many clients.
+    fn measure_beside(&self, cores: &Cores, clients: usize) -> Result<Measured, BenchError> {
+        clock::threads(|scope| {
+            let neighbour = scope.spawn(|| {
+                sched_setaffinity(Pid::from_raw(0), &cores.others).map_err(io::Error::from)?;
+                load::round(&self.neighbour, Work::PutAgain, clients, ROUND)
+            });
+            let measured = measure(&self.plain, VOTERS, clients);
+            let beside = neighbour.join().map_err(|_| io::Error::other("the neighbour's load failed"))??;
+            if beside.rate == 0.0 {
+                return Err(io::Error::other("the neighbour took no writes").into());
+            }
+            measured
+        })
     }
-    pin(&system, all, Some(core), cores)?;
-    let observed = measure(&system, all)?;
-    print(
-        "voters and load on one core, the other cores compute something",
-        &apart,
-        &beside,
-        "no observers, busy cores",
-    );
-    print("voters and load on one core, observers on the others", &apart, &observed, &observers);
-    print("the last two beside each other", &beside, &observed, &observers);
-    println!("{}", sources(&system, all)?);
-    Ok(())
+}
+
+/// The core of voters and load, and the others.
+struct Cores {
+    disk: usize,
+    count: usize,
+    voters: CpuSet,
+    others: CpuSet,
+}
+
+impl Cores {
+    fn of_this_machine() -> Result<Cores, BenchError> {
+        let (disk, count) = (disk_core(), std::thread::available_parallelism()?.get());
+        let set = |wanted: &dyn Fn(usize) -> bool| {
+            let mut set = CpuSet::new();
+            (0..count).filter(|core| wanted(*core)).try_for_each(|core| set.set(core)).map(|()| set)
+        };
+        let voters = set(&|core| core == disk).map_err(io::Error::from)?;
+        // A machine with one core has no others.
+        let others = set(&|core| core != disk || count == 1).map_err(io::Error::from)?;
+        Ok(Cores { disk, count, voters, others })
+    }
+
+    /// The others, as the kernel's masks have it.
+    fn mask(&self) -> u64 {
+        ((1 << self.count.min(63)) - 1) & !(1 << self.disk)
+    }
 }
 
 /// Who feeds the observers.
-fn sources(system: &ours::Ours, hosts: usize) -> Result<String, BenchError> {
+fn sources(system: &ours::Ours) -> Result<String, BenchError> {
     let leader = system.leader()?;
     let names: Vec<serde_json::Value> = (0..VOTERS)
         .map(|index| Ok(system.cluster.status(index)?["node"].clone()))
         .collect::<Result<_, BenchError>>()?;
     let (mut by_leader, mut by_voters, mut by_others) = (0, 0, 0);
-    for index in VOTERS..hosts {
+    for index in VOTERS..ALL {
         let from = &system.cluster.status(index)?["feed"]["from"];
         match names.iter().position(|name| name == from) {
             Some(voter) if voter == leader => by_leader += 1,
@@ -107,8 +200,8 @@ fn sources(system: &ours::Ours, hosts: usize) -> Result<String, BenchError> {
 }
 
 /// What the agents take that nobody asks anything: no small part of what they take beside writes.
-fn rest(system: &ours::Ours, hosts: usize) {
-    let pids: Vec<i32> = (0..hosts).filter_map(|index| idle::machine_pid(&system.cluster, index)).collect();
+fn rest(system: &ours::Ours) {
+    let pids: Vec<i32> = (0..ALL).filter_map(|index| idle::machine_pid(&system.cluster, index)).collect();
     std::thread::sleep(ROUND);
     let before: f64 = pids.iter().map(|pid| idle::cpu(*pid)).sum();
     std::thread::sleep(ROUND);
@@ -117,75 +210,38 @@ fn rest(system: &ours::Ours, hosts: usize) {
     println!("at rest: {share:.1} % of a core for each of {} agents", pids.len());
 }
 
-fn print(title: &str, alone: &[Measured], observed: &[Measured], then: &str) {
-    println!("{title}; CPU: microseconds per write of leader / another voter / an observer");
-    println!("{:>7} | {:>50} | {:>50} | ops", "clients", "no observers", then);
-    let text = |measured: &Measured| {
-        let [leader, voter, observer] = measured.cpu;
-        format!("{} CPU {leader:.0}/{voter:.0}/{observer:.0}", measured.figures)
-    };
-    for ((clients, alone), observed) in CLIENTS.into_iter().zip(alone).zip(observed) {
-        let ratio = observed.figures.rate / alone.figures.rate;
-        println!("{clients:>7} | {:>50} | {:>50} | {ratio:.2}x", text(alone), text(observed));
+/// What became of each kind's rounds; each but the first is compared with all before it.
+fn print(clients: usize, kinds: &[(&str, Vec<Measured>)]) {
+    let median = |rounds: &[Measured]| load::median(rounds.iter().map(|round| round.figures).collect());
+    for (at, (kind, rounds)) in kinds.iter().enumerate() {
+        let figures = median(rounds);
+        let mean = |who: usize| rounds.iter().map(|round| round.cpu[who]).sum::<f64>() / rounds.len() as f64;
+        let rates: Vec<u64> = rounds.iter().map(|round| round.figures.rate as u64).collect();
+        let left = kinds[..at].iter().map(|(_, other)| format!("{:.2}x", figures.rate / median(other).rate));
+        println!(
+            "{clients:>3} clients | {kind:<23} | {figures:>38} | {:>4.0}/{:>4.0}/{:>3.0} µs | {:<14} | {rates:?}",
+            mean(0),
+            mean(1),
+            mean(2),
+            left.collect::<Vec<_>>().join(", "),
+        );
     }
 }
 
-fn measure(system: &ours::Ours, hosts: usize) -> Result<Vec<Measured>, BenchError> {
+fn measure(system: &ours::Ours, hosts: usize, clients: usize) -> Result<Measured, BenchError> {
     let pids: Vec<i32> = (0..hosts).filter_map(|index| idle::machine_pid(&system.cluster, index)).collect();
     let used = || pids.iter().map(|pid| idle::cpu(*pid)).collect::<Vec<f64>>();
-    let each = CLIENTS.into_iter().map(|clients| {
-        let before = used();
-        let rounds = (0..ROUNDS).map(|_| load::round(system, Work::PutAgain, clients, ROUND));
-        let rounds = rounds.collect::<Result<Vec<_>, BenchError>>()?;
-        // What was written while a round warmed up costs the same.
-        let writes: f64 = rounds.iter().map(|round| round.rate * ROUND.as_secs_f64() * 1.2).sum();
-        let took: Vec<f64> =
-            used().iter().zip(before).map(|(now, before)| (now - before) * 1e6 / writes).collect();
-        let leader = system.leader()?;
-        let mean = |of: Vec<f64>| of.iter().sum::<f64>() / of.len().max(1) as f64;
-        let voters = (0..VOTERS).filter(|index| *index != leader).map(|index| took[index]).collect();
-        let cpu = [took[leader], mean(voters), mean(took[VOTERS..].to_vec())];
-        Ok(Measured { figures: load::median(rounds), cpu })
-    });
-    each.collect()
-}
-
-/// Does this while each of these cores computes sums.
-fn beside_computing<T>(
-    cores: &[usize],
-    act: impl FnOnce() -> Result<T, BenchError>,
-) -> Result<T, BenchError> {
-    /// Ends the computing whatever becomes of the measuring.
-    struct Stop<'s>(&'s AtomicBool);
-    impl Drop for Stop<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-    let stopped = AtomicBool::new(false);
-    let compute = |on: usize| {
-        let mut set = CpuSet::new();
-        set.set(on).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))?;
-        let mut sum = [0; 32];
-        while !stopped.load(Ordering::Relaxed) {
-            sum = Sha256::digest(sum).into();
-        }
-        Ok::<(), nix::Error>(())
-    };
-    clock::threads(|scope| {
-        let compute = &compute;
-        let computing: Vec<_> = cores.iter().map(|on| scope.spawn(move || compute(*on))).collect();
-        let stop = Stop(&stopped);
-        let done = act()?;
-        drop(stop);
-        for thread in computing {
-            thread
-                .join()
-                .map_err(|_| io::Error::other("a core does not compute"))?
-                .map_err(io::Error::from)?;
-        }
-        Ok(done)
-    })
+    let before = used();
+    let figures = load::round(system, Work::PutAgain, clients, ROUND)?;
+    // What was written while the round warmed up costs the same.
+    let writes = figures.rate * ROUND.as_secs_f64() * 1.2;
+    let took: Vec<f64> =
+        used().iter().zip(before).map(|(now, before)| (now - before) * 1e6 / writes).collect();
+    let leader = system.leader()?;
+    let mean = |of: Vec<f64>| of.iter().sum::<f64>() / of.len().max(1) as f64;
+    let voters = (0..VOTERS).filter(|index| *index != leader).map(|index| took[index]).collect();
+    let cpu = [took[leader], mean(voters), mean(took[VOTERS..].to_vec())];
+    Ok(Measured { figures, cpu })
 }
 
 /// The core that served most of the disks' interrupts so far.
@@ -204,40 +260,25 @@ fn disk_core() -> usize {
     (0..served.len()).max_by_key(|core| served[*core]).unwrap_or(0)
 }
 
-/// Keeps voters and load on one of so many cores and the observers on the others, or lets all run everywhere again.
-fn pin(system: &ours::Ours, hosts: usize, core: Option<usize>, cores: usize) -> Result<(), BenchError> {
-    let set = |wanted: &dyn Fn(usize) -> bool| {
-        let mut set = CpuSet::new();
-        (0..cores).filter(|core| wanted(*core)).try_for_each(|core| set.set(core)).map(|()| set)
-    };
-    let failed = |errno: nix::Error| BenchError::Io(errno.into());
-    let voters = set(&|other| core.is_none_or(|core| core == other)).map_err(failed)?;
-    let observers = set(&|other| core.is_none_or(|core| core != other)).map_err(failed)?;
-    let agents = (0..hosts).filter_map(|index| Some((index, idle::machine_pid(&system.cluster, index)?)));
-    let load = (0, std::process::id().cast_signed());
-    for (index, pid) in agents.chain([load]) {
-        let set = if index < VOTERS { &voters } else { &observers };
-        for thread in std::fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
-            let thread = thread.file_name().to_str().and_then(|name| name.parse().ok());
-            let Some(thread) = thread else { continue };
-            match sched_setaffinity(Pid::from_raw(thread), set) {
-                // It has ended since.
-                Ok(()) | Err(nix::Error::ESRCH) => {}
-                Err(errno) => return Err(failed(errno)),
-            }
-        }
-    }
-    for (index, host) in system.cluster.bed.hosts().iter().enumerate().take(hosts) {
-        let mask: u64 = match core {
-            None => 0,
-            Some(core) if index < VOTERS => 1 << core,
-            Some(core) => ((1 << cores.min(63)) - 1) & !(1 << core),
-        };
-        let set =
-            format!("for queue in /sys/class/net/*/queues/rx-*; do echo {mask:x} > $queue/rps_cpus; done");
-        if !host.run(["sh", "-c", set.as_str()])?.success() {
-            return Err(io::Error::other("the cores that receive a host's packets cannot be set").into());
+/// Keeps a process's threads, and those that they will make, on these cores.
+fn pin_process(pid: i32, cores: &CpuSet) -> Result<(), BenchError> {
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
+        let thread = thread.file_name().to_str().and_then(|name| name.parse().ok());
+        let Some(thread) = thread else { continue };
+        match sched_setaffinity(Pid::from_raw(thread), cores) {
+            // It has ended since.
+            Ok(()) | Err(nix::Error::ESRCH) => {}
+            Err(errno) => return Err(BenchError::Io(errno.into())),
         }
     }
     Ok(())
+}
+
+/// Has the cores of this mask receive a host's packets.
+fn receive_on(host: &Host, mask: u64) -> Result<(), BenchError> {
+    let set = format!("for queue in /sys/class/net/*/queues/rx-*; do echo {mask:x} > $queue/rps_cpus; done");
+    match host.run(["sh", "-c", set.as_str()])?.success() {
+        true => Ok(()),
+        false => Err(io::Error::other("the cores that receive a host's packets cannot be set").into()),
+    }
 }

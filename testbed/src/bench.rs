@@ -94,11 +94,24 @@ impl Cluster {
         hosts: usize,
         prepare: impl Fn(&Host) -> Result<(), BenchError>,
     ) -> Result<Cluster, BenchError> {
-        let mut settings = BedConfig::new(name, hosts, directory);
+        Cluster::form_by(BedConfig::new(name, hosts, directory), prepare)
+    }
+
+    /// Three hosts of another build of `skein`.
+    pub fn form_of(name: &str, directory: &std::path::Path, skein: PathBuf) -> Result<Cluster, BenchError> {
+        let settings = BedConfig { skein: Some(skein), ..BedConfig::new(name, 3, directory) };
+        Cluster::form_by(settings, |_| Ok(()))
+    }
+
+    fn form_by(
+        mut settings: BedConfig,
+        prepare: impl Fn(&Host) -> Result<(), BenchError>,
+    ) -> Result<Cluster, BenchError> {
         // For the traces: a line for each round of planning and each step of a pod.
         settings.env.push(("SKEIN_LOG".into(), "info,agent::control=debug,agent::worker=debug".into()));
+        let directory = settings.directory.clone();
         let bed = Bed::create(settings)?;
-        let cluster = Cluster { bed, image: String::new(), directory: directory.to_owned() };
+        let cluster = Cluster { bed, image: String::new(), directory };
         for host in cluster.bed.hosts().iter().take(3) {
             prepare(host)?;
             host.start_agent()?;

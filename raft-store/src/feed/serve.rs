@@ -67,6 +67,8 @@ pub(crate) struct Feeder {
     due: Option<Millis>,
     /// What those are told whose place somebody else has now.
     parting: Vec<Said>,
+    /// How far its news came, when it had some last.
+    hops: Option<u32>,
 }
 
 /// One message to be sent.
@@ -83,6 +85,13 @@ impl Feeder {
     /// How many are fed.
     pub(crate) fn feeds(&self) -> usize {
         self.feeds.len()
+    }
+
+    /// How far its news comes, from `hops` if it has some. One moment without does not send everybody away: they hear that it knows of no leader,
+    /// and are told to go when that lasts.
+    pub(crate) fn comes_from(&mut self, hops: Option<u32>) -> u32 {
+        self.hops = hops.or(self.hops);
+        self.hops.unwrap_or(limits::FEED_HOPS)
     }
 
     /// Whom somebody is to ask who is not fed here: for whom there is no place is sent on to those that are fed and have caught up with `applied`.
@@ -113,7 +122,7 @@ impl Feeder {
             () if scope != Scope::Full => Err(Reason::ScopeNotServed),
             () if !stock.fresh || stock.applied.index == 0 || !has(&place, stock) => Err(Reason::Behind),
             () if differs(&place, stock) => Err(Reason::Diverged),
-            () if self.feeds.len() >= bound(stock) && !self.take_place(now, stock) => Err(Reason::Full),
+            () if self.feeds.len() >= self.places(stock) && !self.take_place(now, stock) => Err(Reason::Full),
             () => {
                 let part = self.subscribed % PARTS;
                 self.subscribed += 1;
@@ -123,21 +132,21 @@ impl Feeder {
         }
     }
 
+    /// How many may be fed: one more while somebody takes a state, who may need long and helps nobody until then.
+    fn places(&self, stock: &Stock<'_>) -> usize {
+        bound(stock) + usize::from(self.feeds.values().any(|feed| feed.state.is_some()))
+    }
+
     /// Takes the place of one that lags, so that the slow do not keep everybody else out. One that is being sent a state, or waits for its
-    /// turn, does not lag.
+    /// turn, does not lag, unless its disk had no room.
     fn take_place(&mut self, now: Millis, stock: &Stock<'_>) -> bool {
         let lags = |(_, feed): &(&NodeId, &Feeding)| now.since(feed.near) >= timing::FEED_HELD_MS;
         let slowest = self.feeds.iter().filter(lags).min_by_key(|(_, feed)| feed.acked).map(|(to, _)| *to);
-        let Some(to) = slowest.filter(|_| self.feeds.len() <= bound(stock)) else { return false };
-        let said = self.part_with(to, Reason::Full, stock);
-        self.parting.extend(said);
+        let Some(to) = slowest.filter(|_| self.feeds.len() <= self.places(stock)) else { return false };
+        let Some(feed) = self.feeds.remove(&to) else { return false };
+        let others = self.better(Reason::Full, &stock.others, stock.applied.index);
+        self.parting.push(feed.refused(to, Reason::Full, &others));
         true
-    }
-
-    fn part_with(&mut self, to: NodeId, reason: Reason, stock: &Stock<'_>) -> Option<Said> {
-        let feed = self.feeds.remove(&to)?;
-        let others = self.better(reason, &stock.others, stock.applied.index);
-        Some(Said { to, stream: feed.stream, body: encode(&Feed::Refused { reason, others }) })
     }
 
     /// What a fed member says that it has.
@@ -187,7 +196,10 @@ impl Feeder {
         let Some(state) = feed.state.as_mut().filter(|state| state.index() == index) else { return };
         match want {
             Want::More | Want::Missing => state.took(now, pieces, want == Want::Missing),
-            Want::Room => feed.begin_anew(Millis(now.0 + timing::FEED_ROOM_MS)),
+            Want::Room => {
+                feed.begin_anew(Millis(now.0 + timing::FEED_ROOM_MS));
+                feed.near = Millis(0);
+            }
         }
     }
 
@@ -255,14 +267,18 @@ impl Feeder {
             false => self.stale_since.or(Some(now)),
         };
         let stale = self.stale_since.is_some_and(|at| now.since(at) >= timing::FEED_STALE_MS);
-        let (keep, reason) = if stale { (0, Reason::Behind) } else { (bound(stock), Reason::Full) };
+        let (keep, reason) = if stale { (0, Reason::Behind) } else { (self.places(stock), Reason::Full) };
         let mut said = std::mem::take(&mut self.parting);
-        while self.feeds.len() > keep {
-            // Not who is in the midst of a state: it would have to begin anew elsewhere. It goes when it has it.
-            let may_go = |(_, feed): &(&NodeId, &Feeding)| stale || feed.state.is_none();
-            let Some(to) = self.feeds.iter().rev().find(may_go).map(|(to, _)| *to) else { break };
-            said.extend(self.part_with(to, reason, stock));
-        }
+        let mut by_use: Vec<NodeId> = self.feeds.keys().copied().collect();
+        // Who has most is of most use to those that are sent away, and is named to them.
+        by_use.sort_by_key(|id| std::cmp::Reverse(self.feeds.get(id).map(|feed| feed.acked)));
+        // Not who is in the midst of a state: it would have to begin anew elsewhere. It goes when it has it.
+        let may_go = |id: &NodeId| stale || self.feeds.get(id).is_some_and(|feed| feed.state.is_none());
+        let surplus = by_use.len().saturating_sub(keep);
+        let going: Vec<NodeId> = by_use.iter().rev().copied().filter(may_go).take(surplus).collect();
+        let gone: Vec<_> = going.into_iter().filter_map(|id| Some((id, self.feeds.remove(&id)?))).collect();
+        let others = self.better(reason, &stock.others, stock.applied.index);
+        said.extend(gone.into_iter().map(|(to, feed)| feed.refused(to, reason, &others)));
         said
     }
 }
@@ -287,6 +303,11 @@ impl Feeding {
         }
     }
 
+    /// What it is told that is fed no more.
+    fn refused(&self, to: NodeId, reason: Reason, others: &[NodeId]) -> Said {
+        Said { to, stream: self.stream, body: encode(&Feed::Refused { reason, others: others.to_vec() }) }
+    }
+
     fn has_room(&self) -> bool {
         self.under_way.iter().map(|(_, bytes)| bytes).sum::<u64>() < limits::FEED_CREDIT_BYTES
     }
@@ -308,8 +329,9 @@ impl Feeding {
         if self.state.as_ref().is_some_and(|state| state.is_stuck(now)) {
             self.begin_anew(now);
         }
-        let sent_a_state = self.state.is_some() || (self.lacks(stock) && now >= self.no_state_before);
-        if sent_a_state || self.acked + limits::FEED_LACKS >= stock.applied.index {
+        let lacks = self.lacks(stock);
+        let sent_a_state = self.state.is_some() || (lacks && now >= self.no_state_before);
+        if sent_a_state || (!lacks && self.acked + limits::FEED_LACKS >= stock.applied.index) {
             self.near = now;
         }
         if self.state.is_none() {
@@ -377,6 +399,7 @@ fn bound(stock: &Stock<'_>) -> usize {
     match () {
         () if !stock.leads && !stock.votes => limits::FEEDS,
         () if stock.others.is_empty() => limits::LONE_VOTER_FEEDS,
+        () if stock.leads => limits::LEADER_FEEDS,
         () => limits::VOTER_FEEDS,
     }
 }
@@ -390,8 +413,9 @@ fn has(place: &Place, stock: &Stock<'_>) -> bool {
 /// Whether the place is known not to be one of ours.
 fn differs(place: &Place, stock: &Stock<'_>) -> bool {
     let term = stock.log.term_of(place.index);
-    place.index > 0
-        && (term.is_some_and(|term| term != place.term) || !place.may_be(stock.recent.at(place.index)))
+    let last = (place.index == stock.applied.index).then_some(stock.applied.hash);
+    let hash = stock.recent.at(place.index).or(last);
+    place.index > 0 && (term.is_some_and(|term| term != place.term) || !place.may_be(hash))
 }
 
 /// The last index that is fed: what is applied here.

@@ -1,5 +1,7 @@
 //! What becomes of batches, of feeders and of feeds, case by case.
 
+mod places;
+
 use std::collections::BTreeMap;
 
 use raft::RaftLog;
@@ -256,60 +258,6 @@ fn who_is_a_moment_ahead_is_fed_where_the_log_holds_what_it_has() {
 }
 
 #[test]
-fn a_voter_feeds_few_and_sends_others_to_those_that_have_caught_up() {
-    let store = Store::with(5);
-    let voter = || Stock { votes: true, ..store.stock(14) };
-    let ask = |feeder: &mut Feeder, from: u64, place| {
-        feeder.subscribe(Millis(1), (NodeId(from), 1), (FULL, place), &voter())
-    };
-    let full = |place: fn(u64) -> Place| {
-        let mut feeder = Feeder::default();
-        let fed = (0..limits::VOTER_FEEDS as u64).map(|from| NodeId(100 + from));
-        fed.clone().for_each(|from| ask(&mut feeder, from.0, place(14)).unwrap());
-        assert_eq!(ask(&mut feeder, 9, at(12, 3)), Err(Reason::Full));
-        said(&mut feeder, 1, &voter());
-        (feeder, fed.collect::<Vec<_>>())
-    };
-    let (new, _) = full(|_| Place::default());
-    assert_eq!(new.better(Reason::Full, &[NodeId(2)], 14), [NodeId(2)], "those have nothing yet");
-    let (feeder, fed) = full(|index| at(index, 3));
-    assert_eq!(feeder.better(Reason::Full, &[NodeId(2)], 14), fed);
-    assert_eq!(feeder.better(Reason::Behind, &[NodeId(2)], 14), [NodeId(2)]);
-    assert_eq!(feeder.better(Reason::Full, &[NodeId(2)], 14 + limits::FEED_LACKS + 1), [NodeId(2)]);
-    assert_eq!(Feeder::default().better(Reason::Full, &[NodeId(2)], 14), [NodeId(2)]);
-}
-
-#[test]
-fn who_lags_for_long_gives_its_place_to_somebody_who_asks() {
-    const MANY: u64 = limits::FEED_LACKS + 100;
-    let store = Store::with(MANY as usize + 1);
-    let voter = || Stock { votes: true, others: vec![], ..store.stock(10 + MANY) };
-    let mut feeder = Feeder::default();
-    let ask = |feeder: &mut Feeder, now, from: u64| {
-        feeder.subscribe(Millis(now), (NodeId(from), 1), (FULL, at(11, 3)), &voter())
-    };
-    let fed = 100..100 + limits::LONE_VOTER_FEEDS as u64;
-    fed.clone().for_each(|from| ask(&mut feeder, 1, from).unwrap());
-    // All are heard of all the while; one stays behind, the others have what there is.
-    for now in (0..timing::FEED_HELD_MS).step_by(1_000) {
-        for from in fed.clone() {
-            let has = if from == 100 { 12 } else { 10 + MANY };
-            feeder.acknowledged(Millis(now), NodeId(from), 1, (has, true));
-        }
-        said(&mut feeder, now, &voter());
-        assert_eq!(ask(&mut feeder, now, 9), Err(Reason::Full), "after {now} ms");
-    }
-    let now = timing::FEED_HELD_MS + 1;
-    assert_eq!(ask(&mut feeder, now, 9), Ok(()));
-    let told = feeder.pump(Millis(now), &voter());
-    let others = fed.clone().skip(1).map(NodeId).collect();
-    let refused = Feed::Refused { reason: Reason::Full, others };
-    assert!(told.iter().any(|said| said.to == NodeId(100) && decode(&said.body) == Ok(refused.clone())));
-    assert_eq!(ask(&mut feeder, now, 99), Err(Reason::Full), "the others keep theirs");
-    assert_eq!(feeder.feeds(), limits::LONE_VOTER_FEEDS);
-}
-
-#[test]
 fn who_is_refused_by_all_does_not_ask_without_end() {
     let mut follower = follower();
     let mut asks = 0;
@@ -371,22 +319,6 @@ fn who_was_named_is_asked_before_others() {
     }
     asked.sort_unstable();
     assert_eq!(asked, [2, 3, 5, 7]);
-}
-
-#[test]
-fn a_feeder_that_becomes_leader_keeps_as_many_as_one_that_votes_may_have() {
-    let store = Store::with(5);
-    for (others, places) in [(vec![NodeId(2)], limits::VOTER_FEEDS), (vec![], limits::LONE_VOTER_FEEDS)] {
-        let mut feeder = Feeder::default();
-        for from in 100..140 {
-            feeder.subscribe(Millis(1), (NodeId(from), 1), (FULL, at(14, 3)), &store.stock(14)).unwrap();
-        }
-        let leads = Stock { leads: true, votes: true, others, ..store.stock(14) };
-        let refused =
-            said(&mut feeder, 2, &leads).into_iter().filter(|feed| matches!(feed, Feed::Refused { .. }));
-        assert_eq!(refused.count(), 40 - places);
-        assert_eq!(feeder.feeds(), places);
-    }
 }
 
 #[test]

@@ -213,6 +213,11 @@ impl<D: Disk> Replica<D> {
         let Some((feeder, stream)) = self.follower.differs(self.now, index) else { return };
         tracing::error!(%feeder, index, "what this machine holds differs from what it was fed, which must never be: it takes no more from there. The leader compares all and names the odd one");
         self.say(feeder, stream, &Feed::Leave);
+        // What its feeder named as leader may hold other things too: no read is answered by what it says.
+        if !self.is_member() {
+            self.node.raft.leader_id = raft::INVALID_ID;
+            self.reads.leader_changed();
+        }
     }
 
     fn ask_index(&mut self, context: ReadContext) {
@@ -271,7 +276,7 @@ impl<D: Disk> Replica<D> {
                 term: raft.term,
                 leader,
                 commit: raft.raft_log.committed,
-                hops: hops.unwrap_or(limits::FEED_HOPS),
+                hops: feeder.comes_from(hops),
             },
             leads: self.leads(),
             votes: self.state.members.voters.contains(&self.config.id),

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::{BenchError, kilobytes};
+use super::{BenchError, Cluster, kilobytes};
 use crate::{Bed, Host};
 use load::{Client, Work};
 
@@ -72,7 +72,7 @@ pub(super) trait System {
 }
 
 /// Runs the named parts: writes, reads, local, memory, kills, restart, observers; all but the last two where none is named. `ours` leaves etcd out,
-/// numbers say how many clients there are.
+/// numbers say how many clients there are. Where `SKEIN_OTHER` names another build of `skein`, its writes and reads are measured instead of etcd's.
 pub fn run(directory: &Path, only: &[String]) -> Result<(), BenchError> {
     let number = |name: &String| name.parse::<NonZeroUsize>().ok();
     let counts: Vec<usize> = only.iter().filter_map(number).map(NonZeroUsize::get).collect();
@@ -91,13 +91,12 @@ pub fn run(directory: &Path, only: &[String]) -> Result<(), BenchError> {
         return observers::run(directory);
     }
     let ours = ours::Ours::start(&directory.join("ours"))?;
-    let etcd = if named("ours") { None } else { Some(etcd::Etcd::start(&directory.join("etcd"))?) };
-    println!("{:<8} {:>7} | {:>34} | {:>34} | {:>6} {:>6}", "work", "clients", "ours", "etcd", "ops", "p99");
-    for (name, work) in [("writes", Work::Put), ("reads", Work::Read), ("local", Work::Local)] {
-        if wanted(name) {
-            compare((name, work), &clients, &ours, etcd.as_ref(), directory)?;
-        }
+    if let Some(other) = std::env::var_os("SKEIN_OTHER") {
+        let other = ours::Ours::of(Cluster::form_of("bench-other", &directory.join("other"), other.into())?)?;
+        return beside(&wanted, &clients, &ours, ("other", Some(&other)), directory);
     }
+    let etcd = if named("ours") { None } else { Some(etcd::Etcd::start(&directory.join("etcd"))?) };
+    beside(&wanted, &clients, &ours, ("etcd", etcd.as_ref()), directory)?;
     if wanted("memory") {
         memory("after all that", &ours);
         if let Some(etcd) = &etcd {
@@ -137,11 +136,28 @@ fn fill_up<A: System + Sync, B: System>(one: &A, other: &B) -> Result<(), BenchE
     Ok(())
 }
 
-fn compare(
+/// Writes and reads beside those of another system.
+fn beside<S: System + Sync>(
+    wanted: &dyn Fn(&str) -> bool,
+    clients: &[usize],
+    ours: &ours::Ours,
+    (title, other): (&str, Option<&S>),
+    directory: &Path,
+) -> Result<(), BenchError> {
+    println!("{:<8} {:>7} | {:>34} | {title:>34} | {:>6} {:>6}", "work", "clients", "ours", "ops", "p99");
+    for (name, work) in [("writes", Work::Put), ("reads", Work::Read), ("local", Work::Local)] {
+        if wanted(name) {
+            compare((name, work), clients, ours, (title, other), directory)?;
+        }
+    }
+    Ok(())
+}
+
+fn compare<S: System + Sync>(
     (name, work): (&str, Work),
     clients: &[usize],
     ours: &ours::Ours,
-    etcd: Option<&etcd::Etcd>,
+    (title, beside): (&str, Option<&S>),
     directory: &Path,
 ) -> Result<(), BenchError> {
     for clients in clients.iter().copied() {
@@ -152,18 +168,18 @@ fn compare(
                 syncs.push(disk::Syncs::measure(directory)?);
             }
             own.push(load::round(ours, work, clients, ROUND)?);
-            if let Some(etcd) = etcd {
-                other.push(load::round(etcd, work, clients, ROUND)?);
+            if let Some(beside) = beside {
+                other.push(load::round(beside, work, clients, ROUND)?);
             }
         }
         let rates =
             |rounds: &[load::Figures]| rounds.iter().map(|round| round.rate as u64).collect::<Vec<_>>();
         let mut all = format!("rounds: ours {:?}/s", rates(&own));
-        if etcd.is_some() {
-            all += &format!(", etcd {:?}/s", rates(&other));
+        if beside.is_some() {
+            all += &format!(", {title} {:?}/s", rates(&other));
         }
         let own = load::median(own);
-        match etcd.is_some() {
+        match beside.is_some() {
             true => {
                 let other = load::median(other);
                 let (ops, tail) = (own.rate / other.rate, own.p99 / other.p99);

@@ -30,11 +30,16 @@ const CLIENTS: [usize; 3] = [1, 16, 64];
 /// Rounds of each kind.
 const ROUNDS: usize = 5;
 
-/// One round, with the microseconds of processor per write: the leader's, another voter's, an observer's.
+/// One round.
 #[derive(Clone, Copy)]
 struct Measured {
     figures: Figures,
-    cpu: [f64; 3],
+    /// While it warmed up, too.
+    writes: f64,
+    /// Seconds of processor: the leader's, another voter's, an observer's.
+    used: [f64; 3],
+    /// Share of the other cores that was busy.
+    busy: f64,
 }
 
 struct Clusters {
@@ -58,37 +63,46 @@ pub fn run(directory: &Path) -> Result<(), BenchError> {
     observe(&clusters.neighbour)?;
     rest(&clusters.observed);
     println!(
-        "processor: microseconds per write of leader / another voter / an observer; every round's rate below"
+        "µs: processor per write of leader / another voter / an observer; rates of all rounds in their order"
     );
     println!("all on all cores");
+    let cores = Cores::of_this_machine()?;
     for clients in CLIENTS {
-        let (mut none, mut twenty) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            none.push(measure(&clusters.plain, VOTERS, clients)?);
-            twenty.push(measure(&clusters.observed, ALL, clients)?);
-        }
-        print(clients, &[("no observers", none), ("20 observers", twenty)]);
+        clusters.compare(&cores, clients, &[Kind::Plain, Kind::Observed])?;
     }
+    clusters.divide(&cores)?;
+    println!("voters and load on core {}, all else on the others", cores.disk);
+    for clients in CLIENTS {
+        clusters.compare(&cores, clients, &[Kind::Plain, Kind::Beside, Kind::Observed])?;
+    }
+    println!("at the end {}", sources(&clusters.observed)?);
     let voter = (clusters.observed.leader()? + 1) % VOTERS;
     for (who, host) in [("a voter", voter), ("an observer", VOTERS)] {
         let reads = load::reads_beside_writes(&clusters.observed, host, 16, ROUND)?;
         println!("linearizable reads at {who}, beside 16 writers: {reads}");
     }
-    let cores = Cores::of_this_machine()?;
-    clusters.divide(&cores)?;
-    println!("voters and load on core {}, all else on the others", cores.disk);
-    for clients in CLIENTS {
-        let (mut alone, mut beside, mut twenty) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            alone.push(measure(&clusters.plain, VOTERS, clients)?);
-            beside.push(clusters.measure_beside(&cores, clients)?);
-            twenty.push(measure(&clusters.observed, ALL, clients)?);
-        }
-        let kinds = [("no observers", alone), ("no observers, busy cores", beside), ("20 observers", twenty)];
-        print(clients, &kinds);
-    }
-    println!("{}", sources(&clusters.observed)?);
     Ok(())
+}
+
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// The cluster without observers.
+    Plain,
+    /// The same, while the neighbour takes writes.
+    Beside,
+    /// The cluster with observers.
+    Observed,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Plain => "no observers",
+            Kind::Beside => "no observers, busy cores",
+            Kind::Observed => "20 observers",
+        }
+    }
 }
 
 /// Gives a host a disk of its own, in memory.
@@ -108,6 +122,10 @@ fn observe(system: &ours::Ours) -> Result<(), BenchError> {
         system.cluster.wait("an agent answers", || Ok(host.run(["skein", "version"])?.success()))?;
         system.cluster.join(host, &["--no-voter"])?;
     }
+    until_all_have_all(system)
+}
+
+fn until_all_have_all(system: &ours::Ours) -> Result<(), BenchError> {
     let written = system.cluster.status(system.leader()?)?["revision"].as_u64();
     let is_fed = |index: usize| {
         let status = system.cluster.status(index)?;
@@ -118,6 +136,24 @@ fn observe(system: &ours::Ours) -> Result<(), BenchError> {
 }
 
 impl Clusters {
+    /// Rounds of all kinds, each time in another order.
+    fn compare(&self, cores: &Cores, clients: usize, kinds: &[Kind]) -> Result<(), BenchError> {
+        let mut rounds = vec![Vec::new(); kinds.len()];
+        for round in 0..ROUNDS {
+            for step in 0..kinds.len() {
+                let at = (round + step) % kinds.len();
+                until_all_have_all(&self.observed)?;
+                rounds[at].push(match kinds[at] {
+                    Kind::Plain => measure(&self.plain, VOTERS, clients, cores)?,
+                    Kind::Beside => self.measure_beside(cores, clients)?,
+                    Kind::Observed => measure(&self.observed, ALL, clients, cores)?,
+                });
+            }
+        }
+        print(clients, kinds, &rounds);
+        Ok(())
+    }
+
     /// Voters of the first two and the load on one core, all else on the others.
     fn divide(&self, cores: &Cores) -> Result<(), BenchError> {
         pin_process(std::process::id().cast_signed(), &cores.voters)?;
@@ -128,9 +164,7 @@ impl Clusters {
                 } else {
                     (&cores.others, cores.mask())
                 };
-                if let Some(pid) = idle::machine_pid(&system.cluster, index) {
-                    pin_process(pid, set)?;
-                }
+                pin_process(agent(&system.cluster, index)?, set)?;
                 receive_on(host, mask)?;
             }
         }
@@ -144,7 +178,7 @@ impl Clusters {
                 sched_setaffinity(Pid::from_raw(0), &cores.others).map_err(io::Error::from)?;
                 load::round(&self.neighbour, Work::PutAgain, clients, ROUND)
             });
-            let measured = measure(&self.plain, VOTERS, clients);
+            let measured = measure(&self.plain, VOTERS, clients, cores);
             let beside = neighbour.join().map_err(|_| io::Error::other("the neighbour's load failed"))??;
             if beside.rate == 0.0 {
                 return Err(io::Error::other("the neighbour took no writes").into());
@@ -173,6 +207,24 @@ impl Cores {
         // A machine with one core has no others.
         let others = set(&|core| core != disk || count == 1).map_err(io::Error::from)?;
         Ok(Cores { disk, count, voters, others })
+    }
+
+    /// Of all but the voters' core (proc_stat(5)).
+    fn ticks(&self) -> io::Result<Ticks> {
+        let mut ticks = Ticks { busy: 0.0, all: 0.0 };
+        for line in std::fs::read_to_string("/proc/stat")?.lines() {
+            let mut words = line.split_whitespace();
+            let core = words.next().and_then(|name| name.strip_prefix("cpu")?.parse::<usize>().ok());
+            if core.is_none_or(|core| core == self.disk) {
+                continue;
+            }
+            let spent: Vec<f64> = words.take(8).map(|word| word.parse().unwrap_or(0.0)).collect();
+            let all = spent.iter().sum::<f64>();
+            // Idle, and idle while the disk works.
+            ticks.busy += all - spent.iter().skip(3).take(2).sum::<f64>();
+            ticks.all += all;
+        }
+        Ok(ticks)
     }
 
     /// The others, as the kernel's masks have it.
@@ -210,38 +262,60 @@ fn rest(system: &ours::Ours) {
     println!("at rest: {share:.1} % of a core for each of {} agents", pids.len());
 }
 
-/// What became of each kind's rounds; each but the first is compared with all before it.
-fn print(clients: usize, kinds: &[(&str, Vec<Measured>)]) {
-    let median = |rounds: &[Measured]| load::median(rounds.iter().map(|round| round.figures).collect());
-    for (at, (kind, rounds)) in kinds.iter().enumerate() {
-        let figures = median(rounds);
-        let mean = |who: usize| rounds.iter().map(|round| round.cpu[who]).sum::<f64>() / rounds.len() as f64;
+/// What became of each kind's rounds. Each is compared with those before it: the median of what rounds of the same turn make.
+fn print(clients: usize, kinds: &[Kind], measured: &[Vec<Measured>]) {
+    for (at, (kind, rounds)) in kinds.iter().zip(measured).enumerate() {
+        let figures = load::median(rounds.iter().map(|round| round.figures).collect());
+        let sum = |of: &dyn Fn(&Measured) -> f64| rounds.iter().map(of).sum::<f64>();
+        let each = |who: usize| sum(&|round| round.used[who]) * 1e6 / sum(&|round| round.writes);
         let rates: Vec<u64> = rounds.iter().map(|round| round.figures.rate as u64).collect();
-        let left = kinds[..at].iter().map(|(_, other)| format!("{:.2}x", figures.rate / median(other).rate));
+        let left = measured[..at].iter().map(|other| {
+            let mut ratios: Vec<f64> =
+                rounds.iter().zip(other).map(|(one, other)| one.figures.rate / other.figures.rate).collect();
+            ratios.sort_by(f64::total_cmp);
+            format!("{:.2}x", ratios[ratios.len() / 2])
+        });
         println!(
-            "{clients:>3} clients | {kind:<23} | {figures:>38} | {:>4.0}/{:>4.0}/{:>3.0} µs | {:<14} | {rates:?}",
-            mean(0),
-            mean(1),
-            mean(2),
+            "{clients:>3} clients | {:<24} | {figures:>38} | {:>4.0}/{:>4.0}/{:>3.0} µs | other cores {:>3.0} % | {:<12} | {rates:?}",
+            kind.name(),
+            each(0),
+            each(1),
+            each(2),
+            sum(&|round| round.busy) / rounds.len() as f64 * 100.0,
             left.collect::<Vec<_>>().join(", "),
         );
     }
 }
 
-fn measure(system: &ours::Ours, hosts: usize, clients: usize) -> Result<Measured, BenchError> {
-    let pids: Vec<i32> = (0..hosts).filter_map(|index| idle::machine_pid(&system.cluster, index)).collect();
+fn agent(cluster: &Cluster, index: usize) -> Result<i32, BenchError> {
+    idle::machine_pid(cluster, index).ok_or_else(|| io::Error::other("an agent does not run").into())
+}
+
+fn measure(system: &ours::Ours, hosts: usize, clients: usize, cores: &Cores) -> Result<Measured, BenchError> {
+    let pids =
+        (0..hosts).map(|index| agent(&system.cluster, index)).collect::<Result<Vec<i32>, BenchError>>()?;
     let used = || pids.iter().map(|pid| idle::cpu(*pid)).collect::<Vec<f64>>();
-    let before = used();
+    let (before, busy) = (used(), cores.ticks()?);
     let figures = load::round(system, Work::PutAgain, clients, ROUND)?;
-    // What was written while the round warmed up costs the same.
-    let writes = figures.rate * ROUND.as_secs_f64() * 1.2;
-    let took: Vec<f64> =
-        used().iter().zip(before).map(|(now, before)| (now - before) * 1e6 / writes).collect();
+    let took: Vec<f64> = used().iter().zip(before).map(|(now, before)| now - before).collect();
+    let busy = cores.ticks()?.share_since(&busy);
     let leader = system.leader()?;
     let mean = |of: Vec<f64>| of.iter().sum::<f64>() / of.len().max(1) as f64;
     let voters = (0..VOTERS).filter(|index| *index != leader).map(|index| took[index]).collect();
-    let cpu = [took[leader], mean(voters), mean(took[VOTERS..].to_vec())];
-    Ok(Measured { figures, cpu })
+    let used = [took[leader], mean(voters), mean(took[VOTERS..].to_vec())];
+    Ok(Measured { figures, writes: figures.rate * ROUND.as_secs_f64() * 1.2, used, busy })
+}
+
+/// What the other cores have done since the machine started, in clock ticks.
+struct Ticks {
+    busy: f64,
+    all: f64,
+}
+
+impl Ticks {
+    fn share_since(&self, before: &Ticks) -> f64 {
+        (self.busy - before.busy) / (self.all - before.all).max(1.0)
+    }
 }
 
 /// The core that served most of the disks' interrupts so far.
@@ -260,9 +334,10 @@ fn disk_core() -> usize {
     (0..served.len()).max_by_key(|core| served[*core]).unwrap_or(0)
 }
 
-/// Keeps a process's threads, and those that they will make, on these cores.
+/// Keeps a process's threads, and those that they will make, on these cores. Twice: a thread may have been made by one that was not kept yet.
 fn pin_process(pid: i32, cores: &CpuSet) -> Result<(), BenchError> {
-    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
+    let threads = || std::fs::read_dir(format!("/proc/{pid}/task"));
+    for thread in threads()?.chain(threads()?).flatten() {
         let thread = thread.file_name().to_str().and_then(|name| name.parse().ok());
         let Some(thread) = thread else { continue };
         match sched_setaffinity(Pid::from_raw(thread), cores) {

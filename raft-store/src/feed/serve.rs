@@ -32,7 +32,8 @@ const PARTS: usize = 4;
 /// One member that is fed.
 struct Feeding {
     stream: u64,
-    part: usize,
+    /// Which one it is of all that there ever were.
+    number: usize,
     /// The next index to be sent.
     next: u64,
     acked: u64,
@@ -40,8 +41,13 @@ struct Feeding {
     under_way: VecDeque<(u64, u64)>,
     said: Millis,
     heard: Millis,
-    /// When it lacked little last.
+    /// When it lacked little last, and when what it has grew last or was all.
     near: Millis,
+    moved: Millis,
+    /// It takes nothing of what it is offered.
+    stuck: bool,
+    /// Its disk had no room for a state.
+    roomless: bool,
     /// Entries up to here are not gathered first.
     hurried: u64,
     /// A state is on its way.
@@ -96,11 +102,7 @@ impl Feeder {
 
     /// Whom somebody is to ask who is not fed here: for whom there is no place is sent on to those that are fed and have caught up with `applied`.
     pub(crate) fn better(&self, reason: Reason, voters: &[NodeId], applied: u64) -> Vec<NodeId> {
-        let has_caught_up = |feed: &Feeding| {
-            let near = feed.acked > 0 && feed.acked + limits::FEED_LACKS >= applied;
-            near && feed.state.is_none() && feed.behind.is_none()
-        };
-        let fed = self.feeds.iter().filter(|(_, feed)| has_caught_up(feed)).map(|(id, _)| *id);
+        let fed = self.feeds.iter().filter(|(_, feed)| feed.has_caught_up(applied)).map(|(id, _)| *id);
         let fed: Vec<NodeId> = fed.take(limits::FEED_HINTS).collect();
         if reason == Reason::Full && !fed.is_empty() { fed } else { voters.to_vec() }
     }
@@ -124,23 +126,25 @@ impl Feeder {
             () if differs(&place, stock) => Err(Reason::Diverged),
             () if self.feeds.len() >= self.places(stock) && !self.take_place(now, stock) => Err(Reason::Full),
             () => {
-                let part = self.subscribed % PARTS;
+                self.stale_since = None;
+                self.feeds.insert(from, Feeding::new(now, (stream, self.subscribed), place.index));
                 self.subscribed += 1;
-                self.feeds.insert(from, Feeding::new(now, (stream, part), place.index));
                 Ok(())
             }
         }
     }
 
-    /// How many may be fed: one more while somebody takes a state, who may need long and helps nobody until then.
+    /// How many may be fed: who takes a state, which may last, and until it has come up since can feed nobody, counts beside the others.
     fn places(&self, stock: &Stock<'_>) -> usize {
-        bound(stock) + usize::from(self.feeds.values().any(|feed| feed.state.is_some()))
+        let taking = self.feeds.values().filter(|feed| feed.takes_state()).count();
+        bound(stock) + taking.min(limits::FEED_STATES)
     }
 
     /// Takes the place of one that lags, so that the slow do not keep everybody else out. One that is being sent a state, or waits for its
     /// turn, does not lag, unless its disk had no room.
     fn take_place(&mut self, now: Millis, stock: &Stock<'_>) -> bool {
-        let lags = |(_, feed): &(&NodeId, &Feeding)| now.since(feed.near) >= timing::FEED_HELD_MS;
+        let lags =
+            |(_, feed): &(&NodeId, &Feeding)| feed.roomless || now.since(feed.near) >= timing::FEED_HELD_MS;
         let slowest = self.feeds.iter().filter(lags).min_by_key(|(_, feed)| feed.acked).map(|(to, _)| *to);
         let Some(to) = slowest.filter(|_| self.feeds.len() <= self.places(stock)) else { return false };
         let Some(feed) = self.feeds.remove(&to) else { return false };
@@ -162,6 +166,7 @@ impl Feeder {
         feed.heard = now;
         if index > feed.acked {
             feed.acked = index;
+            feed.moved = now;
             feed.again.2 = timing::FEED_AGAIN_MS;
         }
         while feed.under_way.front().is_some_and(|(end, _)| *end <= index) {
@@ -195,10 +200,13 @@ impl Feeder {
         feed.heard = now;
         let Some(state) = feed.state.as_mut().filter(|state| state.index() == index) else { return };
         match want {
-            Want::More | Want::Missing => state.took(now, pieces, want == Want::Missing),
+            Want::More | Want::Missing => {
+                state.took(now, pieces, want == Want::Missing);
+                feed.roomless &= pieces == 0;
+            }
             Want::Room => {
                 feed.begin_anew(Millis(now.0 + timing::FEED_ROOM_MS));
-                feed.near = Millis(0);
+                feed.roomless = true;
             }
         }
     }
@@ -223,14 +231,14 @@ impl Feeder {
     /// All that is to be sent now. Entries are gathered for a moment and go to many at once: each batch costs each of them a message and a
     /// sync.
     pub(crate) fn pump(&mut self, now: Millis, stock: &Stock<'_>) -> Vec<Said> {
+        self.feeds.values_mut().for_each(|feed| feed.look(now, stock));
         let mut said = self.shed(now, stock);
         let mut shared: Shared = None;
-        self.feeds.values_mut().for_each(|feed| feed.look(now, stock));
         let mut states = self.feeds.values().filter(|feed| feed.state.is_some()).count();
         let turns: Vec<Millis> = (0..PARTS).map(|part| turn(part, self.fed[part])).collect();
         self.due = None;
         for (to, feed) in &mut self.feeds {
-            let turn = turns[feed.part];
+            let turn = turns[feed.number % PARTS];
             let mut out = Vec::new();
             if now >= turn || feed.hurried >= feed.next {
                 out = feed.batches(stock, &mut shared);
@@ -238,7 +246,7 @@ impl Feeder {
                 self.due = self.due.map_or(Some(turn), |due| Some(due.min(turn)));
             }
             if !out.is_empty() {
-                self.fed[feed.part] = Some(now);
+                self.fed[feed.number % PARTS] = Some(now);
             }
             if feed.lacks(stock) && now >= feed.no_state_before && states < limits::FEED_STATES {
                 states += 1;
@@ -270,10 +278,10 @@ impl Feeder {
         let (keep, reason) = if stale { (0, Reason::Behind) } else { (self.places(stock), Reason::Full) };
         let mut said = std::mem::take(&mut self.parting);
         let mut by_use: Vec<NodeId> = self.feeds.keys().copied().collect();
-        // Who has most is of most use to those that are sent away, and is named to them.
-        by_use.sort_by_key(|id| std::cmp::Reverse(self.feeds.get(id).map(|feed| feed.acked)));
-        // Not who is in the midst of a state: it would have to begin anew elsewhere. It goes when it has it.
-        let may_go = |id: &NodeId| stale || self.feeds.get(id).is_some_and(|feed| feed.state.is_none());
+        // Those that have caught up are of use to those that are sent away, and are named to them; who is fed for longest feeds most.
+        by_use.sort_by_key(|id| self.feeds.get(id).map(|feed| feed.rank(stock.applied.index)));
+        // Not who takes a state: it would have to begin anew elsewhere. It goes when it has come up since.
+        let may_go = |id: &NodeId| stale || self.feeds.get(id).is_some_and(|feed| !feed.takes_state());
         let surplus = by_use.len().saturating_sub(keep);
         let going: Vec<NodeId> = by_use.iter().rev().copied().filter(may_go).take(surplus).collect();
         let gone: Vec<_> = going.into_iter().filter_map(|id| Some((id, self.feeds.remove(&id)?))).collect();
@@ -284,10 +292,10 @@ impl Feeder {
 }
 
 impl Feeding {
-    fn new(now: Millis, (stream, part): (u64, usize), acked: u64) -> Feeding {
+    fn new(now: Millis, (stream, number): (u64, usize), acked: u64) -> Feeding {
         Feeding {
             stream,
-            part,
+            number,
             next: acked + 1,
             acked,
             under_way: VecDeque::new(),
@@ -295,11 +303,33 @@ impl Feeding {
             said: Millis(0),
             heard: now,
             near: now,
+            moved: now,
+            stuck: false,
+            roomless: false,
             hurried: 0,
             state: None,
             no_state_before: Millis(0),
             behind: None,
             again: (0, Millis(0), timing::FEED_AGAIN_MS),
+        }
+    }
+
+    /// It is being sent a state, or has not come up since.
+    fn takes_state(&self) -> bool {
+        self.state.is_some() || self.behind.is_some()
+    }
+
+    /// Whether others can be sent to it.
+    fn has_caught_up(&self, applied: u64) -> bool {
+        let near = self.acked > 0 && self.acked + limits::FEED_LACKS >= applied;
+        near && !self.takes_state() && !self.stuck
+    }
+
+    /// Its place among those that are kept: those that have caught up first, in the order of their coming, then by what they have.
+    fn rank(&self, applied: u64) -> (bool, u64) {
+        match self.has_caught_up(applied) {
+            true => (false, self.number as u64),
+            false => (true, u64::MAX - self.acked),
         }
     }
 
@@ -331,9 +361,15 @@ impl Feeding {
         }
         let lacks = self.lacks(stock);
         let sent_a_state = self.state.is_some() || (lacks && now >= self.no_state_before);
-        if sent_a_state || (!lacks && self.acked + limits::FEED_LACKS >= stock.applied.index) {
+        if self.acked >= stock.applied.index {
+            self.moved = now;
+        }
+        // One whose disk is full hears all, and takes nothing.
+        let takes = now.since(self.moved) < timing::FEED_LAG_MS;
+        if sent_a_state || (!lacks && takes && self.acked + limits::FEED_LACKS >= stock.applied.index) {
             self.near = now;
         }
+        self.stuck = !sent_a_state && !takes;
         if self.state.is_none() {
             self.behind = self.behind.map(|index| index.min(stock.applied.index));
             self.behind.take_if(|index| *index <= self.acked);

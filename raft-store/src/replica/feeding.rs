@@ -213,10 +213,10 @@ impl<D: Disk> Replica<D> {
         let Some((feeder, stream)) = self.follower.differs(self.now, index) else { return };
         tracing::error!(%feeder, index, "what this machine holds differs from what it was fed, which must never be: it takes no more from there. The leader compares all and names the odd one");
         self.say(feeder, stream, &Feed::Leave);
-        // What its feeder named as leader may hold other things too: no read is answered by what it says.
+        // What its feeder named as leader may hold other things too: no read is answered by what that said.
         if !self.is_member() {
             self.node.raft.leader_id = raft::INVALID_ID;
-            self.reads.leader_changed();
+            self.reads.distrust();
         }
     }
 
@@ -243,12 +243,18 @@ impl<D: Disk> Replica<D> {
     fn hops(&self) -> Option<u32> {
         let standing = self.standing();
         let fed = || {
-            let (_, news, heard) = self.follower.fed()?;
-            let near = news.hops + 1 < limits::FEED_HOPS && news.leader != 0 && !self.follower.lags(self.now);
-            (near && self.now.since(heard) < timing::FEED_SILENCE_MS).then_some(news.hops + 1)
+            let (_, news, _) = self.follower.fed()?;
+            let near = news.hops + 1 < limits::FEED_HOPS && !self.follower.lags(self.now);
+            (near && self.has_news()).then_some(news.hops + 1)
         };
         let hears = self.heard.is_some() && standing.silent_ms < timing::FEED_SILENCE_MS;
         if standing.leads || (standing.member && hears) { Some(0) } else { fed() }
+    }
+
+    /// Its feeder speaks, and hears of a leader.
+    fn has_news(&self) -> bool {
+        let fresh = |heard| self.now.since(heard) < timing::FEED_SILENCE_MS;
+        self.follower.fed().is_some_and(|(_, news, heard)| news.leader != 0 && fresh(heard))
     }
 
     fn place(&self) -> Place {
@@ -266,6 +272,7 @@ impl<D: Disk> Replica<D> {
     fn with_feeder<T>(&mut self, work: impl FnOnce(&mut Feeder, &Stock<'_>) -> T) -> T {
         let mut feeder = std::mem::take(&mut self.feeder);
         let hops = self.hops();
+        let far = hops.is_none() && self.has_news();
         let raft = &self.node.raft;
         let leader = self.leader().filter(|_| hops.is_some()).map_or(0, |leader| leader.0);
         let stock = Stock {
@@ -276,7 +283,7 @@ impl<D: Disk> Replica<D> {
                 term: raft.term,
                 leader,
                 commit: raft.raft_log.committed,
-                hops: feeder.comes_from(hops),
+                hops: if far { limits::FEED_HOPS } else { feeder.comes_from(hops) },
             },
             leads: self.leads(),
             votes: self.state.members.voters.contains(&self.config.id),

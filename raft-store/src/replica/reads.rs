@@ -128,6 +128,12 @@ impl Reads {
         self.retry(|_| true);
     }
 
+    /// Whoever confirmed may hold something else: all are asked anew.
+    pub(super) fn distrust(&mut self) {
+        let rounds = std::mem::take(&mut self.rounds);
+        self.waiting.extend(rounds.into_iter().flat_map(|round| round.reads));
+    }
+
     fn retry(&mut self, due: impl Fn(&Round) -> bool) {
         let given_up = self.rounds.extract_if(.., |round| round.index.is_none() && due(round));
         self.waiting.extend(given_up.flat_map(|round| round.reads));

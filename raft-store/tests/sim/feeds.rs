@@ -221,7 +221,7 @@ fn two_hundred_observers_are_fed_within_the_bounds_though_a_feeder_of_many_dies(
     let revision = world.view(leader).revision();
     let all = |w: &World| (4..=203).all(|id| w.view(id).revision() == revision);
     assert!(world.run_until(20_000, all), "all go on");
-    // Whoever it fed is fed by another, and those behind them are further away than they may be until they have left for others.
+    // Whoever it fed is fed by another.
     let near = |w: &World| all_fed(w, 4..=203) && hops(w) <= limits::FEED_HOPS;
     assert!(world.run_until(5_000, near), "one is {} feeds away", hops(&world));
     within(&world);
@@ -258,7 +258,8 @@ fn machines_whose_disks_have_no_room_for_a_state_keep_nobody_else_from_being_fed
     world.run_for(10_000);
     assert!(full.iter().all(|id| world.view(*id).revision().0 < 400), "none of them has room");
     world.cut.clear();
-    assert!(world.run_until(5_000, |w| w.view(8).revision().0 == 400), "{:?}", world.status(8));
+    // It may ask one of those first, which feeds nobody once it has lagged for ten seconds.
+    assert!(world.run_until(15_000, |w| w.view(8).revision().0 == 400), "{:?}", world.status(8));
     for id in &full {
         world.nodes[id].disk.set_capacity(None);
     }

@@ -92,6 +92,11 @@ pub fn run(directory: &Path, only: &[String]) -> Result<(), BenchError> {
     }
     let ours = ours::Ours::start(&directory.join("ours"))?;
     if let Some(other) = std::env::var_os("SKEIN_OTHER") {
+        if named("memory") || named("kills") {
+            return Err(BenchError::Unknown(
+                "memory or kills beside SKEIN_OTHER: only writes, reads and local".into(),
+            ));
+        }
         let other = ours::Ours::of(Cluster::form_of("bench-other", &directory.join("other"), other.into())?)?;
         return beside(&wanted, &clients, &ours, ("other", Some(&other)), directory);
     }
@@ -167,9 +172,16 @@ fn compare<S: System + Sync>(
             if work == Work::Put {
                 syncs.push(disk::Syncs::measure(directory)?);
             }
-            own.push(load::round(ours, work, clients, ROUND)?);
+            // Neither is always the one after the other.
+            let first = own.len() % 2 == 0;
+            if first {
+                own.push(load::round(ours, work, clients, ROUND)?);
+            }
             if let Some(beside) = beside {
                 other.push(load::round(beside, work, clients, ROUND)?);
+            }
+            if !first {
+                own.push(load::round(ours, work, clients, ROUND)?);
             }
         }
         let rates =

@@ -83,8 +83,10 @@ fn the_only_place_of_a_voter_goes_to_whoever_asks_once_its_holder_lags_for_long(
 }
 
 #[test]
-fn a_feeder_that_votes_keeps_those_that_have_most_and_sends_the_others_to_them() {
-    let store = Store::with(5);
+fn a_feeder_that_votes_keeps_those_that_have_caught_up_and_sends_the_others_to_them() {
+    const MANY: u64 = limits::FEED_LACKS + 100;
+    let store = Store::with(MANY as usize + 1);
+    let all = 10 + MANY;
     let alone = limits::LONE_VOTER_FEEDS;
     for (leads, others, places) in [
         (true, vec![NodeId(2)], limits::LEADER_FEEDS),
@@ -93,12 +95,13 @@ fn a_feeder_that_votes_keeps_those_that_have_most_and_sends_the_others_to_them()
     ] {
         let mut feeder = Feeder::default();
         for from in 100..140 {
-            feeder.subscribe(Millis(1), (NodeId(from), 1), (FULL, at(11, 3)), &store.stock(14)).unwrap();
+            feeder.subscribe(Millis(1), (NodeId(from), 1), (FULL, at(11, 3)), &store.stock(all)).unwrap();
         }
-        said(&mut feeder, 1, &store.stock(14));
+        said(&mut feeder, 1, &store.stock(all));
+        (120..140).for_each(|id| feeder.acknowledged(Millis(2), NodeId(id), 1, (all, true)));
+        // Of those that have caught up the first to come.
         let best: Vec<NodeId> = (120..120 + places as u64).map(NodeId).collect();
-        best.iter().for_each(|id| feeder.acknowledged(Millis(2), *id, 1, (14, true)));
-        let votes = Stock { leads, votes: true, others, ..store.stock(14) };
+        let votes = Stock { leads, votes: true, others, ..store.stock(all) };
         let told = feeder.pump(Millis(2), &votes);
         let refused: Vec<_> = told
             .iter()
@@ -115,7 +118,8 @@ fn a_feeder_that_votes_keeps_those_that_have_most_and_sends_the_others_to_them()
 
 #[test]
 fn who_takes_a_state_keeps_nobody_else_from_a_voters_place() {
-    let store = Store::with(5);
+    let mut store = Store::with(5);
+    store.log.set_state(State { applied_index: 12, applied_term: 3, ..State::first(NodeId(1)) });
     let voter = || Stock { votes: true, ..store.stock(14) };
     let mut feeder = Feeder::default();
     let ask = |feeder: &mut Feeder, now, from: u64, place| {
@@ -126,12 +130,38 @@ fn who_takes_a_state_keeps_nobody_else_from_a_voters_place() {
     assert!(pieces(&said(&mut feeder, 1, &voter())), "it is sent a state");
     assert_eq!(ask(&mut feeder, 2, 101, at(14, 3)), Ok(()), "one more");
     assert_eq!(ask(&mut feeder, 2, 102, at(14, 3)), Err(Reason::Full), "and no more");
-    // It has no room for the state: it takes none for a while.
-    let index = store.log.state_to_feed().applied_index;
-    feeder.took(Millis(10), NodeId(100), 1, (index, 0, Want::Room));
+    // It has the state but not what was written meanwhile, which the log keeps for it as long as it is fed.
+    feeder.acknowledged(Millis(9), NodeId(100), 1, (12, true));
+    said(&mut feeder, 9, &voter());
+    assert_eq!((feeder.feeds(), feeder.needs().min()), (2, Some(13)), "both are fed");
+    feeder.acknowledged(Millis(10), NodeId(100), 1, (14, true));
     let told = feeder.pump(Millis(11), &voter());
-    let refused = Feed::Refused { reason: Reason::Full, others: vec![NodeId(101)] };
-    assert!(told.iter().any(|said| said.to == NodeId(100) && decode(&said.body) == Ok(refused.clone())));
+    let refused = Feed::Refused { reason: Reason::Full, others: vec![NodeId(100)] };
+    assert!(told.iter().any(|said| said.to == NodeId(101) && decode(&said.body) == Ok(refused.clone())));
+    assert_eq!(feeder.feeds(), limits::VOTER_FEEDS);
+}
+
+#[test]
+fn who_takes_nothing_of_the_little_that_it_lacks_is_named_to_nobody_and_loses_its_place() {
+    let store = Store::with(5);
+    let voter = || Stock { votes: true, ..store.stock(14) };
+    let mut feeder = Feeder::default();
+    let ask = |feeder: &mut Feeder, now, from: u64| {
+        feeder.subscribe(Millis(now), (NodeId(from), 1), (FULL, at(12, 3)), &voter())
+    };
+    ask(&mut feeder, 1, 100).unwrap();
+    said(&mut feeder, 1, &voter());
+    assert_eq!(feeder.better(Reason::Full, &[NodeId(2)], 14), [NodeId(100)], "it may be about to");
+    // Its disk is full: it hears all, and says each time that nothing follows on what it has.
+    let mut now = 0;
+    while now < timing::FEED_LAG_MS + timing::FEED_HELD_MS {
+        assert_eq!(ask(&mut feeder, now, 9), Err(Reason::Full), "after {now} ms");
+        now += 1_000;
+        feeder.acknowledged(Millis(now), NodeId(100), 1, (12, false));
+        said(&mut feeder, now, &voter());
+    }
+    assert_eq!(feeder.better(Reason::Full, &[NodeId(2)], 14), [NodeId(2)]);
+    assert_eq!(ask(&mut feeder, now + 1, 9), Ok(()));
     assert_eq!(feeder.feeds(), limits::VOTER_FEEDS);
 }
 

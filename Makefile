@@ -54,7 +54,7 @@ bench: ## measures start, scale and failover times of what `make release` makes 
 	@scripts/setup.sh
 	$(BENCH) $(ARGS)
 
-bench-store: ## the store beside Debian's etcd, same disk, syncs and TLS (needs root; ARGS: writes reads local memory kills restart observers ours, and numbers of clients)
+bench-store: ## the store beside Debian's etcd, same disk, syncs and TLS (needs root; ARGS: writes reads local memory kills restart observers ours, and numbers of clients; SKEIN_OTHER=PATH: beside another build of skein instead)
 	@scripts/setup.sh bench
 	$(BENCH) store $(ARGS)
 

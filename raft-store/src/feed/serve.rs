@@ -277,14 +277,18 @@ impl Feeder {
         let stale = self.stale_since.is_some_and(|at| now.since(at) >= timing::FEED_STALE_MS);
         let (keep, reason) = if stale { (0, Reason::Behind) } else { (self.places(stock), Reason::Full) };
         let mut said = std::mem::take(&mut self.parting);
-        let mut by_use: Vec<NodeId> = self.feeds.keys().copied().collect();
-        // Those that have caught up are of use to those that are sent away, and are named to them; who is fed for longest feeds most.
-        by_use.sort_by_key(|id| self.feeds.get(id).map(|feed| feed.rank(stock.applied.index)));
+        let surplus = self.feeds.len().saturating_sub(keep);
+        if surplus == 0 {
+            return said;
+        }
         // Not who takes a state: it would have to begin anew elsewhere. It goes when it has come up since.
-        let may_go = |id: &NodeId| stale || self.feeds.get(id).is_some_and(|feed| !feed.takes_state());
-        let surplus = by_use.len().saturating_sub(keep);
-        let going: Vec<NodeId> = by_use.iter().rev().copied().filter(may_go).take(surplus).collect();
-        let gone: Vec<_> = going.into_iter().filter_map(|id| Some((id, self.feeds.remove(&id)?))).collect();
+        let may_go = |(_, feed): &(&NodeId, &Feeding)| stale || !feed.takes_state();
+        let ranked = |(id, feed): (&NodeId, &Feeding)| (feed.rank(stock.applied.index), *id);
+        let mut going: Vec<_> = self.feeds.iter().filter(may_go).map(ranked).collect();
+        // Those that have caught up are of use to those that are sent away, and are named to them; who is fed for longest feeds most.
+        going.sort_unstable();
+        let going = going.into_iter().rev().take(surplus);
+        let gone: Vec<_> = going.filter_map(|(_, id)| Some((id, self.feeds.remove(&id)?))).collect();
         let others = self.better(reason, &stock.others, stock.applied.index);
         said.extend(gone.into_iter().map(|(to, feed)| feed.refused(to, reason, &others)));
         said

@@ -90,13 +90,13 @@ pub fn run(directory: &Path, only: &[String]) -> Result<(), BenchError> {
     if named("observers") {
         return observers::run(directory);
     }
+    let other = std::env::var_os("SKEIN_OTHER");
+    if other.is_some() && (named("memory") || named("kills")) {
+        let why = "beside SKEIN_OTHER only writes, reads and local are measured: leave memory and kills out";
+        return Err(std::io::Error::other(why).into());
+    }
     let ours = ours::Ours::start(&directory.join("ours"))?;
-    if let Some(other) = std::env::var_os("SKEIN_OTHER") {
-        if named("memory") || named("kills") {
-            return Err(BenchError::Unknown(
-                "memory or kills beside SKEIN_OTHER: only writes, reads and local".into(),
-            ));
-        }
+    if let Some(other) = other {
         let other = ours::Ours::of(Cluster::form_of("bench-other", &directory.join("other"), other.into())?)?;
         return beside(&wanted, &clients, &ours, ("other", Some(&other)), directory);
     }
@@ -168,20 +168,17 @@ fn compare<S: System + Sync>(
     for clients in clients.iter().copied() {
         let (mut own, mut other, mut syncs) = (Vec::new(), Vec::new(), Vec::new());
         let rounds = if (work, clients) == (Work::Put, 1) { ROUNDS_ALONE } else { ROUNDS };
-        for _ in 0..rounds {
+        for round in 0..rounds {
             if work == Work::Put {
                 syncs.push(disk::Syncs::measure(directory)?);
             }
             // Neither is always the one after the other.
-            let first = own.len() % 2 == 0;
-            if first {
-                own.push(load::round(ours, work, clients, ROUND)?);
-            }
-            if let Some(beside) = beside {
-                other.push(load::round(beside, work, clients, ROUND)?);
-            }
-            if !first {
-                own.push(load::round(ours, work, clients, ROUND)?);
+            for step in 0..2 {
+                if (round + step) % 2 == 0 {
+                    own.push(load::round(ours, work, clients, ROUND)?);
+                } else if let Some(beside) = beside {
+                    other.push(load::round(beside, work, clients, ROUND)?);
+                }
             }
         }
         let rates =

@@ -14,7 +14,7 @@ mod restart;
 pub mod stream;
 
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -90,14 +90,18 @@ pub fn run(directory: &Path, only: &[String]) -> Result<(), BenchError> {
     if named("observers") {
         return observers::run(directory);
     }
-    let other = std::env::var_os("SKEIN_OTHER");
+    let other = std::env::var_os("SKEIN_OTHER").map(PathBuf::from);
+    if let Some(path) = other.as_ref().filter(|path| !path.is_file()) {
+        let why = format!("SKEIN_OTHER is {}, and no file: it names a build of skein", path.display());
+        return Err(std::io::Error::other(why).into());
+    }
     if other.is_some() && (named("memory") || named("kills")) {
         let why = "beside SKEIN_OTHER only writes, reads and local are measured: leave memory and kills out";
         return Err(std::io::Error::other(why).into());
     }
     let ours = ours::Ours::start(&directory.join("ours"))?;
     if let Some(other) = other {
-        let other = ours::Ours::of(Cluster::form_of("bench-other", &directory.join("other"), other.into())?)?;
+        let other = ours::Ours::of(Cluster::form_of("bench-other", &directory.join("other"), other)?)?;
         return beside(&wanted, &clients, &ours, ("other", Some(&other)), directory);
     }
     let etcd = if named("ours") { None } else { Some(etcd::Etcd::start(&directory.join("etcd"))?) };

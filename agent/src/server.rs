@@ -9,6 +9,7 @@ pub mod own;
 pub mod path;
 pub mod pods;
 pub mod resources;
+mod socket;
 pub mod stream;
 pub mod upkeep;
 pub mod watch;

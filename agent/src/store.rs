@@ -18,7 +18,7 @@ use raft_store::{
     Command, Compare, Epoch, Expect, Input, Key, MemberChange, NodeId, Op, Outcome, Revision, SessionId,
     Status, Transaction, View,
 };
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use crate::clock;
 use crate::mesh::Mesh;
@@ -29,6 +29,9 @@ pub use replica_thread::{Birth, Leadership, Outgoing, Running, StoreError, start
 use rounds::Rounds;
 pub use touched::Touched;
 use tries::{Tried, Tries};
+
+/// Clients' connections that may be served on the replica's thread at once.
+const BESIDE: usize = 1;
 
 /// What the thread is asked.
 pub enum Ask {
@@ -74,6 +77,9 @@ struct Inner {
     lanes: Lanes,
     forward: Forward,
     rounds: Arc<Rounds>,
+    mesh: Mesh,
+    /// The right to be beside the replica.
+    beside: Arc<Semaphore>,
 }
 
 impl Store {
@@ -87,10 +93,22 @@ impl Store {
             caught_up: running.caught_up,
             leadership: running.leadership,
             disk_full: running.disk_full,
-            forward: Forward::new(mesh),
+            forward: Forward::new(mesh.clone()),
             lanes: Lanes::default(),
             rounds: Arc::default(),
+            mesh,
+            beside: Arc::new(Semaphore::new(BESIDE)),
         }))
+    }
+
+    /// The right to run something beside the replica, if nobody has it.
+    pub fn seat(&self) -> Option<OwnedSemaphorePermit> {
+        self.0.beside.clone().try_acquire_owned().ok()
+    }
+
+    /// Runs this on the replica's thread, where it must be short: raft waits for it, as it does for the disk.
+    pub fn beside_replica(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.mesh.spawn_replica(|_| task);
     }
 
     /// The newest local state.
@@ -134,6 +152,11 @@ impl Store {
         self.0.leadership.borrow().leader
     }
 
+    /// Whether this machine leads.
+    pub fn leads(&self) -> bool {
+        self.leader() == Some(self.0.me)
+    }
+
     pub fn input(&self, input: Input) {
         let _ = self.0.asks.send(Ask::Input(input));
     }
@@ -146,6 +169,11 @@ impl Store {
             async move { store.read_index().await }
         });
         tokio::time::timeout(timing::REQUEST_DEADLINE, answer).await.ok()?.ok()
+    }
+
+    /// As [`Store::linearizable`], with a question of its own and no task that would help others: for what runs beside the replica.
+    pub async fn linearizable_alone(&self) -> Option<View> {
+        tokio::time::timeout(timing::REQUEST_DEADLINE, self.read_index()).await.ok().flatten()
     }
 
     /// The local state once it is at `revision` or later; `None` when it is not within the deadline.

@@ -24,6 +24,7 @@ use tracing::{debug, info};
 use super::User;
 use super::certificates::{Certificates, Proved};
 use super::http::Answer;
+use super::socket::Socket;
 use super::stream::{self, protocol};
 use crate::clock::{self, spawn};
 use crate::credential::Credential;
@@ -81,7 +82,7 @@ pub fn https(
             let (acceptor, certificates) = (acceptor.clone(), certificates.clone());
             let (handler, store) = (handler.clone(), store.clone());
             spawn(async move {
-                let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await;
+                let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(Socket::from(stream))).await;
                 match handshake.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())) {
                     Ok(stream) => {
                         let proved = proved(&stream, &certificates);

@@ -1,7 +1,8 @@
 //! The store's own stream protocol, on the API's port beside HTTP: many questions on one connection, answers as they come.
 //!
-//! Decides which keys a stream may name and in which order it works. It must not decide what a transaction does.
+//! Decides which keys a stream may name, in which order it works, and on which thread. It must not decide what a transaction does.
 
+mod pace;
 pub mod protocol;
 
 use std::pin::Pin;
@@ -9,10 +10,13 @@ use std::pin::Pin;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use raft_store::{Entry, Key, Transaction, View};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::oneshot;
 use tracing::debug;
 
+use super::socket::Settle;
 use crate::mesh::wire::FrameError;
 use crate::store::{Store, TransactError};
+use pace::Pace;
 use protocol::{Answer, Ask, ENTRIES, Held, KEYS, Question, Read, Reply};
 
 /// Questions of one connection that may be under way; more are not read until some are answered.
@@ -24,10 +28,12 @@ const ANSWER_BYTES: usize = 4 << 20;
 /// With this many bytes of answers to send no further question is begun.
 const OUTPUT_BYTES: usize = 8 << 20;
 
-/// Serves one connection until it ends.
-pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, store: Store) {
-    let connection = Connection { store, under_way: FuturesUnordered::new(), output: Vec::new() };
-    if let Err(error) = connection.run(stream).await {
+/// Serves one connection until it ends: on the caller's thread, and beside the replica while its questions come one at a time.
+pub async fn serve<S: AsyncRead + AsyncWrite + Settle + Unpin + Send + 'static>(stream: S, store: Store) {
+    let (under_way, output) = (FuturesUnordered::new(), Vec::new());
+    let (input, pace) = (Vec::new(), Pace::default());
+    let connection = Connection { store, stream, beside: false, pace, under_way, input, output };
+    if let Err(error) = connection.serve().await {
         debug!(%error, "store stream ended");
     }
 }
@@ -35,42 +41,90 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, store: Store) {
 /// A question that waits for others. It is worked on in the connection's own task: a task for each would wake a second thread.
 type UnderWay = Pin<Box<dyn Future<Output = Reply> + Send>>;
 
-struct Connection {
+struct Connection<S> {
     store: Store,
+    stream: S,
+    /// It is served on the replica's thread.
+    beside: bool,
+    pace: Pace,
     under_way: FuturesUnordered<UnderWay>,
+    input: Vec<u8>,
     output: Vec<u8>,
 }
 
-impl Connection {
-    async fn run<S: AsyncRead + AsyncWrite + Unpin>(mut self, mut stream: S) -> Result<(), FrameError> {
-        let ended = |error: std::io::Error| FrameError::Ended(error.to_string());
-        let mut input = Vec::new();
-        let mut left = false;
+/// Why a connection is not served any more where it was.
+enum Left {
+    Ended,
+    /// It is to be served elsewhere.
+    Moves,
+}
+
+impl<S: AsyncRead + AsyncWrite + Settle + Unpin + Send + 'static> Connection<S> {
+    async fn serve(mut self) -> Result<(), FrameError> {
+        while let Left::Moves = self.run().await? {
+            let Some(seat) = self.store.seat() else {
+                self.pace.forget();
+                continue;
+            };
+            let Some((connection, left)) = self.beside_replica().await else { return Ok(()) };
+            drop(seat);
+            let Left::Moves = left? else { return Ok(()) };
+            self = connection;
+            self.stream.settle().map_err(ended)?;
+        }
+        Ok(())
+    }
+
+    /// Serves it on the replica's thread as long as it is quiet, or somebody waits for this. `None` once that thread has ended.
+    async fn beside_replica(mut self) -> Option<(Connection<S>, Result<Left, FrameError>)> {
+        let (mut back, returned) = oneshot::channel();
+        let store = self.store.clone();
+        store.beside_replica(async move {
+            self.beside = true;
+            let left = match self.stream.settle() {
+                Ok(()) => tokio::select! {
+                    left = self.run() => left,
+                    () = back.closed() => return,
+                },
+                Err(error) => Err(ended(error)),
+            };
+            self.beside = false;
+            let _ = back.send((self, left));
+        });
+        returned.await.ok()
+    }
+
+    async fn run(&mut self) -> Result<Left, FrameError> {
+        // What was left where it was served before, too.
+        let mut left = !self.input.is_empty();
         loop {
+            let moves = if self.beside { self.pace.is_busy() } else { self.pace.is_quiet() };
+            if moves {
+                return Ok(Left::Moves);
+            }
             tokio::select! {
                 // What came and was not begun on goes before what comes.
                 () = std::future::ready(()), if left && self.under_way.len() < UNDER_WAY => {}
                 Some(replies) = ready_ones(&mut self.under_way) => {
                     replies.iter().for_each(|reply| protocol::put_frame(reply, &mut self.output));
                 }
-                read = stream.read_buf(&mut input), if self.under_way.len() < UNDER_WAY => {
+                read = self.stream.read_buf(&mut self.input), if self.under_way.len() < UNDER_WAY => {
                     if read.map_err(ended)? == 0 {
-                        return Ok(());
+                        return Ok(Left::Ended);
                     }
                 }
             }
-            let before = input.len();
-            self.take(&mut input)?;
-            left = !input.is_empty() && input.len() < before;
+            left = self.take()?;
             while !self.output.is_empty() {
-                self.send(&mut stream).await.map_err(ended)?;
+                self.send().await.map_err(ended)?;
             }
         }
     }
 
     /// Sends what is to be sent. What is under way goes on meanwhile, and ends: a client that does not read must not hold what others wait for.
-    async fn send<S: AsyncWrite + Unpin>(&mut self, stream: &mut S) -> std::io::Result<()> {
+    async fn send(&mut self) -> std::io::Result<()> {
         let mut bytes = std::mem::take(&mut self.output);
+        let stream = &mut self.stream;
         let mut sending = std::pin::pin!(async {
             stream.write_all(&bytes).await?;
             stream.flush().await
@@ -95,21 +149,21 @@ impl Connection {
         Ok(())
     }
 
-    /// Begins on the questions that have arrived whole, until there are answers enough to send first.
-    fn take(&mut self, input: &mut Vec<u8>) -> Result<(), FrameError> {
+    /// Begins on the questions that have arrived whole, until there are answers enough to send first. Whether some may be left.
+    fn take(&mut self) -> Result<bool, FrameError> {
         let mut used = 0;
         while self.output.len() < OUTPUT_BYTES
             && self.under_way.len() < UNDER_WAY
-            && let Some((question, length)) = protocol::take_frame::<Question>(&input[used..])?
+            && let Some((question, length)) = protocol::take_frame::<Question>(&self.input[used..])?
         {
             used += length;
             self.begin(question);
         }
-        input.drain(..used);
-        if input.is_empty() {
-            input.shrink_to(KEPT);
+        self.input.drain(..used);
+        if self.input.is_empty() {
+            self.input.shrink_to(KEPT);
         }
-        Ok(())
+        Ok(used > 0 && !self.input.is_empty())
     }
 
     fn begin(&mut self, Question { id, ask }: Question) {
@@ -117,19 +171,33 @@ impl Connection {
             let text = format!("keys of a stream begin with \"{}\"", String::from_utf8_lossy(KEYS));
             return protocol::put_frame(&Reply { id, answer: Answer::Refused(text) }, &mut self.output);
         }
+        self.pace.begins(self.is_of_replica(&ask), !self.under_way.is_empty());
         // What needs nobody else is answered at once.
         if let (Some(Read::Local), Some(view)) = (read_of(&ask), self.store.local_now()) {
             return protocol::put_frame(&Reply { id, answer: look(&view, &ask) }, &mut self.output);
         }
-        let store = self.store.clone();
+        let (store, beside) = (self.store.clone(), self.beside);
         self.under_way.push(Box::pin(async move {
             let answer = match ask {
                 Ask::Transact(transaction) => transact(&store, transaction).await,
-                ask => read(&store, &ask).await,
+                ask => read(&store, &ask, beside).await,
             };
             Reply { id, answer }
         }));
     }
+
+    /// Whether this machine's replica answers it, with little.
+    fn is_of_replica(&self, ask: &Ask) -> bool {
+        match ask {
+            Ask::Transact(_) => self.store.leads(),
+            Ask::Get { read, .. } => *read == Read::Linearizable,
+            Ask::Range { .. } => false,
+        }
+    }
+}
+
+fn ended(error: std::io::Error) -> FrameError {
+    FrameError::Ended(error.to_string())
 }
 
 /// All answers that are there, once there is one; `None` while nothing is under way.
@@ -167,10 +235,11 @@ async fn transact(store: &Store, transaction: Transaction) -> Answer {
     }
 }
 
-async fn read(store: &Store, ask: &Ask) -> Answer {
+async fn read(store: &Store, ask: &Ask, beside: bool) -> Answer {
     let view = match read_of(ask) {
         Some(Read::AtLeast(revision)) => store.at_least(revision).await,
         Some(Read::Local) => store.local().await,
+        _ if beside => store.linearizable_alone().await,
         _ => store.linearizable().await,
     };
     match view {

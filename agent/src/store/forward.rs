@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use quinn::{RecvStream, SendStream};
 use raft_store::{Command, NodeId, Outcome};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
 use super::tries::Tried;
@@ -27,12 +28,15 @@ pub type Leader = (NodeId, u64);
 /// The stream to whoever was last known to lead.
 pub struct Forward {
     mesh: Mesh,
+    /// Where the lines are served, wherever the first command of one comes from.
+    workers: Handle,
     line: Mutex<Option<(Leader, mpsc::UnboundedSender<Asked>)>>,
 }
 
 impl Forward {
+    /// On the runtime whose workers serve its lines.
     pub fn new(mesh: Mesh) -> Forward {
-        Forward { mesh, line: Mutex::default() }
+        Forward { mesh, workers: Handle::current(), line: Mutex::default() }
     }
 
     /// Proposes at the leader and waits for what came of it.
@@ -57,6 +61,7 @@ impl Forward {
         let (sender, receiver) = mpsc::unbounded_channel();
         let _ = sender.send(asked);
         *line = Some((leader, sender));
+        let _there = self.workers.enter();
         spawn(run(self.mesh.clone(), leader.0, receiver));
     }
 }

@@ -4,10 +4,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use agent::server::stream::protocol::{Answer, Ask, Read};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use raft_store::{Compare, Expect, Key, Op, Revision, Transaction};
 use testbed::bench::store::stream::Client;
 use testbed::bench::store::{Access, ours};
+use testbed::clock;
+use tokio::task::JoinSet;
 
+use crate::disk;
 use crate::world::World;
 
 fn put(key: &str, value: &str) -> Transaction {
@@ -103,7 +108,7 @@ fn a_stream_waits_for_a_revision_to_come_and_not_for_ever() {
             Answer::Entry { revision, entry: Some(_) } => assert!(revision >= wanted, "{revision:?}"),
             answer => panic!("{answer:?}"),
         }
-        let began = testbed::clock::now();
+        let began = clock::now();
         let answer = far.ask(get("stream/last", Read::AtLeast(Revision(wanted.0 + 1_000_000)))).await;
         assert!(matches!(answer, Ok(Answer::NoLeader(_))), "{answer:?}");
         let waited = began.elapsed();
@@ -111,6 +116,109 @@ fn a_stream_waits_for_a_revision_to_come_and_not_for_ever() {
     };
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     world.bed.outside().within(|| runtime().block_on(steps)).unwrap();
+}
+
+/// Questions of a kind that are counted, after as many as make a connection quiet.
+const LONE: u64 = 500;
+const UNTIL_QUIET: u64 = 100;
+
+#[test]
+fn a_clients_lone_questions_are_served_on_the_replicas_thread_and_all_others_by_the_workers() {
+    let world = World::of(3, "beside");
+    let access = ours::access(&world.api(0)).unwrap();
+    let leader = disk::leader(&world, 0).unwrap();
+    let pid = |index: usize| {
+        let inside = world.host(index).agent_pid().unwrap().unwrap();
+        world.host(index).machine_pid(inside).unwrap().unwrap()
+    };
+    let (leads, others) = (pid(leader), (0..3).filter(|index| *index != leader).map(pid));
+    let others: Vec<Paused> = others.map(Paused).collect();
+    let address = SocketAddr::new(world.host(leader).address().into(), access.port);
+    let steps = async {
+        let client = Client::connect(&access, address).await.unwrap();
+        let alone = async |from: u64, count: u64| {
+            for number in from..from + count {
+                let key = format!("stream/{number:05}");
+                client.put(key.as_bytes(), b"value").await.unwrap();
+                let answer = client.ask(get(&key, Read::Linearizable)).await.unwrap();
+                assert!(matches!(answer, Answer::Entry { entry: Some(_), .. }), "{answer:?}");
+            }
+        };
+        // Beside the replica: the workers sleep, but for what else they do.
+        for round in 0..2 {
+            alone(10_000 * round, UNTIL_QUIET).await;
+            let before = wakes(leads, "tokio-rt-worker");
+            alone(10_000 * round + UNTIL_QUIET, LONE).await;
+            let woken = wakes(leads, "tokio-rt-worker") - before;
+            assert!(
+                woken < LONE,
+                "the workers slept {woken} times while {LONE} writes and reads were served"
+            );
+            // Many at once: back to the workers, and all are answered.
+            let mut many = JoinSet::new();
+            for number in 0..200 {
+                let (client, key) = (client.clone(), format!("stream/many/{round}/{number:05}"));
+                clock::spawn_in(&mut many, async move { client.put(key.as_bytes(), b"value").await });
+            }
+            while let Some(written) = many.join_next().await {
+                written.unwrap().unwrap();
+            }
+        }
+        // Who was beside the replica when its followers fell silent is answered, and served again when they come back.
+        alone(50_000, UNTIL_QUIET).await;
+        others.iter().for_each(Paused::pause);
+        let answer = client.ask(Ask::Transact(put("stream/silence", "value"))).await.unwrap();
+        assert!(matches!(answer, Answer::NoLeader(_) | Answer::Unknown(_)), "{answer:?}");
+        others.iter().for_each(Paused::resume);
+        let mut answer = client.ask(get("stream/silence", Read::Linearizable)).await.unwrap();
+        while !matches!(answer, Answer::Entry { .. }) {
+            answer = client.ask(get("stream/silence", Read::Linearizable)).await.unwrap();
+        }
+        alone(60_000, UNTIL_QUIET + LONE).await;
+        let (start, end) = (Key::from("stream/"), Key::from("stream/~"));
+        let all = Ask::Range { start, end, limit: 10_000, read: Read::Linearizable };
+        match client.ask(all).await.unwrap() {
+            Answer::Entries { entries, more: false, .. } => {
+                let written = (4 * UNTIL_QUIET + 3 * LONE + 2 * 200) as usize;
+                assert!((written..=written + 1).contains(&entries.len()), "{} of {written}", entries.len());
+            }
+            answer => panic!("{answer:?}"),
+        }
+    };
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    world.bed.outside().within(|| runtime().block_on(steps)).unwrap();
+}
+
+/// How often the threads of that name went to sleep.
+fn wakes(pid: i32, name: &str) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let statuses = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).unwrap());
+    let of_name = statuses.filter(|status| status.starts_with(&format!("Name:\t{name}\n")));
+    of_name
+        .flat_map(|status| {
+            let sleeps = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:\t"));
+            sleeps.unwrap().parse::<u64>()
+        })
+        .sum()
+}
+
+/// An agent that can be stopped and goes on when this is dropped.
+struct Paused(i32);
+
+impl Paused {
+    fn pause(&self) {
+        kill(Pid::from_raw(self.0), Signal::SIGSTOP).unwrap();
+    }
+
+    fn resume(&self) {
+        kill(Pid::from_raw(self.0), Signal::SIGCONT).unwrap();
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.0), Signal::SIGCONT);
+    }
 }
 
 /// The same, but for the certificate of the client.

@@ -23,7 +23,7 @@ impl From<TcpStream> for Socket {
 
 /// What has to be told when its runtime changes.
 pub trait Settle {
-    /// From now on the runtime of the caller watches it. An error (no descriptor is left) leaves it where it was.
+    /// From now on the runtime of the caller watches it. An error (no descriptor is left) leaves it where it was: it goes on, woken by way of there.
     fn settle(&mut self) -> io::Result<()>;
 }
 
@@ -78,5 +78,60 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+pub mod testing {
+    use std::sync::{Arc, Mutex};
+
+    use tokio::io::DuplexStream;
+
+    use super::*;
+
+    /// A connection's moves: the thread of each, and whether the next ones fail.
+    #[derive(Default)]
+    pub struct Moves {
+        pub to: Vec<String>,
+        pub fail: bool,
+    }
+
+    /// A connection without a socket.
+    pub struct Pipe(pub DuplexStream, pub Arc<Mutex<Moves>>);
+
+    impl Settle for Pipe {
+        fn settle(&mut self) -> io::Result<()> {
+            let mut moves = self.1.lock().unwrap();
+            moves.to.push(std::thread::current().name().unwrap_or_default().to_owned());
+            if moves.fail { Err(io::ErrorKind::Other.into()) } else { Ok(()) }
+        }
+    }
+
+    impl AsyncRead for Pipe {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            into: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(context, into)
+        }
+    }
+
+    impl AsyncWrite for Pipe {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(context, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(context)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(context)
+        }
     }
 }

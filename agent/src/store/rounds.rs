@@ -5,12 +5,16 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use raft_store::View;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::clock::spawn;
 
-#[derive(Default)]
-pub struct Rounds(Mutex<Waiting>);
+pub struct Rounds {
+    /// Where rounds are served, wherever the first read of one comes from.
+    workers: Handle,
+    waiting: Mutex<Waiting>,
+}
 
 #[derive(Default)]
 struct Waiting {
@@ -19,13 +23,18 @@ struct Waiting {
 }
 
 impl Rounds {
+    /// On the runtime whose workers serve its rounds.
+    pub fn new() -> Arc<Rounds> {
+        Arc::new(Rounds { workers: Handle::current(), waiting: Mutex::default() })
+    }
+
     /// Joins the next round, and begins it if none is under way. `ask` is one round: a view that holds all from before it began.
     pub fn join<F>(self: &Arc<Rounds>, ask: impl Fn() -> F + Send + 'static) -> oneshot::Receiver<View>
     where
         F: Future<Output = Option<View>> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         // Without a leader no round ends: readers that have given up are not to pile up.
         if waiting.reads.len() == waiting.reads.capacity() {
             waiting.reads.retain(|read| !read.is_closed());
@@ -33,6 +42,7 @@ impl Rounds {
         waiting.reads.push(reply);
         if !waiting.asking {
             waiting.asking = true;
+            let _there = self.workers.enter();
             spawn(serve(self.clone(), ask));
         }
         answer
@@ -40,7 +50,7 @@ impl Rounds {
 
     /// All that wait; none ends the asking.
     fn take(&self) -> Vec<oneshot::Sender<View>> {
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let mut reads = std::mem::take(&mut waiting.reads);
         // Who has given up waiting asks for nothing.
         reads.retain(|read| !read.is_closed());
@@ -83,7 +93,7 @@ mod tests {
 
     #[tokio::test]
     async fn all_reads_that_come_during_a_round_share_the_next_one() {
-        let (rounds, (asked, mut asks)) = (Arc::default(), mpsc::unbounded_channel());
+        let (rounds, (asked, mut asks)) = (Rounds::new(), mpsc::unbounded_channel());
         let first = join(&rounds, &asked);
         let begun = asks.recv().await.unwrap();
         let later: Vec<_> = (0..500).map(|_| join(&rounds, &asked)).collect();
@@ -104,5 +114,22 @@ mod tests {
         asks.recv().await.unwrap().send(None).unwrap();
         assert!(third.await.is_err(), "the store has stopped");
         assert!(asks.try_recv().is_err(), "three rounds for 502 reads");
+    }
+
+    #[test]
+    fn a_round_that_another_runtime_began_outlives_it() {
+        let new = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (workers, other) = (new(), new());
+        let (asked, mut asks) = mpsc::unbounded_channel();
+        let rounds = workers.block_on(async { Rounds::new() });
+        let read = {
+            let _there = other.enter();
+            join(&rounds, &asked)
+        };
+        drop(other);
+        workers.block_on(async {
+            asks.recv().await.unwrap().send(Some(crate::testing::view(&[]))).unwrap();
+            read.await.unwrap();
+        });
     }
 }

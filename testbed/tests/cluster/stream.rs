@@ -1,7 +1,10 @@
 //! The store's own stream protocol, past the API.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use agent::server::stream::protocol::{Answer, Ask, Read};
 use nix::sys::signal::{Signal, kill};
@@ -122,84 +125,150 @@ fn a_stream_waits_for_a_revision_to_come_and_not_for_ever() {
 const LONE: u64 = 500;
 const UNTIL_QUIET: u64 = 100;
 
+/// A client at the leader, and how often that agent's workers wake.
+struct AtLeader<'a> {
+    world: &'a World,
+    access: &'a Access,
+    leader: usize,
+    client: Client,
+}
+
+impl<'a> AtLeader<'a> {
+    async fn new(world: &'a World, access: &'a Access) -> AtLeader<'a> {
+        let leader = loop {
+            if let Some(leader) = disk::leader(world, 0) {
+                break leader;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        let address = SocketAddr::new(world.host(leader).address().into(), access.port);
+        let client = Client::connect(access, address).await.unwrap();
+        AtLeader { world, access, leader, client }
+    }
+
+    /// Writes and reads, one at a time.
+    async fn alone(&self, from: u64, count: u64) {
+        for number in from..from + count {
+            let key = format!("stream/{number:05}");
+            self.client.put(key.as_bytes(), b"value").await.unwrap();
+            let answer = self.client.ask(get(&key, Read::Linearizable)).await.unwrap();
+            assert!(matches!(answer, Answer::Entry { entry: Some(_), .. }), "{answer:?}");
+        }
+    }
+
+    /// How often the workers slept while this was asked of a connection that was quiet before, and of one leader.
+    async fn slept(&mut self, from: u64, ask: impl AsyncFn(&AtLeader)) -> u64 {
+        loop {
+            self.alone(from, UNTIL_QUIET).await;
+            let pid = pid(self.world, self.leader);
+            let before = sleeps(pid, "tokio-rt-worker");
+            ask(self).await;
+            let after = sleeps(pid, "tokio-rt-worker");
+            if disk::leader(self.world, 0) == Some(self.leader) {
+                let of_both =
+                    after.iter().filter_map(|(thread, count)| count.checked_sub(*before.get(thread)?));
+                return of_both.sum();
+            }
+            *self = AtLeader::new(self.world, self.access).await;
+        }
+    }
+}
+
+fn pid(world: &World, index: usize) -> i32 {
+    let inside = world.host(index).agent_pid().unwrap().unwrap();
+    world.host(index).machine_pid(inside).unwrap().unwrap()
+}
+
 #[test]
 fn a_clients_lone_questions_are_served_on_the_replicas_thread_and_all_others_by_the_workers() {
     let world = World::of(3, "beside");
     let access = ours::access(&world.api(0)).unwrap();
-    let leader = disk::leader(&world, 0).unwrap();
-    let pid = |index: usize| {
-        let inside = world.host(index).agent_pid().unwrap().unwrap();
-        world.host(index).machine_pid(inside).unwrap().unwrap()
-    };
-    let (leads, others) = (pid(leader), (0..3).filter(|index| *index != leader).map(pid));
-    let others: Vec<Paused> = others.map(Paused).collect();
-    let address = SocketAddr::new(world.host(leader).address().into(), access.port);
-    let steps = async {
-        let client = Client::connect(&access, address).await.unwrap();
-        let alone = async |from: u64, count: u64| {
-            for number in from..from + count {
-                let key = format!("stream/{number:05}");
-                client.put(key.as_bytes(), b"value").await.unwrap();
-                let answer = client.ask(get(&key, Read::Linearizable)).await.unwrap();
-                assert!(matches!(answer, Answer::Entry { entry: Some(_), .. }), "{answer:?}");
-            }
-        };
+    let steps = async || {
+        let mut at = AtLeader::new(&world, &access).await;
         // Beside the replica: the workers sleep, but for what else they do.
-        for round in 0..2 {
-            alone(10_000 * round, UNTIL_QUIET).await;
-            let before = wakes(leads, "tokio-rt-worker");
-            alone(10_000 * round + UNTIL_QUIET, LONE).await;
-            let woken = wakes(leads, "tokio-rt-worker") - before;
+        let lone = async |at: &mut AtLeader, from: u64| {
+            let slept = at.slept(from, async |at| at.alone(from + UNTIL_QUIET, LONE).await).await;
             assert!(
-                woken < LONE,
-                "the workers slept {woken} times while {LONE} writes and reads were served"
+                slept < LONE,
+                "the workers slept {slept} times while {LONE} writes and reads were served"
             );
+        };
+        for round in 0..2 {
+            lone(&mut at, 10_000 * round).await;
             // Many at once: back to the workers, and all are answered.
             let mut many = JoinSet::new();
             for number in 0..200 {
-                let (client, key) = (client.clone(), format!("stream/many/{round}/{number:05}"));
+                let (client, key) = (at.client.clone(), format!("stream/many/{round}/{number:05}"));
                 clock::spawn_in(&mut many, async move { client.put(key.as_bytes(), b"value").await });
             }
             while let Some(written) = many.join_next().await {
                 written.unwrap().unwrap();
             }
         }
+        // Two at once, all the time: each is the workers'.
+        let two = async |at: &AtLeader| {
+            let mut two = JoinSet::new();
+            for asker in 0..2 {
+                let client = at.client.clone();
+                clock::spawn_in(&mut two, async move {
+                    for number in 0..LONE {
+                        let key = format!("stream/two/{asker}/{number:05}");
+                        client.put(key.as_bytes(), b"value").await.unwrap();
+                    }
+                });
+            }
+            while let Some(written) = two.join_next().await {
+                written.unwrap();
+            }
+        };
+        let slept = at.slept(30_000, two).await;
+        assert!(slept >= LONE, "the workers slept {slept} times while two times {LONE} writes were served");
+        // So is what needs no replica. (Now and then one comes before the worker sleeps.)
+        let local = async |at: &AtLeader| {
+            for _ in 0..2 * LONE {
+                let answer = at.client.ask(get("stream/00000", Read::Local)).await.unwrap();
+                assert!(matches!(answer, Answer::Entry { entry: Some(_), .. }), "{answer:?}");
+            }
+        };
+        let slept = at.slept(40_000, local).await;
+        assert!(slept >= LONE, "the workers slept {slept} times while {} local reads were served", 2 * LONE);
         // Who was beside the replica when its followers fell silent is answered, and served again when they come back.
-        alone(50_000, UNTIL_QUIET).await;
+        lone(&mut at, 50_000).await;
+        let others = (0..3).filter(|index| *index != at.leader).map(|index| Paused(pid(&world, index)));
+        let others: Vec<Paused> = others.collect();
         others.iter().for_each(Paused::pause);
-        let answer = client.ask(Ask::Transact(put("stream/silence", "value"))).await.unwrap();
+        let answer = at.client.ask(Ask::Transact(put("stream/silence", "value"))).await.unwrap();
         assert!(matches!(answer, Answer::NoLeader(_) | Answer::Unknown(_)), "{answer:?}");
         others.iter().for_each(Paused::resume);
-        let mut answer = client.ask(get("stream/silence", Read::Linearizable)).await.unwrap();
+        let mut answer = at.client.ask(get("stream/silence", Read::Linearizable)).await.unwrap();
         while !matches!(answer, Answer::Entry { .. }) {
-            answer = client.ask(get("stream/silence", Read::Linearizable)).await.unwrap();
+            answer = at.client.ask(get("stream/silence", Read::Linearizable)).await.unwrap();
         }
-        alone(60_000, UNTIL_QUIET + LONE).await;
+        at.alone(60_000, UNTIL_QUIET + LONE).await;
         let (start, end) = (Key::from("stream/"), Key::from("stream/~"));
         let all = Ask::Range { start, end, limit: 10_000, read: Read::Linearizable };
-        match client.ask(all).await.unwrap() {
+        match at.client.ask(all).await.unwrap() {
             Answer::Entries { entries, more: false, .. } => {
-                let written = (4 * UNTIL_QUIET + 3 * LONE + 2 * 200) as usize;
+                // Four times alone, before two at once and before local reads, two at once, and twice many.
+                let written = (4 * (UNTIL_QUIET + LONE) + 2 * UNTIL_QUIET + 2 * LONE + 2 * 200) as usize;
                 assert!((written..=written + 1).contains(&entries.len()), "{} of {written}", entries.len());
             }
             answer => panic!("{answer:?}"),
         }
     };
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    world.bed.outside().within(|| runtime().block_on(steps)).unwrap();
+    world.bed.outside().within(|| runtime().block_on(steps())).unwrap();
 }
 
-/// How often the threads of that name went to sleep.
-fn wakes(pid: i32, name: &str) -> u64 {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let statuses = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).unwrap());
-    let of_name = statuses.filter(|status| status.starts_with(&format!("Name:\t{name}\n")));
-    of_name
-        .flat_map(|status| {
-            let sleeps = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:\t"));
-            sleeps.unwrap().parse::<u64>()
-        })
-        .sum()
+/// How often each thread of that name went to sleep. One that ends meanwhile is none of them.
+fn sleeps(pid: i32, name: &str) -> HashMap<OsString, u64> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let of_name = tasks.filter_map(|task| {
+        let status = std::fs::read_to_string(task.path().join("status")).ok()?;
+        let sleeps = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:\t"))?;
+        status.starts_with(&format!("Name:\t{name}\n")).then(|| (task.file_name(), sleeps.parse().unwrap()))
+    });
+    of_name.collect()
 }
 
 /// An agent that can be stopped and goes on when this is dropped.

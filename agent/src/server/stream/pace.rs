@@ -2,15 +2,15 @@
 //!
 //! Decides by the questions alone. A question that is asked while no other is under way spends most of its time in threads that wake each other:
 //! on the replica's thread it needs two of these hops less (docs/decisions/0222). Must not bring work there that others would have to wait for:
-//! many questions at once, ranges, or what goes on to another machine.
+//! many questions at once, ranges, much in one question or answer, or what goes on to another machine.
 
 /// So many questions that each came alone, one after another, make a connection quiet.
-const QUIET: u32 = 64;
+pub const QUIET: u32 = 64;
 
 /// What was seen of a connection.
 #[derive(Debug, Default)]
 pub struct Pace {
-    /// Questions since the last that did not come alone, or was none for the replica.
+    /// Questions since the last that did not come alone, or was none for the replica, or was answered with much.
     alone: u32,
 }
 
@@ -29,7 +29,7 @@ impl Pace {
         self.alone >= QUIET
     }
 
-    /// The last question has ended the quiet.
+    /// The last question, or its answer, has ended the quiet.
     pub fn is_busy(&self) -> bool {
         self.alone == 0
     }
@@ -53,5 +53,9 @@ mod tests {
             (0..QUIET).for_each(|_| pace.begins(true, false));
             assert!(pace.is_quiet());
         }
+        pace.forget();
+        assert!(pace.is_busy(), "an answer, or who wants the seat, ends it too");
+        (1..QUIET).for_each(|_| pace.begins(true, false));
+        assert!(!pace.is_quiet() && !pace.is_busy());
     }
 }

@@ -12,6 +12,7 @@ mod touched;
 mod tries;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use raft_store::{
@@ -32,6 +33,9 @@ use tries::{Tried, Tries};
 
 /// Clients' connections that may be served on the replica's thread at once.
 const BESIDE: usize = 1;
+
+/// How long whoever has the seat may keep it when others want it too.
+const STAY_MS: u64 = 1_000;
 
 /// What the thread is asked.
 pub enum Ask {
@@ -82,6 +86,8 @@ struct Inner {
     beside: Arc<Semaphore>,
     /// Somebody found it taken.
     seat_wanted: Arc<Notify>,
+    /// When it was taken last, in milliseconds of the clock.
+    seated: AtomicU64,
 }
 
 impl Store {
@@ -101,13 +107,16 @@ impl Store {
             mesh,
             beside: Arc::new(Semaphore::new(BESIDE)),
             seat_wanted: Arc::default(),
+            seated: AtomicU64::new(0),
         }))
     }
 
-    /// The right to run something beside the replica, if nobody has it. Whoever has it is told that it is wanted.
+    /// The right to run something beside the replica, if nobody has it. Whoever has had it for a second is told that it is wanted.
     pub fn seat(&self) -> Option<OwnedSemaphorePermit> {
-        let seat = self.0.beside.clone().try_acquire_owned().ok();
-        if seat.is_none() {
+        let (seat, now) = (self.0.beside.clone().try_acquire_owned().ok(), clock::millis());
+        if seat.is_some() {
+            self.0.seated.store(now, Ordering::Relaxed);
+        } else if now.saturating_sub(self.0.seated.load(Ordering::Relaxed)) >= STAY_MS {
             // Only who waits by now is told: what nobody heard must not drive out the next.
             self.0.seat_wanted.notify_waiters();
         }

@@ -7,6 +7,7 @@ pub(crate) mod content;
 mod entry;
 pub(crate) mod history;
 pub(crate) mod sessions;
+mod sys;
 
 use std::sync::Arc;
 

@@ -6,59 +6,79 @@
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
-use std::sync::Arc;
 
 use bincode::de::{BorrowDecoder, Decoder};
 use bincode::enc::Encoder;
 use bincode::error::{DecodeError, EncodeError};
 use bincode::{BorrowDecode, Decode, Encode};
 
+use super::sys::Shared;
 use crate::codec;
 use crate::ids::Revision;
 
-/// Both revisions and the key's length, eight bytes each.
-const HEADER: usize = 24;
+/// The key's length and the revision that changed it last, little endian, in four and eight bytes. Eight more hold the revision that made it, unless
+/// it is the same: then the length has its highest bit set.
+const HEADER: usize = 12;
+const UNCHANGED: u32 = 1 << 31;
 
 /// A key and what it holds. Cloning copies a pointer.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Entry(Arc<[u8]>);
+pub struct Entry(Shared);
 
 impl Entry {
     /// `key` holds `value`, was made at `create` and changed last at `modified`.
     pub fn new(key: &[u8], value: &[u8], create: Revision, modified: Revision) -> Entry {
-        let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, HEADER + key.len() + value.len()).collect();
-        if let Some(bytes) = Arc::get_mut(&mut bytes) {
-            bytes[..8].copy_from_slice(&create.0.to_le_bytes());
-            bytes[8..16].copy_from_slice(&modified.0.to_le_bytes());
-            bytes[16..HEADER].copy_from_slice(&(key.len() as u64).to_le_bytes());
-            bytes[HEADER..HEADER + key.len()].copy_from_slice(key);
-            bytes[HEADER + key.len()..].copy_from_slice(value);
-        }
-        Entry(bytes)
+        let unchanged = create == modified;
+        let header = if unchanged { HEADER } else { HEADER + 8 };
+        let length = key.len() as u32 | if unchanged { UNCHANGED } else { 0 };
+        Entry(Shared::new(header + key.len() + value.len(), |bytes| {
+            bytes[..4].copy_from_slice(&length.to_le_bytes());
+            bytes[4..12].copy_from_slice(&modified.0.to_le_bytes());
+            if !unchanged {
+                bytes[12..20].copy_from_slice(&create.0.to_le_bytes());
+            }
+            let (in_key, in_value) = bytes[header..].split_at_mut(key.len());
+            in_key.copy_from_slice(key);
+            in_value.copy_from_slice(value);
+        }))
     }
 
     /// The key.
     pub fn key(&self) -> &[u8] {
-        &self.0[HEADER..self.value_at()]
+        let (from, length) = self.key_at();
+        &self.0[from..from + length]
     }
 
     /// The bytes that it holds.
     pub fn value(&self) -> &[u8] {
-        &self.0[self.value_at()..]
+        let (from, length) = self.key_at();
+        &self.0[from + length..]
     }
 
     /// The revision that made the key (again, if it was deleted before).
     pub fn create_revision(&self) -> Revision {
-        Revision(self.number(0))
+        if self.is_unchanged() { self.mod_revision() } else { Revision(self.number(12)) }
     }
 
     /// The revision that changed it last.
     pub fn mod_revision(&self) -> Revision {
-        Revision(self.number(8))
+        Revision(self.number(4))
     }
 
-    fn value_at(&self) -> usize {
-        HEADER + self.number(16) as usize
+    fn is_unchanged(&self) -> bool {
+        self.length() & UNCHANGED != 0
+    }
+
+    /// Where the key begins, and its length.
+    fn key_at(&self) -> (usize, usize) {
+        let header = if self.is_unchanged() { HEADER } else { HEADER + 8 };
+        (header, (self.length() & !UNCHANGED) as usize)
+    }
+
+    fn length(&self) -> u32 {
+        let mut bytes = [0; 4];
+        bytes.copy_from_slice(&self.0[..4]);
+        u32::from_le_bytes(bytes)
     }
 
     fn number(&self, at: usize) -> u64 {

@@ -1,0 +1,341 @@
+//! Bytes that many share and nobody changes, in slots of pages of their own: what a key holds lives for years, and lies apart from what
+//! lives for milliseconds.
+//!
+//! Decides where such bytes lie, and when their memory is free again. Must not know what they mean (`entry` does). Why not `Arc<[u8]>`: its
+//! pointer is twice as long, and between keys the allocator leaves holes of what a transient buffer had more than a key
+//! (docs/decisions/0119). A slot is taken from a page of 64 KiB in which all slots have one length (Bonwick, "The Slab Allocator", 1994).
+#![allow(unsafe_code)]
+
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::ops::Deref;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Lengths of slots are multiples of this.
+const STEP: usize = 16;
+/// The longest slot; 31 of them fill a page. Longer bytes have an allocation each.
+const LONGEST: usize = 2048;
+/// Pages begin at multiples of this, so that a slot's address says where its page begins.
+const ALIGNMENT: usize = 64 << 10;
+/// Somewhat less than the alignment: room for what the allocator writes before the next one.
+const PAGE_BYTES: usize = ALIGNMENT - 64;
+
+/// Immutable bytes with a count of their owners. Cloning copies a pointer.
+pub(crate) struct Shared(NonNull<Head>);
+
+/// What lies before the bytes.
+#[repr(C)]
+struct Head {
+    owners: AtomicU32,
+    length: u32,
+}
+
+const HEAD: usize = size_of::<Head>();
+
+// SAFETY: the bytes are written before the first owner exists and never again; the count is atomic; the memory goes back by way of a lock.
+unsafe impl Send for Shared {}
+// SAFETY: as above; a shared reference reads bytes and counts atomically.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// So many bytes, zero until `write` has been there. Panics beyond 4 GiB, which nothing that is stored reaches.
+    pub(crate) fn new(length: usize, write: impl FnOnce(&mut [u8])) -> Shared {
+        let counted = u32::try_from(length).expect("a key and its value are far shorter than 4 GiB");
+        let place = take(HEAD + length);
+        // SAFETY: `place` is ours alone, aligned to at least eight, and has room for the head and so many bytes, all of which are
+        // written before a reference to them is made.
+        unsafe {
+            let head = place.cast::<Head>();
+            head.write(Head { owners: AtomicU32::new(1), length: counted });
+            let bytes = place.add(HEAD);
+            bytes.write_bytes(0, length);
+            let shared = Shared(head);
+            write(std::slice::from_raw_parts_mut(bytes.as_ptr(), length));
+            shared
+        }
+    }
+
+    fn head(&self) -> &Head {
+        // SAFETY: the head was written in `new` and lives as long as an owner does.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl Deref for Shared {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let length = self.head().length as usize;
+        // SAFETY: so many bytes follow the head in the same allocation, were written in `new`, and are never written while an owner lives.
+        unsafe { std::slice::from_raw_parts(self.0.cast::<u8>().add(HEAD).as_ptr(), length) }
+    }
+}
+
+impl Clone for Shared {
+    fn clone(&self) -> Shared {
+        // Relaxed is enough, as for `Arc`: who clones is an owner, so that nobody frees meanwhile.
+        let before = self.head().owners.fetch_add(1, Ordering::Relaxed);
+        // Sixteen gigabytes of pointers to one key are a leak; to go on would be use after free.
+        if before > u32::MAX / 2 {
+            std::process::abort();
+        }
+        Shared(self.0)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let size = HEAD + self.head().length as usize;
+        if self.head().owners.fetch_sub(1, Ordering::Release) == 1 {
+            // All that other owners read happens before this memory is used for something else.
+            fence(Ordering::Acquire);
+            // SAFETY: it came from `take` with the same size, and nobody else holds a pointer to it any more.
+            unsafe { give(self.0.cast(), size) }
+        }
+    }
+}
+
+impl PartialEq for Shared {
+    fn eq(&self, other: &Shared) -> bool {
+        self[..] == other[..]
+    }
+}
+
+impl Eq for Shared {}
+
+/// What lies at the begin of a page. Offsets are in steps from there. Read and written under the lock of its class only.
+#[repr(C)]
+struct Page {
+    /// The slot that was given back last, 0 for none; each such slot holds the offset of the one before in its first two bytes.
+    free: u16,
+    /// From here on no slot was ever taken.
+    fresh: u16,
+    /// Slots that are taken.
+    taken: u16,
+    /// Its place among the pages with room, `FULL` without any.
+    place: u32,
+}
+
+const FULL: u32 = u32::MAX;
+/// The first slot's offset.
+const FIRST: u16 = size_of::<Page>().div_ceil(STEP) as u16;
+
+/// Slots of one length.
+struct Class {
+    /// Pages with room; the last one is used next.
+    roomy: Vec<NonNull<Page>>,
+}
+
+// SAFETY: pages belong to the class, and are reached under its lock only.
+unsafe impl Send for Class {}
+
+static CLASSES: [Mutex<Class>; LONGEST / STEP] =
+    [const { Mutex::new(Class { roomy: Vec::new() }) }; LONGEST / STEP];
+
+const PAGE: Layout = match Layout::from_size_align(PAGE_BYTES, ALIGNMENT) {
+    Ok(layout) => layout,
+    Err(_) => panic!("a page's size and alignment make sense"),
+};
+
+/// The steps that a slot of so many bytes takes; none if they are too many for one.
+fn steps(size: usize) -> Option<usize> {
+    (size <= LONGEST).then(|| size.div_ceil(STEP).max(1))
+}
+
+fn class(steps: usize) -> MutexGuard<'static, Class> {
+    // Nothing between two writes of a class panics.
+    CLASSES[steps - 1].lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Memory for so many bytes, aligned to eight, and not written.
+fn take(size: usize) -> NonNull<u8> {
+    match steps(size) {
+        Some(steps) => class(steps).take(steps),
+        None => allocated(alone(size)),
+    }
+}
+
+/// # Safety
+///
+/// `place` is from `take` with this size, was not given back since, and is not used any more.
+unsafe fn give(place: NonNull<u8>, size: usize) {
+    match steps(size) {
+        // SAFETY: what the caller promises.
+        Some(steps) => unsafe { class(steps).give(place) },
+        // SAFETY: it was allocated with this layout in `take`.
+        None => unsafe { dealloc(place.as_ptr(), alone(size)) },
+    }
+}
+
+/// The layout of bytes that are too many for a slot.
+fn alone(size: usize) -> Layout {
+    Layout::from_size_align(size, align_of::<u64>()).expect("no more than 4 GiB and a head")
+}
+
+fn allocated(layout: Layout) -> NonNull<u8> {
+    // SAFETY: no layout here has size zero.
+    let made = unsafe { alloc(layout) };
+    NonNull::new(made).unwrap_or_else(|| handle_alloc_error(layout))
+}
+
+impl Class {
+    fn take(&mut self, steps: usize) -> NonNull<u8> {
+        let page = match self.roomy.last() {
+            Some(page) => *page,
+            None => self.begin_page(),
+        };
+        // SAFETY: a page of this class, under its lock, with room: either `free` names a slot that was given back, or a whole one
+        // begins at `fresh`. Both lie within the page's allocation, which `page` may reach all of.
+        unsafe {
+            let fields = &mut *page.as_ptr();
+            let slot = if fields.free == 0 {
+                let slot = page.cast::<u8>().add(STEP * usize::from(fields.fresh));
+                fields.fresh += steps as u16;
+                slot
+            } else {
+                let slot = page.cast::<u8>().add(STEP * usize::from(fields.free));
+                fields.free = slot.cast::<u16>().read();
+                slot
+            };
+            fields.taken += 1;
+            if fields.free == 0 && STEP * (usize::from(fields.fresh) + steps) > PAGE_BYTES {
+                fields.place = FULL;
+                self.roomy.pop();
+            }
+            slot
+        }
+    }
+
+    fn begin_page(&mut self) -> NonNull<Page> {
+        let page = allocated(PAGE).cast::<Page>();
+        let place = self.roomy.len() as u32;
+        // SAFETY: fresh memory of a page's size and alignment.
+        unsafe { page.write(Page { free: 0, fresh: FIRST, taken: 0, place }) };
+        self.roomy.push(page);
+        page
+    }
+
+    /// # Safety
+    ///
+    /// `slot` is from `take` of this class, was not given back since, and is not used any more.
+    unsafe fn give(&mut self, slot: NonNull<u8>) {
+        let within = slot.as_ptr().addr() % ALIGNMENT;
+        // SAFETY: a page begins at a multiple of the alignment and is not longer, so that the slot's page begins `within` bytes before it, in the
+        // same allocation. Its fields are reached under the lock of its class; the slot's bytes are nobody's, and hold two at least.
+        unsafe {
+            let page = slot.sub(within).cast::<Page>();
+            let fields = &mut *page.as_ptr();
+            slot.cast::<u16>().write(fields.free);
+            fields.free = (within / STEP) as u16;
+            fields.taken -= 1;
+            if fields.place == FULL {
+                fields.place = self.roomy.len() as u32;
+                self.roomy.push(page);
+            }
+            // One that is empty stays, so that not every other key makes a page and ends it.
+            if fields.taken == 0 && self.roomy.len() > 1 {
+                self.roomy.swap_remove(fields.place as usize);
+                let place = fields.place;
+                if let Some(moved) = self.roomy.get(place as usize) {
+                    (*moved.as_ptr()).place = place;
+                }
+                dealloc(page.cast::<u8>().as_ptr(), PAGE);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "threads of a test, which it joins")]
+mod tests {
+    use super::*;
+
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    /// Bytes that say by themselves what they should be.
+    fn made(length: usize, seed: u8) -> Shared {
+        Shared::new(length, |bytes| (0..length).for_each(|at| bytes[at] = seed.wrapping_add(at as u8)))
+    }
+
+    fn is_whole(shared: &Shared, length: usize, seed: u8) -> bool {
+        shared.len() == length && (0..length).all(|at| shared[at] == seed.wrapping_add(at as u8))
+    }
+
+    fn pages(size: usize) -> usize {
+        class(steps(HEAD + size).unwrap()).roomy.len()
+    }
+
+    /// Random lengths, some of them too long for a slot, given back in any order.
+    fn churn(seed: u64, turns: usize) {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut kept: Vec<(Shared, usize, u8)> = Vec::new();
+        for _ in 0..turns {
+            match rng.random_range(0..10) {
+                0..5 => {
+                    let most = if rng.random_bool(0.1) { 5_000 } else { 400 };
+                    let (length, seed) = (rng.random_range(0..most), rng.random());
+                    kept.push((made(length, seed), length, seed));
+                }
+                5 if !kept.is_empty() => {
+                    let at = rng.random_range(0..kept.len());
+                    kept.push(kept[at].clone());
+                }
+                _ if !kept.is_empty() => {
+                    let at = rng.random_range(0..kept.len());
+                    let (shared, length, seed) = kept.swap_remove(at);
+                    assert!(is_whole(&shared, length, seed));
+                }
+                _ => {}
+            }
+        }
+        assert!(kept.iter().all(|(shared, length, seed)| is_whole(shared, *length, *seed)));
+    }
+
+    #[test]
+    fn bytes_stay_what_they_are_until_the_last_owner_goes_whatever_others_do() {
+        let turns = if cfg!(miri) { 300 } else { 20_000 };
+        let threads: Vec<_> = (0..4).map(|seed| std::thread::spawn(move || churn(seed, turns))).collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+
+    #[test]
+    fn an_owner_in_another_thread_keeps_the_bytes() {
+        let first = made(300, 7);
+        let others: Vec<Shared> = (0..8).map(|_| first.clone()).collect();
+        drop(first);
+        let threads: Vec<_> =
+            others.into_iter().map(|other| std::thread::spawn(move || is_whole(&other, 300, 7))).collect();
+        assert!(threads.into_iter().all(|thread| thread.join().unwrap()));
+    }
+
+    #[test]
+    fn pages_are_filled_and_given_back_once_they_are_empty() {
+        // A length that no other test uses.
+        let size = 1_500;
+        let per_page = (PAGE_BYTES - STEP * usize::from(FIRST)) / (STEP * steps(HEAD + size).unwrap());
+        let mut kept: Vec<Shared> = (0..10 * per_page).map(|_| made(size, 1)).collect();
+        assert_eq!(pages(size), 0, "ten pages are full");
+        let one = kept.pop().unwrap();
+        drop(one);
+        assert_eq!(pages(size), 1);
+        kept.push(made(size, 2));
+        assert_eq!(pages(size), 0, "the slot that was given back is taken again");
+        // Every other one goes: all pages have room. Then the rest: one page is kept.
+        let rest: Vec<Shared> = kept.into_iter().step_by(2).collect();
+        assert_eq!(pages(size), 10);
+        assert!(rest.iter().all(|shared| shared.len() == size));
+        drop(rest);
+        assert_eq!(pages(size), 1);
+    }
+
+    #[test]
+    fn the_longest_slot_the_first_bytes_beyond_it_and_none_at_all() {
+        for length in [0, 1, 7, 8, 9, LONGEST - HEAD, LONGEST - HEAD + 1, 100_000] {
+            let shared = made(length, 3);
+            assert!(is_whole(&shared, length, 3) && shared == shared.clone());
+        }
+        assert_eq!(size_of::<Option<Shared>>(), size_of::<usize>());
+    }
+}

@@ -16,10 +16,9 @@ use super::sys::Shared;
 use crate::codec;
 use crate::ids::Revision;
 
-/// The key's length and the revision that changed it last, little endian, in four and eight bytes. Eight more hold the revision that made it, unless
-/// it is the same: then the length has its highest bit set.
-const HEADER: usize = 12;
-const UNCHANGED: u32 = 1 << 31;
+/// The key's length in four bytes, then both revisions in eight each. Whether they are the same makes no difference to the length: a key that is
+/// changed for the first time fits where another like it was.
+const HEADER: usize = 20;
 
 /// A key and what it holds. Cloning copies a pointer.
 #[derive(Clone, PartialEq, Eq)]
@@ -28,16 +27,12 @@ pub struct Entry(Shared);
 impl Entry {
     /// `key` holds `value`, was made at `create` and changed last at `modified`.
     pub fn new(key: &[u8], value: &[u8], create: Revision, modified: Revision) -> Entry {
-        let unchanged = create == modified;
-        let header = if unchanged { HEADER } else { HEADER + 8 };
-        let length = key.len() as u32 | if unchanged { UNCHANGED } else { 0 };
-        Entry(Shared::new(header + key.len() + value.len(), |bytes| {
+        let length = u32::try_from(key.len()).expect("a key is far shorter than 4 GiB");
+        Entry(Shared::new(HEADER + key.len() + value.len(), |bytes| {
             bytes[..4].copy_from_slice(&length.to_le_bytes());
-            bytes[4..12].copy_from_slice(&modified.0.to_le_bytes());
-            if !unchanged {
-                bytes[12..20].copy_from_slice(&create.0.to_le_bytes());
-            }
-            let (in_key, in_value) = bytes[header..].split_at_mut(key.len());
+            bytes[4..12].copy_from_slice(&create.0.to_le_bytes());
+            bytes[12..HEADER].copy_from_slice(&modified.0.to_le_bytes());
+            let (in_key, in_value) = bytes[HEADER..].split_at_mut(key.len());
             in_key.copy_from_slice(key);
             in_value.copy_from_slice(value);
         }))
@@ -45,40 +40,28 @@ impl Entry {
 
     /// The key.
     pub fn key(&self) -> &[u8] {
-        let (from, length) = self.key_at();
-        &self.0[from..from + length]
+        &self.0[HEADER..self.value_at()]
     }
 
     /// The bytes that it holds.
     pub fn value(&self) -> &[u8] {
-        let (from, length) = self.key_at();
-        &self.0[from + length..]
+        &self.0[self.value_at()..]
     }
 
     /// The revision that made the key (again, if it was deleted before).
     pub fn create_revision(&self) -> Revision {
-        if self.is_unchanged() { self.mod_revision() } else { Revision(self.number(12)) }
+        Revision(self.number(4))
     }
 
     /// The revision that changed it last.
     pub fn mod_revision(&self) -> Revision {
-        Revision(self.number(4))
+        Revision(self.number(12))
     }
 
-    fn is_unchanged(&self) -> bool {
-        self.length() & UNCHANGED != 0
-    }
-
-    /// Where the key begins, and its length.
-    fn key_at(&self) -> (usize, usize) {
-        let header = if self.is_unchanged() { HEADER } else { HEADER + 8 };
-        (header, (self.length() & !UNCHANGED) as usize)
-    }
-
-    fn length(&self) -> u32 {
+    fn value_at(&self) -> usize {
         let mut bytes = [0; 4];
         bytes.copy_from_slice(&self.0[..4]);
-        u32::from_le_bytes(bytes)
+        HEADER + u32::from_le_bytes(bytes) as usize
     }
 
     fn number(&self, at: usize) -> u64 {
@@ -216,3 +199,33 @@ impl PartialEq for ByKey {
 }
 
 impl Eq for ByKey {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_what_it_was_made_of_and_differs_in_each_part() {
+        let entry = |key: &str, value: &str, create, modified| {
+            Entry::new(key.as_bytes(), value.as_bytes(), Revision(create), Revision(modified))
+        };
+        for (key, value, create, modified) in
+            [("k", "value", 3, 3), ("key", "", 3, u64::MAX), ("", "v", 0, 1 << 40)]
+        {
+            let made = entry(key, value, create, modified);
+            assert_eq!((made.key(), made.value()), (key.as_bytes(), value.as_bytes()));
+            assert_eq!((made.create_revision(), made.mod_revision()), (Revision(create), Revision(modified)));
+            assert_eq!(made, entry(key, value, create, modified));
+            for other in [
+                entry("other", value, create, modified),
+                entry(key, "other", create, modified),
+                entry(key, value, create + 1, modified),
+                entry(key, value, create, modified - 1),
+            ] {
+                assert_ne!(made, other);
+            }
+        }
+        // The border between both is no part of what they hold together.
+        assert_ne!(entry("ab", "c", 1, 1), entry("a", "bc", 1, 1));
+    }
+}

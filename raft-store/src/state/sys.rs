@@ -3,7 +3,8 @@
 //!
 //! Decides where such bytes lie, and when their memory is free again. Must not know what they mean (`entry` does). Why not `Arc<[u8]>`: its
 //! pointer is twice as long, and between keys the allocator leaves holes of what a transient buffer had more than a key
-//! (docs/decisions/0119). A slot is taken from a page of 64 KiB in which all slots have one length (Bonwick, "The Slab Allocator", 1994).
+//! (docs/decisions/0119). All slots of a page have one length (Bonwick, "The Slab Allocator", 1994). Pages are short, so that few keys that stay keep
+//! one, and what is empty serves keys of any length.
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
@@ -14,12 +15,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Lengths of slots are multiples of this.
 const STEP: usize = 16;
-/// The longest slot; 31 of them fill a page. Longer bytes have an allocation each.
-const LONGEST: usize = 2048;
-/// Pages begin at multiples of this, so that a slot's address says where its page begins.
-const ALIGNMENT: usize = 64 << 10;
-/// Somewhat less than the alignment: room for what the allocator writes before the next one.
-const PAGE_BYTES: usize = ALIGNMENT - 64;
+/// The longest slot: fifteen fill a page. Longer bytes have an allocation each.
+const LONGEST: usize = 544;
+/// A page begins at a multiple of its length, so that a slot's address says where.
+const PAGE_BYTES: usize = 8 << 10;
+/// Pages that are allocated at once.
+const PAGES: usize = u128::BITS as usize;
 
 /// Immutable bytes with a count of their owners. Cloning copies a pointer.
 pub(crate) struct Shared(NonNull<Head>);
@@ -42,7 +43,7 @@ impl Shared {
     /// So many bytes, zero until `write` has been there. Panics beyond 4 GiB, which nothing that is stored reaches.
     pub(crate) fn new(length: usize, write: impl FnOnce(&mut [u8])) -> Shared {
         let counted = u32::try_from(length).expect("a key and its value are far shorter than 4 GiB");
-        let place = take(HEAD + length);
+        let place = POOL.take(HEAD + length);
         // SAFETY: `place` is ours alone, aligned to at least eight, and has room for the head and so many bytes, all of which are
         // written before a reference to them is made.
         unsafe {
@@ -91,7 +92,7 @@ impl Drop for Shared {
             // All that other owners read happens before this memory is used for something else.
             fence(Ordering::Acquire);
             // SAFETY: it came from `take` with the same size, and nobody else holds a pointer to it any more.
-            unsafe { give(self.0.cast(), size) }
+            unsafe { POOL.give(self.0.cast(), size) }
         }
     }
 }
@@ -104,22 +105,13 @@ impl PartialEq for Shared {
 
 impl Eq for Shared {}
 
-/// What lies at the begin of a page. Offsets are in steps from there. Read and written under the lock of its class only.
-#[repr(C)]
-struct Page {
-    /// The slot that was given back last, 0 for none; each such slot holds the offset of the one before in its first two bytes.
-    free: u16,
-    /// From here on no slot was ever taken.
-    fresh: u16,
-    /// Slots that are taken.
-    taken: u16,
-    /// Its place among the pages with room, `FULL` without any.
-    place: u32,
-}
+static POOL: Pool = Pool::new();
 
-const FULL: u32 = u32::MAX;
-/// The first slot's offset.
-const FIRST: u16 = size_of::<Page>().div_ceil(STEP) as u16;
+/// Slots of all lengths.
+struct Pool {
+    classes: [Mutex<Class>; LONGEST / STEP],
+    extents: Mutex<Extents>,
+}
 
 /// Slots of one length.
 struct Class {
@@ -130,42 +122,55 @@ struct Class {
 // SAFETY: pages belong to the class, and are reached under its lock only.
 unsafe impl Send for Class {}
 
-static CLASSES: [Mutex<Class>; LONGEST / STEP] =
-    [const { Mutex::new(Class { roomy: Vec::new() }) }; LONGEST / STEP];
+/// What lies at the begin of a page. Offsets are in steps from there. Read and written under the lock of its class only.
+#[repr(C)]
+struct Page {
+    /// The slot that was given back last, 0 for none; each such slot holds the offset of the one before in its first two bytes.
+    free: u16,
+    /// From here on no slot was ever taken.
+    fresh: u16,
+    /// Slots that are taken.
+    taken: u16,
+    /// Its number within its extent.
+    number: u16,
+    /// Its extent's number.
+    extent: u32,
+    /// Its place among the pages with room, `FULL` without any.
+    place: u32,
+}
 
-const PAGE: Layout = match Layout::from_size_align(PAGE_BYTES, ALIGNMENT) {
+const FULL: u32 = u32::MAX;
+/// The first slot's offset.
+const FIRST: u16 = size_of::<Page>().div_ceil(STEP) as u16;
+
+const EXTENT: Layout = match Layout::from_size_align(PAGES * PAGE_BYTES, PAGE_BYTES) {
     Ok(layout) => layout,
-    Err(_) => panic!("a page's size and alignment make sense"),
+    Err(_) => panic!("an extent's size and alignment make sense"),
 };
+
+/// Pages for all classes.
+struct Extents {
+    all: Vec<Extent>,
+    /// Those of `all` that have an empty page, and those that are no more.
+    roomy: Vec<u32>,
+    unused: Vec<u32>,
+}
+
+/// Pages that were allocated at once.
+struct Extent {
+    begin: NonNull<u8>,
+    /// A bit for each page that is empty.
+    empty: u128,
+    /// Its place among those with an empty page, `FULL` without any.
+    place: u32,
+}
+
+// SAFETY: an extent belongs to `Extents`, its empty pages are reached under the lock of that, and the others by way of their class.
+unsafe impl Send for Extents {}
 
 /// The steps that a slot of so many bytes takes; none if they are too many for one.
 fn steps(size: usize) -> Option<usize> {
     (size <= LONGEST).then(|| size.div_ceil(STEP).max(1))
-}
-
-fn class(steps: usize) -> MutexGuard<'static, Class> {
-    // Nothing between two writes of a class panics.
-    CLASSES[steps - 1].lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Memory for so many bytes, aligned to eight, and not written.
-fn take(size: usize) -> NonNull<u8> {
-    match steps(size) {
-        Some(steps) => class(steps).take(steps),
-        None => allocated(alone(size)),
-    }
-}
-
-/// # Safety
-///
-/// `place` is from `take` with this size, was not given back since, and is not used any more.
-unsafe fn give(place: NonNull<u8>, size: usize) {
-    match steps(size) {
-        // SAFETY: what the caller promises.
-        Some(steps) => unsafe { class(steps).give(place) },
-        // SAFETY: it was allocated with this layout in `take`.
-        None => unsafe { dealloc(place.as_ptr(), alone(size)) },
-    }
 }
 
 /// The layout of bytes that are too many for a slot.
@@ -179,14 +184,52 @@ fn allocated(layout: Layout) -> NonNull<u8> {
     NonNull::new(made).unwrap_or_else(|| handle_alloc_error(layout))
 }
 
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics between two writes of what the locks here guard.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pool {
+    const fn new() -> Pool {
+        Pool {
+            classes: [const { Mutex::new(Class { roomy: Vec::new() }) }; LONGEST / STEP],
+            extents: Mutex::new(Extents { all: Vec::new(), roomy: Vec::new(), unused: Vec::new() }),
+        }
+    }
+
+    /// Memory for so many bytes, aligned to eight, and not written.
+    fn take(&self, size: usize) -> NonNull<u8> {
+        match steps(size) {
+            Some(steps) => locked(&self.classes[steps - 1]).take(steps, &self.extents),
+            None => allocated(alone(size)),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `place` is from `take` of this pool with this size, was not given back since, and is not used any more.
+    unsafe fn give(&self, place: NonNull<u8>, size: usize) {
+        match steps(size) {
+            // SAFETY: what the caller promises.
+            Some(steps) => unsafe { locked(&self.classes[steps - 1]).give(place, &self.extents) },
+            // SAFETY: it was allocated with this layout in `take`.
+            None => unsafe { dealloc(place.as_ptr(), alone(size)) },
+        }
+    }
+}
+
 impl Class {
-    fn take(&mut self, steps: usize) -> NonNull<u8> {
+    fn take(&mut self, steps: usize, extents: &Mutex<Extents>) -> NonNull<u8> {
         let page = match self.roomy.last() {
             Some(page) => *page,
-            None => self.begin_page(),
+            None => {
+                let page = locked(extents).take();
+                self.roomy.push(page);
+                page
+            }
         };
         // SAFETY: a page of this class, under its lock, with room: either `free` names a slot that was given back, or a whole one
-        // begins at `fresh`. Both lie within the page's allocation, which `page` may reach all of.
+        // begins at `fresh`. Both lie within the page, all of which `page` may reach.
         unsafe {
             let fields = &mut *page.as_ptr();
             let slot = if fields.free == 0 {
@@ -207,22 +250,13 @@ impl Class {
         }
     }
 
-    fn begin_page(&mut self) -> NonNull<Page> {
-        let page = allocated(PAGE).cast::<Page>();
-        let place = self.roomy.len() as u32;
-        // SAFETY: fresh memory of a page's size and alignment.
-        unsafe { page.write(Page { free: 0, fresh: FIRST, taken: 0, place }) };
-        self.roomy.push(page);
-        page
-    }
-
     /// # Safety
     ///
     /// `slot` is from `take` of this class, was not given back since, and is not used any more.
-    unsafe fn give(&mut self, slot: NonNull<u8>) {
-        let within = slot.as_ptr().addr() % ALIGNMENT;
-        // SAFETY: a page begins at a multiple of the alignment and is not longer, so that the slot's page begins `within` bytes before it, in the
-        // same allocation. Its fields are reached under the lock of its class; the slot's bytes are nobody's, and hold two at least.
+    unsafe fn give(&mut self, slot: NonNull<u8>, extents: &Mutex<Extents>) {
+        let within = slot.as_ptr().addr() % PAGE_BYTES;
+        // SAFETY: a page begins at a multiple of its length, so that the slot's begins `within` bytes before it, in the same
+        // allocation. Its fields are reached under the lock of its class; the slot's bytes are nobody's, and hold two at least.
         unsafe {
             let page = slot.sub(within).cast::<Page>();
             let fields = &mut *page.as_ptr();
@@ -233,15 +267,75 @@ impl Class {
                 fields.place = self.roomy.len() as u32;
                 self.roomy.push(page);
             }
-            // One that is empty stays, so that not every other key makes a page and ends it.
-            if fields.taken == 0 && self.roomy.len() > 1 {
-                self.roomy.swap_remove(fields.place as usize);
+            if fields.taken == 0 {
                 let place = fields.place;
+                self.roomy.swap_remove(place as usize);
                 if let Some(moved) = self.roomy.get(place as usize) {
                     (*moved.as_ptr()).place = place;
                 }
-                dealloc(page.cast::<u8>().as_ptr(), PAGE);
+                locked(extents).give(page);
             }
+        }
+    }
+}
+
+impl Extents {
+    /// An empty page, to be the only one with room of its class.
+    fn take(&mut self) -> NonNull<Page> {
+        let number = self.roomy.last().copied().unwrap_or_else(|| self.begin());
+        let extent = &mut self.all[number as usize];
+        let page = extent.empty.trailing_zeros() as u16;
+        extent.empty &= extent.empty - 1;
+        // SAFETY: one of an extent's pages, which nobody has.
+        let begin = unsafe { extent.begin.add(PAGE_BYTES * usize::from(page)).cast::<Page>() };
+        if extent.empty == 0 {
+            extent.place = FULL;
+            self.roomy.pop();
+        }
+        let fields = Page { free: 0, fresh: FIRST, taken: 0, number: page, extent: number, place: 0 };
+        // SAFETY: as above; a page's begin is aligned for its fields.
+        unsafe { begin.write(fields) };
+        begin
+    }
+
+    fn begin(&mut self) -> u32 {
+        let extent = Extent { begin: allocated(EXTENT), empty: u128::MAX, place: self.roomy.len() as u32 };
+        let number = match self.unused.pop() {
+            Some(number) => {
+                self.all[number as usize] = extent;
+                number
+            }
+            None => {
+                self.all.push(extent);
+                self.all.len() as u32 - 1
+            }
+        };
+        self.roomy.push(number);
+        number
+    }
+
+    /// # Safety
+    ///
+    /// `page` is from `take` of these extents, was not given back since, and is not used any more.
+    unsafe fn give(&mut self, page: NonNull<Page>) {
+        // SAFETY: what the caller promises: its fields are still what `take` wrote.
+        let (number, page) = unsafe { (page.as_ref().extent, page.as_ref().number) };
+        let extent = &mut self.all[number as usize];
+        extent.empty |= 1 << page;
+        if extent.place == FULL {
+            extent.place = self.roomy.len() as u32;
+            self.roomy.push(number);
+        }
+        // One that is empty stays while no other has room.
+        if extent.empty == u128::MAX && self.roomy.len() > 1 {
+            let (begin, place) = (extent.begin, extent.place);
+            self.roomy.swap_remove(place as usize);
+            if let Some(moved) = self.roomy.get(place as usize) {
+                self.all[*moved as usize].place = place;
+            }
+            self.unused.push(number);
+            // SAFETY: it was allocated with this layout in `begin`, and all of its pages were given back.
+            unsafe { dealloc(begin.as_ptr(), EXTENT) };
         }
     }
 }
@@ -261,10 +355,6 @@ mod tests {
 
     fn is_whole(shared: &Shared, length: usize, seed: u8) -> bool {
         shared.len() == length && (0..length).all(|at| shared[at] == seed.wrapping_add(at as u8))
-    }
-
-    fn pages(size: usize) -> usize {
-        class(steps(HEAD + size).unwrap()).roomy.len()
     }
 
     /// Random lengths, some of them too long for a slot, given back in any order.
@@ -310,30 +400,61 @@ mod tests {
         assert!(threads.into_iter().all(|thread| thread.join().unwrap()));
     }
 
+    /// Pages that are not empty, and extents that there are.
+    fn held(pool: &Pool) -> (usize, usize) {
+        let extents = locked(&pool.extents);
+        let count = extents.all.len() - extents.unused.len();
+        let there = (0..).zip(&extents.all).filter(|(number, _)| !extents.unused.contains(number));
+        let empty: u32 = there.map(|(_, extent)| extent.empty.count_ones()).sum();
+        (count * PAGES - empty as usize, count)
+    }
+
+    fn taken(pool: &Pool, count: usize, size: usize) -> Vec<NonNull<u8>> {
+        (0..count).map(|_| pool.take(size)).collect()
+    }
+
+    fn give_all(pool: &Pool, slots: impl IntoIterator<Item = NonNull<u8>>, size: usize) {
+        // SAFETY: tests give each slot back once, with its size.
+        slots.into_iter().for_each(|slot| unsafe { pool.give(slot, size) });
+    }
+
     #[test]
-    fn pages_are_filled_and_given_back_once_they_are_empty() {
-        // A length that no other test uses.
-        let size = 1_500;
-        let per_page = (PAGE_BYTES - STEP * usize::from(FIRST)) / (STEP * steps(HEAD + size).unwrap());
-        let mut kept: Vec<Shared> = (0..10 * per_page).map(|_| made(size, 1)).collect();
-        assert_eq!(pages(size), 0, "ten pages are full");
-        let one = kept.pop().unwrap();
-        drop(one);
-        assert_eq!(pages(size), 1);
-        kept.push(made(size, 2));
-        assert_eq!(pages(size), 0, "the slot that was given back is taken again");
-        // Every other one goes: all pages have room. Then the rest: one page is kept.
-        let rest: Vec<Shared> = kept.into_iter().step_by(2).collect();
-        assert_eq!(pages(size), 10);
-        assert!(rest.iter().all(|shared| shared.len() == size));
-        drop(rest);
-        assert_eq!(pages(size), 1);
+    fn pages_are_filled_and_what_is_empty_serves_other_lengths_and_goes() {
+        // As the real one it lives for good, with the extent that it keeps.
+        static OWN: Pool = Pool::new();
+        let (pool, size, other) = (&OWN, 320, 100);
+        let per_page = (PAGE_BYTES - STEP * usize::from(FIRST)) / size;
+        let full = 2 * PAGES;
+        let mut slots = taken(pool, full * per_page, size);
+        assert_eq!(held(pool), (full, 2), "so many pages are full");
+        let one = slots.pop();
+        give_all(pool, one, size);
+        slots.push(pool.take(size));
+        assert_eq!(held(pool), (full, 2), "the slot that was given back is taken again");
+        // All but one of each page go: none is empty. Then all of every other page go.
+        let (stay, go): (Vec<_>, Vec<_>) =
+            slots.into_iter().enumerate().partition(|(at, _)| at % per_page == 0);
+        give_all(pool, go.into_iter().map(|(_, slot)| slot), size);
+        assert_eq!(held(pool), (full, 2));
+        let (stay, go): (Vec<_>, Vec<_>) =
+            stay.into_iter().partition(|(at, _)| (at / per_page).is_multiple_of(2));
+        give_all(pool, go.into_iter().map(|(_, slot)| slot), size);
+        assert_eq!(held(pool), (full / 2, 2));
+        // Another length has them, and what is left of the first its own.
+        let others = taken(pool, full / 2 * ((PAGE_BYTES - STEP * usize::from(FIRST)) / 112), other);
+        let again = taken(pool, full / 2 * (per_page - 1), size);
+        assert_eq!(held(pool), (full, 2));
+        give_all(pool, others, other);
+        give_all(pool, again, size);
+        give_all(pool, stay.into_iter().map(|(_, slot)| slot), size);
+        assert_eq!(held(pool), (0, 1), "one extent is kept");
     }
 
     #[test]
     fn the_longest_slot_the_first_bytes_beyond_it_and_none_at_all() {
         for length in [0, 1, 7, 8, 9, LONGEST - HEAD, LONGEST - HEAD + 1, 100_000] {
             let shared = made(length, 3);
+            assert_eq!(shared.as_ptr().addr() % align_of::<u64>(), 0);
             assert!(is_whole(&shared, length, 3) && shared == shared.clone());
         }
         assert_eq!(size_of::<Option<Shared>>(), size_of::<usize>());

@@ -15,6 +15,7 @@ use std::io;
 use std::path::Path;
 
 use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use super::super::{BenchError, Cluster, idle};
@@ -27,6 +28,8 @@ const OBSERVERS: usize = 20;
 const ALL: usize = VOTERS + OBSERVERS;
 const NEIGHBOURS: usize = VOTERS + 12;
 const CLIENTS: [usize; 3] = [1, 16, 64];
+/// Observers that are left when reads are measured.
+const READERS: usize = 3;
 /// Rounds of each kind.
 const ROUNDS: usize = 5;
 
@@ -77,9 +80,10 @@ pub fn run(directory: &Path) -> Result<(), BenchError> {
     }
     println!("at the end {}", sources(&clusters.observed)?);
     let voter = (clusters.observed.leader()? + 1) % VOTERS;
+    leave_few(&clusters.observed)?;
     for (who, host) in [("a voter", voter), ("an observer", VOTERS)] {
         let reads = load::reads_beside_writes(&clusters.observed, host, 16, ROUND)?;
-        println!("linearizable reads at {who}, beside 16 writers: {reads}");
+        println!("linearizable reads at {who}, {READERS} observers, beside 16 writers: {reads}");
     }
     Ok(())
 }
@@ -122,16 +126,25 @@ fn observe(system: &ours::Ours) -> Result<(), BenchError> {
         system.cluster.wait("an agent answers", || Ok(host.run(["skein", "version"])?.success()))?;
         system.cluster.join(host, &["--no-voter"])?;
     }
-    until_all_have_all(system)
+    until_all_have_all(system, system.cluster.bed.hosts().len())
 }
 
-fn until_all_have_all(system: &ours::Ours) -> Result<(), BenchError> {
+/// Ends all observers but a few: twenty processes that share a core wait for it longer than for any feed, and a machine has one.
+fn leave_few(system: &ours::Ours) -> Result<(), BenchError> {
+    for host in system.cluster.bed.hosts().iter().skip(VOTERS + READERS) {
+        host.stop_agent(Signal::SIGKILL)?;
+    }
+    until_all_have_all(system, VOTERS + READERS)
+}
+
+/// The observers among the first so many machines.
+fn until_all_have_all(system: &ours::Ours, machines: usize) -> Result<(), BenchError> {
     let written = system.cluster.status(system.leader()?)?["revision"].as_u64();
     let is_fed = |index: usize| {
         let status = system.cluster.status(index)?;
         Ok(status["feed"]["from"].is_string() && status["revision"].as_u64() >= written)
     };
-    (VOTERS..system.cluster.bed.hosts().len())
+    (VOTERS..machines)
         .try_for_each(|index| system.cluster.wait("an observer is fed and has the state", || is_fed(index)))
 }
 
@@ -142,7 +155,7 @@ impl Clusters {
         for round in 0..ROUNDS {
             for step in 0..kinds.len() {
                 let at = (round + step) % kinds.len();
-                until_all_have_all(&self.observed)?;
+                until_all_have_all(&self.observed, ALL)?;
                 rounds[at].push(match kinds[at] {
                     Kind::Plain => measure(&self.plain, VOTERS, clients, cores)?,
                     Kind::Beside => self.measure_beside(cores, clients)?,

@@ -1,6 +1,6 @@
 //! The store as the agent uses it: reads from local views, writes by way of the leader, exactly once.
 //!
-//! Decides where a command goes and when it is repeated; the replica itself runs on a thread of its own
+//! Decides where a command goes and when it is repeated, and who may be served beside the replica, which runs on a thread of its own
 //! (`replica_thread`). It must not know what keys and values mean.
 
 mod forward;

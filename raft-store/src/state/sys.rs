@@ -168,9 +168,9 @@ struct Extent {
 // SAFETY: an extent belongs to `Extents`, its empty pages are reached under the lock of that, and the others by way of their class.
 unsafe impl Send for Extents {}
 
-/// The steps that a slot of so many bytes takes; none if they are too many for one.
+/// The steps that a slot of so many bytes takes, a head at least; none if they are too many for one.
 fn steps(size: usize) -> Option<usize> {
-    (size <= LONGEST).then(|| size.div_ceil(STEP).max(1))
+    (size <= LONGEST).then(|| size.div_ceil(STEP))
 }
 
 /// The layout of bytes that are too many for a slot.

@@ -5,6 +5,9 @@
 
 use std::io;
 
+/// Bytes that a disk writes as one: while some are written nothing else of the file is at risk.
+pub(crate) const SECTOR: usize = 512;
+
 /// A flat directory of files.
 pub trait Disk: Sync {
     /// All file names, in any order.
@@ -19,8 +22,15 @@ pub trait Disk: Sync {
     fn read_at(&self, name: &str, offset: u64, into: &mut [u8]) -> Result<usize, DiskError>;
     /// Writes at an offset within or at the end of the file. Not durable before `sync`.
     fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), DiskError>;
-    /// Begins what `sync` of this file then waits for, if the disk can do both at once. What goes wrong, `sync` says.
-    fn begin_sync(&mut self, _name: &str) {}
+    /// Writes whole sectors at an offset within the file and makes them durable, with all that was written to it before.
+    fn write_through(&mut self, name: &str, offset: u64, sectors: &[u8]) -> Result<(), DiskError> {
+        self.write_at(name, offset, sectors)?;
+        self.sync(name)
+    }
+    /// Begins that, if the disk can do it while its caller goes on, and `sync` of this file waits for it. What goes wrong, either says.
+    fn begin_write_through(&mut self, name: &str, offset: u64, sectors: &[u8]) -> Result<(), DiskError> {
+        self.write_at(name, offset, sectors)
+    }
     /// Makes the file's bytes and length durable (fdatasync).
     fn sync(&mut self, name: &str) -> Result<(), DiskError>;
     /// Cuts the file to a length. Not durable before `sync`.

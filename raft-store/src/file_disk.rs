@@ -1,16 +1,17 @@
 //! Decides how the `Disk` operations map to files of one directory: modes 0600 and 0700, a lock so that two agents
-//! never share it, fdatasync, by a thread of its own where it is begun before it is waited for. Must not retry anything, least of
-//! all a sync.
+//! never share it, fdatasync. Must not retry anything, least of all a sync.
+
+mod through;
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use crate::disk::{Disk, DiskError};
+use through::Writes;
 
 const LOCK: &str = "lock";
 static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
@@ -20,7 +21,7 @@ static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 pub struct FileDisk {
     directory: PathBuf,
     open: BTreeMap<String, Arc<File>>,
-    syncs: Syncs,
+    writes: Writes,
     lock: File,
 }
 
@@ -55,7 +56,7 @@ impl FileDisk {
             Ok(()) => Ok(FileDisk {
                 directory: directory.to_owned(),
                 open: BTreeMap::new(),
-                syncs: Syncs::default(),
+                writes: Writes::default(),
                 lock,
             }),
             Err(TryLockError::WouldBlock) => Err(FileDiskError::InUse { directory: directory.to_owned() }),
@@ -74,77 +75,20 @@ impl FileDisk {
         }
         Ok(&self.open[name])
     }
-}
 
-/// Syncs that were begun: at most one is under way.
-#[derive(Debug, Default)]
-struct Syncs {
-    worker: Option<Worker>,
-    under_way: Option<String>,
-    /// Something was changed since it was begun: the sync need not cover that.
-    changed: bool,
-    /// What became of one that nobody has asked for yet. A failed sync must be heard of.
-    failed: Option<(String, io::Error)>,
-}
-
-/// Files go in, what became of their syncs comes out. (The lock is never contended: it makes the disk one that threads may read from.)
-type Worker = (Sender<Arc<File>>, Mutex<Receiver<io::Result<()>>>);
-
-impl Syncs {
-    /// Begins one; where there is no thread for it the whole work is left to `sync`.
-    fn begin(&mut self, name: &str, file: Arc<File>) {
-        self.settle();
-        if self.worker.is_none() {
-            self.worker = start_worker().ok();
-        }
-        if let Some((work, _)) = &self.worker
-            && work.send(file).is_ok()
-        {
-            self.under_way = Some(name.to_owned());
-            self.changed = false;
-        }
+    /// What the name stands for is no longer that file.
+    fn close(&mut self, name: &str) {
+        self.open.remove(name);
+        self.writes.forget(name);
     }
 
-    /// Waits for the one under way. Whether the file `name` is durable by it as it is now.
-    fn covers(&mut self, name: &str) -> Result<bool, DiskError> {
-        let begun = self.settle();
-        match self.failed.take() {
-            Some((failed, error)) => Err(DiskError::new("sync", &failed, error)),
-            None => Ok(begun.is_some_and(|begun| begun == name) && !self.changed),
+    fn turn_to(&mut self, name: &str) -> Result<(), DiskError> {
+        if !self.writes.writes(name) {
+            let file = self.file("writing", name)?.clone();
+            self.writes.turn_to(name, &self.path(name), file);
         }
+        Ok(())
     }
-
-    fn settle(&mut self) -> Option<String> {
-        let name = self.under_way.take()?;
-        let gone = || Err(io::Error::other("the thread that syncs has ended"));
-        let recv = |done: &mut Mutex<Receiver<io::Result<()>>>| {
-            let done = done.get_mut().unwrap_or_else(PoisonError::into_inner);
-            done.recv().unwrap_or_else(|_| gone())
-        };
-        let done = self.worker.as_mut().map_or_else(gone, |(_, done)| recv(done));
-        match done {
-            Ok(()) => Some(name),
-            Err(error) => {
-                self.failed.get_or_insert((name, error));
-                None
-            }
-        }
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "driver: ends with the disk that asks it")]
-fn start_worker() -> io::Result<Worker> {
-    let (work, orders) = channel::<Arc<File>>();
-    let (results, done) = channel();
-    // It inherits the priority of the thread that asks first.
-    std::thread::Builder::new().name("sync".into()).spawn(move || {
-        for file in orders {
-            if results.send(file.sync_data()).is_err() {
-                return;
-            }
-        }
-    })?;
-    Ok((work, Mutex::new(done)))
 }
 
 fn options() -> OpenOptions {
@@ -221,20 +165,23 @@ impl Disk for FileDisk {
     }
 
     fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> Result<(), DiskError> {
-        self.syncs.changed = true;
+        self.writes.changes();
         let file = self.file("writing", name)?;
         file.write_all_at(bytes, offset).map_err(|e| DiskError::new("writing", name, e))
     }
 
-    fn begin_sync(&mut self, name: &str) {
-        // A file that cannot be opened fails where it is synced.
-        if let Ok(file) = self.file("sync", name).cloned() {
-            self.syncs.begin(name, file);
-        }
+    fn write_through(&mut self, name: &str, offset: u64, sectors: &[u8]) -> Result<(), DiskError> {
+        self.turn_to(name)?;
+        self.writes.perform(offset, sectors)
+    }
+
+    fn begin_write_through(&mut self, name: &str, offset: u64, sectors: &[u8]) -> Result<(), DiskError> {
+        self.turn_to(name)?;
+        self.writes.begin(offset, sectors)
     }
 
     fn sync(&mut self, name: &str) -> Result<(), DiskError> {
-        if self.syncs.covers(name)? {
+        if self.writes.covers(name)? {
             return Ok(());
         }
         let file = self.file("sync", name)?;
@@ -242,20 +189,20 @@ impl Disk for FileDisk {
     }
 
     fn truncate(&mut self, name: &str, length: u64) -> Result<(), DiskError> {
-        self.syncs.changed = true;
+        self.writes.changes();
         let file = self.file("truncation", name)?;
         // A shorter length is metadata that fdatasync need not write: sync it here, wholly.
         file.set_len(length).and_then(|()| file.sync_all()).map_err(|e| DiskError::new("truncation", name, e))
     }
 
     fn rename(&mut self, from: &str, to: &str) -> Result<(), DiskError> {
-        self.open.remove(from);
-        self.open.remove(to);
+        self.close(from);
+        self.close(to);
         fs::rename(self.path(from), self.path(to)).map_err(|e| DiskError::new("renaming", from, e))
     }
 
     fn remove(&mut self, name: &str) -> Result<(), DiskError> {
-        self.open.remove(name);
+        self.close(name);
         fs::remove_file(self.path(name)).map_err(|e| DiskError::new("removal", name, e))
     }
 
@@ -270,44 +217,5 @@ impl Disk for FileDisk {
         let name = self.directory.display().to_string();
         let directory = File::open(&self.directory).map_err(|e| DiskError::new("opening", &name, e))?;
         directory.sync_all().map_err(|e| DiskError::new("sync", &name, e))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn file(name: &str) -> Arc<File> {
-        let path = std::env::temp_dir().join(format!("skein-syncs-{}-{name}", std::process::id()));
-        let file = Arc::new(File::create(&path).unwrap());
-        fs::remove_file(path).unwrap();
-        file
-    }
-
-    #[test]
-    fn a_begun_sync_covers_its_file_until_something_is_changed() {
-        let mut syncs = Syncs::default();
-        assert!(!syncs.covers("log").unwrap(), "nothing was begun");
-        syncs.begin("log", file("log"));
-        assert!(syncs.covers("log").unwrap());
-        assert!(!syncs.covers("log").unwrap(), "what was waited for is over");
-        syncs.begin("log", file("log"));
-        assert!(!syncs.covers("other").unwrap());
-        syncs.begin("log", file("log"));
-        syncs.changed = true;
-        assert!(!syncs.covers("log").unwrap(), "written after it was begun");
-    }
-
-    #[test]
-    fn a_begun_sync_that_fails_is_heard_of_whatever_is_synced_next() {
-        // fdatasync(2) of a device without a sync says EINVAL.
-        let null = || Arc::new(File::options().write(true).open("/dev/null").unwrap());
-        let mut syncs = Syncs::default();
-        syncs.begin("log", null());
-        assert!(syncs.covers("log").unwrap_err().to_string().contains("sync of log failed"));
-        syncs.begin("log", null());
-        syncs.begin("snapshot", file("snapshot"));
-        let heard = syncs.covers("snapshot").unwrap_err().to_string();
-        assert!(heard.contains("sync of log failed"), "{heard}");
     }
 }

@@ -6,8 +6,9 @@
 //!
 //! 1. gather all inputs that wait, [`Replica::handle`] each (an `Input::Tick` every `timing::TICK_MS`);
 //! 2. [`Replica::outbox`], and send what it gives: a leader's appends travel while its own disk writes;
-//! 3. [`Replica::advance`]: one write, one sync for all of it; on an error end the process;
-//! 4. perform the effects in order, then begin again, by [`Replica::due`] at the latest.
+//! 3. [`Replica::persist`], and perform what it gives: one write, one sync for all of it, and nothing else that others would wait for;
+//! 4. [`Replica::advance`] ends the round; on an error of either end the process;
+//! 5. perform the effects in order, then begin again, by [`Replica::due`] at the latest.
 //!
 //! Start with `replica`, then `log`, then `state`. Deliberately absent: forwarding, retries of proposals, who is
 //! alive, authentication (the driver proves who a peer is), encryption.

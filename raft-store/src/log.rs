@@ -243,9 +243,9 @@ impl<D: Disk> Log<D> {
         let mut wanted = self.want(unsynced)?;
         wanted.batch = match wanted.batch {
             Pending::Unwritten(batch) if self.fits(&batch) => {
-                let written = self.write_batch(batch)?;
+                let (bytes, written) = self.encode(batch);
                 let name = self.current().name();
-                self.disk.begin_sync(&name);
+                self.disk.begin_write_through(&name, self.end, &bytes)?;
                 Pending::Written(written)
             }
             other => other,
@@ -422,27 +422,33 @@ impl<D: Disk> Log<D> {
     }
 
     fn append(&mut self, batch: Batch) -> Result<Vec<Entry>, LogError> {
-        let written = self.write_batch(batch)?;
-        self.sync_batch(written)
+        if !self.fits(&batch) {
+            self.new_segment(batch.encoded_length() as u64)?;
+        }
+        let (bytes, written) = self.encode(batch);
+        let name = self.current().name();
+        if planted!(BatchNotSynced) {
+            self.disk.write_at(&name, self.end, &bytes)?;
+            return Ok(self.count(written));
+        }
+        let synced = self.disk.write_through(&name, self.end, &bytes);
+        if !planted!(SyncErrorIgnored) {
+            synced?;
+        }
+        Ok(self.count(written))
     }
 
     fn fits(&self, batch: &Batch) -> bool {
         self.end + batch.encoded_length() as u64 <= self.current().length
     }
 
-    fn write_batch(&mut self, batch: Batch) -> Result<WrittenBatch, LogError> {
-        if !self.fits(&batch) {
-            self.new_segment(batch.encoded_length() as u64)?;
-        }
-        let salt = self.current().salt;
-        let (bytes, chain) = batch.encode(self.next_sequence, &self.chain, salt);
-        let name = self.current().name();
-        self.disk.write_at(&name, self.end, &bytes)?;
-        Ok(WrittenBatch { batch, bytes: bytes.len() as u64, chain })
+    fn encode(&self, batch: Batch) -> (Vec<u8>, WrittenBatch) {
+        let (bytes, chain) = batch.encode(self.next_sequence, &self.chain, self.current().salt);
+        let written = WrittenBatch { batch, bytes: bytes.len() as u64, chain };
+        (bytes, written)
     }
 
     fn sync_batch(&mut self, written: WrittenBatch) -> Result<Vec<Entry>, LogError> {
-        let WrittenBatch { batch, bytes, chain } = written;
         if !planted!(BatchNotSynced) {
             let name = self.current().name();
             let synced = self.disk.sync(&name);
@@ -450,13 +456,19 @@ impl<D: Disk> Log<D> {
                 synced?;
             }
         }
+        Ok(self.count(written))
+    }
+
+    /// It is durable: the next one follows it.
+    fn count(&mut self, written: WrittenBatch) -> Vec<Entry> {
+        let WrittenBatch { batch, bytes, chain } = written;
         self.end += bytes;
         self.bytes_since_snapshot += bytes;
         self.next_sequence += 1;
         self.chain = chain;
         self.last = batch.last().unwrap_or(self.last);
         self.hard_state = batch.hard_state;
-        Ok(batch.entries)
+        batch.entries
     }
 
     fn current(&self) -> &Segment {

@@ -18,7 +18,7 @@ mod telling;
 #[cfg(test)]
 mod tests;
 
-use raft::eraftpb::MessageType;
+use raft::eraftpb::{Entry, MessageType};
 use raft::{RawNode, Ready, SnapshotStatus, StateRole};
 
 use crate::config::Config;
@@ -79,13 +79,17 @@ pub struct Replica<D: Disk> {
     effects: Vec<Effect>,
     /// A round that `outbox` began and `advance` ends; raft must not be touched in between.
     held: Option<Held>,
+    /// The same round, once `persist` has made it durable: what is to be applied.
+    committed: Option<Vec<Entry>>,
     inbox: Vec<Input>,
     incoming: Option<Box<State>>,
     reported: (u64, Role, Option<NodeId>),
     elections: Elections,
     refused: u64,
-    /// Whether the last `advance` wrote to the log.
+    /// Whether something was written to the log between the last two ends of `advance`, …
     wrote: bool,
+    /// … and how many batches it has had at the last.
+    batches: u64,
     rolled_back: Option<u64>,
     stopped: bool,
     started: bool,
@@ -97,7 +101,7 @@ impl<D: Disk> Replica<D> {
         self.now = self.now.max(now);
         match () {
             () if self.stopped => {}
-            () if self.held.is_some() => self.inbox.push(input),
+            () if self.is_amid_a_round() => self.inbox.push(input),
             () => self.take(input),
         }
     }
@@ -107,7 +111,7 @@ impl<D: Disk> Replica<D> {
     /// `advance` does.
     pub fn outbox(&mut self, now: Millis) -> Vec<Effect> {
         self.now = self.now.max(now);
-        if self.stopped || self.held.is_some() {
+        if self.stopped || self.is_amid_a_round() {
             return Vec::new();
         }
         self.ask_raft();
@@ -123,6 +127,20 @@ impl<D: Disk> Replica<D> {
         std::mem::replace(&mut self.effects, before)
     }
 
+    /// Makes durable what `outbox` has begun, and gives out what need not wait for the rest of `advance`: what a follower
+    /// acknowledges, before it applies anything; what a leader answers, before it looks after its log. Optional; call it between these
+    /// two, and perform what it gives at once. Errors are those of `advance`.
+    pub fn persist(&mut self, now: Millis) -> Result<Vec<Effect>, Fatal> {
+        self.now = self.now.max(now);
+        if self.stopped || self.rolled_back.is_some() {
+            // Which `advance` says. Nothing is promised any more.
+            return Ok(Vec::new());
+        }
+        let Some(Held { ready, written }) = self.held.take() else { return Ok(Vec::new()) };
+        let done = self.persist_round(ready, written);
+        self.give_out(done)
+    }
+
     /// Persists what the inputs led to (one write, one sync for all of them), applies what is committed, and gives
     /// out what is to be done. After an error the replica has stopped: end the process, perform nothing.
     pub fn advance(&mut self, now: Millis) -> Result<Vec<Effect>, Fatal> {
@@ -130,16 +148,19 @@ impl<D: Disk> Replica<D> {
         if self.stopped {
             return Err(Fatal::Stopped);
         }
-        let before = self.log.batches();
         let done = self.rounds();
-        self.wrote = self.log.batches() != before;
-        match done {
-            Ok(()) => Ok(std::mem::take(&mut self.effects)),
-            Err(fatal) => {
-                self.stopped = true;
-                Err(fatal)
-            }
-        }
+        let batches = self.log.batches();
+        self.wrote = std::mem::replace(&mut self.batches, batches) != batches;
+        self.give_out(done)
+    }
+
+    fn is_amid_a_round(&self) -> bool {
+        self.held.is_some() || self.committed.is_some()
+    }
+
+    fn give_out(&mut self, done: Result<(), Fatal>) -> Result<Vec<Effect>, Fatal> {
+        self.stopped |= done.is_err();
+        done.map(|()| std::mem::take(&mut self.effects))
     }
 
     /// The newest view.
@@ -255,7 +276,10 @@ impl<D: Disk> Replica<D> {
             return Err(Fatal::RolledBack { last: self.node.raft.raft_log.last_index(), promised });
         }
         if let Some(Held { ready, written }) = self.held.take() {
-            self.round(ready, written.transpose()?)?;
+            self.round(ready, written)?;
+        }
+        if let Some(committed) = self.committed.take() {
+            self.apply_round(committed)?;
         }
         self.tell_commit_if_late();
         for input in std::mem::take(&mut self.inbox) {
@@ -310,7 +334,7 @@ impl<D: Disk> Replica<D> {
     }
 
     /// Lets the disk work while early messages leave. Not for a leader's snapshot, which is looked at first.
-    fn write_ahead(&mut self, ready: &mut Ready) -> Option<Result<Wanted, LogError>> {
+    fn write_ahead(&mut self, ready: &mut Ready) -> Written {
         if !ready.snapshot().is_empty() {
             return None;
         }
@@ -318,14 +342,32 @@ impl<D: Disk> Replica<D> {
         Some(self.log.write_ahead(unsynced))
     }
 
+    /// The part of a round that others wait for.
+    fn persist_round(&mut self, ready: Ready, written: Written) -> Result<(), Fatal> {
+        let committed = self.make_durable(ready, written)?;
+        if self.leads() {
+            self.apply_round(committed)?;
+            self.report();
+        } else {
+            self.committed = Some(committed);
+        }
+        Ok(())
+    }
+
     /// One `Ready`, by raft's contract; what it wants durable may be written already.
-    fn round(&mut self, mut ready: Ready, written: Option<Wanted>) -> Result<(), Fatal> {
+    fn round(&mut self, ready: Ready, written: Written) -> Result<(), Fatal> {
+        let committed = self.make_durable(ready, written)?;
+        self.apply_round(committed)
+    }
+
+    /// What is committed then.
+    fn make_durable(&mut self, mut ready: Ready, written: Written) -> Result<Vec<Entry>, Fatal> {
         let early = outbound::early(&mut ready, self.log.hard_state());
         self.send(early);
         for (context, index) in self.reads.answered(ready.take_read_states()) {
             self.tell_index(context, index);
         }
-        let mut durable = match written {
+        let mut durable = match written.transpose()? {
             Some(written) => self.log.sync(written)?.open(),
             None => {
                 let install = self.snapshot_of(&ready)?;
@@ -352,6 +394,10 @@ impl<D: Disk> Replica<D> {
         let messages = outbound::afterwards(&mut light, &durable);
         self.send(messages);
         committed.extend(light.take_committed_entries());
+        Ok(committed)
+    }
+
+    fn apply_round(&mut self, committed: Vec<Entry>) -> Result<(), Fatal> {
         self.apply_all(committed)?;
         self.node.advance_apply();
         self.set_election_timeout();
@@ -426,11 +472,13 @@ impl<D: Disk> Replica<D> {
     }
 }
 
-/// A round that was begun.
+/// What a round wants durable, if it is written already.
+type Written = Option<Result<Wanted, LogError>>;
+
+/// A round that was begun: raft has been asked what it wants.
 struct Held {
     ready: Ready,
-    /// What it wants durable, if that is written already.
-    written: Option<Result<Wanted, LogError>>,
+    written: Written,
 }
 
 /// A number's bits, well mixed (the finalizer of splitmix64).

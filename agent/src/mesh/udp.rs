@@ -65,6 +65,10 @@ impl AsyncUdpSocket for Watched {
         loop {
             let mut ready = ready!(self.packets.poll_read_ready(context))?;
             if let Ok(received) = ready.try_io(|_| self.state.recv((&self.socket).into(), buffers, meta)) {
+                if received.as_ref().is_ok_and(|count| *count < buffers.len()) {
+                    // That was all: what comes from now on is told anew (epoll(7), EPOLLET), and need not be asked for.
+                    ready.clear_ready();
+                }
                 return Poll::Ready(received);
             }
         }

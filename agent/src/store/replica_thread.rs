@@ -254,24 +254,30 @@ impl Thread {
             early.into_iter().for_each(|effect| self.perform(effect));
             tokio::task::yield_now().await;
         }
+        // Then what others wait for, before the rest.
+        let said = self.replica.persist(Millis(clock::millis())).unwrap_or_else(|fatal| self.fail(&fatal));
+        if !said.is_empty() {
+            said.into_iter().for_each(|effect| self.perform(effect));
+            tokio::task::yield_now().await;
+        }
         let advanced = self.replica.advance(Millis(clock::millis()));
         let ended = clock::millis();
         self.replica.handle(Millis(ended), Input::Synced { took_ms: ended.saturating_sub(began) });
-        match advanced {
-            Ok(effects) => effects.into_iter().for_each(|effect| self.perform(effect)),
-            Err(fatal) => {
-                error!(%fatal, "the store has failed; this agent ends so that nothing wrong is answered");
-                if let Fatal::RolledBack { .. } = fatal {
-                    (self.distrusted)(&fatal.to_string());
-                }
-                std::process::exit(70);
-            }
-        }
+        let effects = advanced.unwrap_or_else(|fatal| self.fail(&fatal));
+        effects.into_iter().for_each(|effect| self.perform(effect));
         let full = self.replica.is_pressed();
         self.disk_full.send_if_modified(|now| std::mem::replace(now, full) != full);
         if !*self.caught_up.borrow() && self.replica.status().caught_up {
             self.caught_up.send_replace(true);
         }
+    }
+
+    fn fail(&self, fatal: &Fatal) -> ! {
+        error!(%fatal, "the store has failed; this agent ends so that nothing wrong is answered");
+        if let Fatal::RolledBack { .. } = fatal {
+            (self.distrusted)(&fatal.to_string());
+        }
+        std::process::exit(70);
     }
 
     fn take(&mut self, ask: Ask) {

@@ -6,10 +6,12 @@ use raft::eraftpb::{Entry, HardState};
 use sha2::{Digest, Sha256};
 
 use super::identity::array;
+use crate::disk::SECTOR;
 
 pub(crate) const HEADER_BYTES: usize = 64;
 const MAGIC: u32 = u32::from_le_bytes(*b"BAT1");
-const ALIGN: usize = 8;
+/// A batch shares no sector with another: one that is torn leaves those before it alone (docs/decisions/0124).
+pub(crate) const ALIGN: usize = SECTOR;
 const HARD_STATE_BYTES: usize = 24;
 
 /// The hash over all batches so far.
@@ -35,7 +37,7 @@ pub(crate) struct Header {
 impl Header {
     /// Bytes from the header's begin to the next batch's.
     pub(crate) fn span(&self) -> usize {
-        HEADER_BYTES + self.length.next_multiple_of(ALIGN)
+        (HEADER_BYTES + self.length).next_multiple_of(ALIGN)
     }
 }
 
@@ -46,7 +48,7 @@ impl Batch {
 
     pub(crate) fn encoded_length(&self) -> usize {
         let entries: usize = self.entries.iter().map(|entry| 4 + entry.encoded_len()).sum();
-        HEADER_BYTES + (HARD_STATE_BYTES + 4 + entries).next_multiple_of(ALIGN)
+        (HEADER_BYTES + HARD_STATE_BYTES + 4 + entries).next_multiple_of(ALIGN)
     }
 
     /// The batch's bytes and the chain after it.
@@ -63,7 +65,7 @@ impl Batch {
         bytes[24..56].copy_from_slice(&before.0);
         let header_checksum = checksum(salt, &bytes[8..HEADER_BYTES]);
         bytes[4..8].copy_from_slice(&header_checksum.to_le_bytes());
-        bytes.resize(HEADER_BYTES + length.next_multiple_of(ALIGN), 0);
+        bytes.resize((HEADER_BYTES + length).next_multiple_of(ALIGN), 0);
         (bytes, after)
     }
 

@@ -13,37 +13,43 @@ pub(crate) struct Identity {
 /// Bytes of magic, version, cluster and node.
 pub(crate) const PREFIX_BYTES: usize = 8 + 4 + 16 + 8;
 
-/// The version of all files of this crate.
-pub(crate) const VERSION: u32 = 1;
+/// Which files these are, and the version of their bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Kind {
+    pub(crate) magic: &'static [u8; 8],
+    pub(crate) version: u32,
+}
 
 /// What the first bytes of a file say.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Prefix {
     Ours,
     NotAFile,
+    Older(u32),
     Newer(u32),
     OtherCluster(ClusterId),
     OtherNode(NodeId),
 }
 
 impl Identity {
-    pub(crate) fn write_prefix(&self, magic: &[u8; 8], out: &mut Vec<u8>) {
-        out.extend_from_slice(magic);
-        out.extend_from_slice(&VERSION.to_le_bytes());
+    pub(crate) fn write_prefix(&self, kind: Kind, out: &mut Vec<u8>) {
+        out.extend_from_slice(kind.magic);
+        out.extend_from_slice(&kind.version.to_le_bytes());
         out.extend_from_slice(&self.cluster.0);
         out.extend_from_slice(&self.node.0.to_le_bytes());
     }
 
     /// Compares a file's first bytes, whose checksum was verified before, with what they should be.
-    pub(crate) fn check_prefix(&self, magic: &[u8; 8], bytes: &[u8]) -> Prefix {
-        if bytes.len() < PREFIX_BYTES || &bytes[..8] != magic {
+    pub(crate) fn check_prefix(&self, kind: Kind, bytes: &[u8]) -> Prefix {
+        if bytes.len() < PREFIX_BYTES || &bytes[..8] != kind.magic {
             return Prefix::NotAFile;
         }
         let version = u32::from_le_bytes(array(&bytes[8..12]));
         let cluster = ClusterId(array(&bytes[12..28]));
         let node = NodeId(u64::from_le_bytes(array(&bytes[28..36])));
         match () {
-            () if version > VERSION => Prefix::Newer(version),
+            () if version > kind.version => Prefix::Newer(version),
+            () if version < kind.version => Prefix::Older(version),
             () if cluster != self.cluster => Prefix::OtherCluster(cluster),
             () if node != self.node => Prefix::OtherNode(node),
             () => Prefix::Ours,

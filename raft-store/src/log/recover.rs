@@ -11,7 +11,7 @@ use raft::eraftpb::HardState;
 
 use super::batch::{self, Batch, Chain};
 use super::fedfile;
-use super::identity::{Identity, Prefix};
+use super::identity::{Identity, Kind, Prefix};
 use super::segment::{self, Segment};
 use super::snapfile;
 use crate::disk::{Disk, DiskError};
@@ -64,6 +64,17 @@ pub enum OpenError {
         found: NodeId,
         /// The node this replica was opened as.
         expected: NodeId,
+    },
+    /// A build from before the first release wrote the files.
+    #[error(
+        "{file} has format version {version}, of a build from before the first release, which this binary does not read; start it with that \
+         build, or run `skein node reset` on this machine and join again"
+    )]
+    OlderVersion {
+        /// The file.
+        file: String,
+        /// Its version.
+        version: u32,
     },
     /// A newer version wrote the files.
     #[error(
@@ -210,7 +221,7 @@ fn covered<D: Disk>(
         let name = segment::name(ordinal);
         let mut bytes = [0; segment::HEADER_BYTES];
         let count = disk.read_at(&name, 0, &mut bytes)?;
-        let ours = check_owner(identity, segment::MAGIC, &name, &bytes[..count]).is_ok();
+        let ours = check_owner(identity, segment::KIND, &name, &bytes[..count]).is_ok();
         let sound =
             Segment::decode_header(&bytes[..count]).filter(|header| ours && header.ordinal == ordinal);
         sound.map(|header| Ok(Segment { length: disk.length(&name)?, ..header })).transpose()
@@ -315,7 +326,7 @@ impl Replay<'_> {
         let Some(header) = Segment::decode_header(&bytes) else {
             return self.broken_header(&name, &bytes, is_last);
         };
-        check_owner(self.identity, segment::MAGIC, &name, &bytes)?;
+        check_owner(self.identity, segment::KIND, &name, &bytes)?;
         self.enter(&name, &header)?;
         let end = self.batches(&name, &header, &bytes, is_last)?;
         self.found.log_bytes += end as u64;
@@ -504,7 +515,7 @@ fn judge_tail(name: &str, at: usize, rest: &[u8], salt: u32, expected: u64) -> R
             () => Ok(()),
         };
     }
-    let later = (8..rest.len()).step_by(8).any(|offset| {
+    let later = (batch::ALIGN..rest.len()).step_by(batch::ALIGN).any(|offset| {
         let tail = &rest[offset..];
         batch::decode_header(tail, salt).is_some_and(|header| header.sequence > expected)
     });
@@ -524,7 +535,7 @@ fn read_snapshot<D: Disk>(disk: &D, identity: &Identity, index: Option<u64>) -> 
     let Some(sequence) = snapfile::sequence(&header[..count]) else {
         return Err(corrupt(&file, 0, "the snapshot's header is unreadable"));
     };
-    check_owner(identity, snapfile::MAGIC, &file, &header)?;
+    check_owner(identity, snapfile::KIND, &file, &header)?;
     match snapfile::read(disk, &file)? {
         Ok(state) if state.applied_index == index => Ok(Some((file, sequence, state))),
         Ok(_) => Err(corrupt(&file, 0, "the snapshot is not the one its name says")),
@@ -539,11 +550,12 @@ fn read_snapshot<D: Disk>(disk: &D, identity: &Identity, index: Option<u64>) -> 
     }
 }
 
-fn check_owner(identity: &Identity, magic: &[u8; 8], name: &str, bytes: &[u8]) -> Result<(), OpenError> {
+fn check_owner(identity: &Identity, kind: Kind, name: &str, bytes: &[u8]) -> Result<(), OpenError> {
     let file = name.to_owned();
-    match identity.check_prefix(magic, bytes) {
+    match identity.check_prefix(kind, bytes) {
         Prefix::Ours => Ok(()),
         Prefix::NotAFile => Err(corrupt(name, 0, "it does not begin like a file of this store")),
+        Prefix::Older(version) => Err(OpenError::OlderVersion { file, version }),
         Prefix::Newer(version) => Err(OpenError::NewerVersion { file, version }),
         Prefix::OtherCluster(found) => {
             Err(OpenError::OtherCluster { file, found, expected: identity.cluster })

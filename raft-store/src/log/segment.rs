@@ -1,11 +1,13 @@
 //! Decides the layout of a segment's first sector. Must not read batches (`batch`) nor judge damage (`recover`).
 
 use super::batch::Chain;
-use super::identity::{Identity, PREFIX_BYTES, array};
+use super::identity::{Identity, Kind, PREFIX_BYTES, array};
+use crate::disk::SECTOR;
 
 /// Bytes before the first batch: one sector.
-pub(crate) const HEADER_BYTES: usize = 512;
-pub(crate) const MAGIC: &[u8; 8] = b"skeinlog";
+pub(crate) const HEADER_BYTES: usize = SECTOR;
+/// In version 1 batches began at multiples of 8 bytes.
+pub(crate) const KIND: Kind = Kind { magic: b"skeinlog", version: 2 };
 /// The last segment of the start before, while it is written anew.
 pub(crate) const TEMPORARY: &str = "log.new";
 const FIELDS_BYTES: usize = PREFIX_BYTES + 6 * 8 + 32;
@@ -58,7 +60,7 @@ impl Segment {
 
     pub(crate) fn encode_header(&self, identity: &Identity) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER_BYTES);
-        identity.write_prefix(MAGIC, &mut bytes);
+        identity.write_prefix(KIND, &mut bytes);
         let numbers =
             [self.ordinal, self.first_sequence, self.boot, self.base.0, self.base.1, u64::from(self.salt)];
         numbers.iter().for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));

@@ -2,12 +2,12 @@
 //! Must not encode the state itself (`crate::snapshot`), nor keep a replica from its work: a step is short, however big the state.
 
 use super::LogError;
-use super::identity::{Identity, PREFIX_BYTES, array};
+use super::identity::{Identity, Kind, PREFIX_BYTES, array};
 use crate::disk::{Disk, DiskError, DiskReader};
 use crate::snapshot::{self, Encoder, SnapshotError};
 use crate::state::State;
 
-pub(crate) const MAGIC: &[u8; 8] = b"skeinsnp";
+pub(crate) const KIND: Kind = Kind { magic: b"skeinsnp", version: 1 };
 pub(crate) const TEMPORARY: &str = "snap.new";
 /// What was left of one that was being written, on its way out.
 pub(crate) const OLD: &str = "snap.old";
@@ -135,7 +135,7 @@ impl Writing {
 
 pub(super) fn header(identity: &Identity, sequence: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
-    identity.write_prefix(MAGIC, &mut bytes);
+    identity.write_prefix(KIND, &mut bytes);
     bytes.extend_from_slice(&sequence.to_le_bytes());
     let checksum = crc32c::crc32c(&bytes);
     bytes.extend_from_slice(&checksum.to_le_bytes());

@@ -405,14 +405,17 @@ fn files_of_another_cluster_node_or_version_are_refused_by_name() {
     assert!(matches!(node, OpenError::OtherNode { .. }), "{node}");
     let name = newest_segment(&disk);
     let mut header = disk.read(&name).unwrap()[..segment::HEADER_BYTES].to_vec();
-    header[8] = 2;
-    let fields = segment::HEADER_BYTES - header.iter().rev().take_while(|byte| **byte == 0).count();
-    let checksum_at = fields.next_multiple_of(4) - 4;
-    let checksum = crc32c::crc32c(&header[..checksum_at]).to_le_bytes();
-    header[checksum_at..checksum_at + 4].copy_from_slice(&checksum);
-    disk.clone().write_at(&name, 0, &header).unwrap();
-    let error = reopen(&disk).err().unwrap();
-    assert!(matches!(error, OpenError::NewerVersion { version: 2, .. }), "{error}");
+    let mut of_version = |version: u32| {
+        header[8..12].copy_from_slice(&version.to_le_bytes());
+        segment::seal(&mut header);
+        disk.clone().write_at(&name, 0, &header).unwrap();
+        reopen(&disk).err().unwrap()
+    };
+    let newer = of_version(3);
+    assert!(matches!(newer, OpenError::NewerVersion { version: 3, .. }), "{newer}");
+    let older = of_version(1);
+    assert!(matches!(older, OpenError::OlderVersion { version: 1, .. }), "{older}");
+    assert!(older.to_string().contains("skein node reset"), "{older}");
 }
 
 #[test]
@@ -441,7 +444,11 @@ fn what_was_found_is_durable_once_the_log_is_started() {
                     log.append(last).unwrap_err();
                     disk.fail_sync(None);
                 }
-                false => drop(log.write_batch(last).unwrap()),
+                false => {
+                    let (bytes, _) = log.encode(last);
+                    let name = log.current().name();
+                    log.disk.write_at(&name, log.end, &bytes).unwrap();
+                }
             }
             drop(log);
             let found = reopen(&disk).unwrap();

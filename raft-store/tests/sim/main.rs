@@ -13,6 +13,7 @@ mod harm;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 mod power;
+mod rounds;
 mod scenarios;
 mod speed;
 mod streams;

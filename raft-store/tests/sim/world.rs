@@ -233,13 +233,13 @@ impl World {
     pub fn config(&self, id: u64, boots: u64) -> Config {
         let mut config = Config::new(NodeId(id), CLUSTER, self.seed ^ (id << 32) ^ (boots << 48));
         if !self.roomy {
-            config.snapshot_every_bytes = 24 << 10;
+            config.snapshot_every_bytes = 48 << 10;
             // Some snapshots take several steps.
             config.snapshot_step_bytes = 16 << 10;
             // And states that are fed several pieces.
             config.feed_piece_bytes = 8 << 10;
             config.trailing_bytes = 8 << 10;
-            config.segment_bytes = 8 << 10;
+            config.segment_bytes = 16 << 10;
         }
         // Messages take milliseconds here. With production's value writes seldom follow each other.
         config.stream_ms = [timing::STREAM_MS, 12, 40][(self.seed % 3) as usize];
@@ -380,7 +380,8 @@ impl World {
         }
         let Some(replica) = &mut node.replica else { return };
         let mut effects = Vec::new();
-        if self.rng.random_bool(0.5) {
+        let begins = self.rng.random_bool(0.5);
+        if begins {
             effects.extend(replica.outbox(now));
             if self.faults.between > 0.0 && self.rng.random_bool(self.faults.between) {
                 effects.into_iter().for_each(|effect| self.effect(id, effect));
@@ -393,7 +394,29 @@ impl World {
                 replica.handle(now, Input::Tick);
             }
         }
-        let advanced = replica.advance(now);
+        let persisted = match begins && self.rng.random_bool(0.5) {
+            true => replica.persist(now),
+            false => Ok(Vec::new()),
+        };
+        if let Ok(said) = &persisted
+            && !said.is_empty()
+        {
+            if self.faults.between > 0.0 && self.rng.random_bool(self.faults.between) {
+                effects.extend(persisted.unwrap_or_default());
+                effects.into_iter().for_each(|effect| self.effect(id, effect));
+                self.crash(id);
+                self.count("death between a promise and what is applied");
+                let back = self.now + self.rng.random_range(1..60);
+                return self.at(back, Event::Restart(id));
+            }
+            if self.rng.random_bool(0.3) {
+                replica.handle(now, Input::Tick);
+            }
+        }
+        let advanced = persisted.and_then(|said| {
+            effects.extend(said);
+            replica.advance(now)
+        });
         if node.slow_until > self.now {
             replica.handle(now, Input::Synced { took_ms: node.slow_ms });
             // A driver that waits for its disk hears nothing meanwhile.

@@ -35,7 +35,7 @@ use tries::{Tried, Tries};
 const BESIDE: usize = 1;
 
 /// How long whoever has the seat may keep it when others want it too.
-const STAY_MS: u64 = 1_000;
+pub const STAY_MS: u64 = 1_000;
 
 /// What the thread is asked.
 pub enum Ask {
@@ -195,16 +195,9 @@ impl Store {
 
     /// As [`Store::linearizable`], with a question of its own and no task that would help others: for what runs beside the replica. No timer either,
     /// which would cost that thread a wake-up for each read: the replica itself fails a read within a tick of `raft_store::timing::READ_DEADLINE_MS`,
-    /// and none is asked once the request's 3 s are over. So it ends after 3 s as a rule, within 6 s and two ticks always, unless the disk stalls.
+    /// unless the disk stalls.
     pub async fn linearizable_alone(&self) -> Option<View> {
-        let deadline = clock::millis() + timing::REQUEST_DEADLINE.as_millis() as u64;
-        loop {
-            match self.ask_read().await? {
-                Ok(()) => return Some(self.view()),
-                Err(_) if clock::millis() >= deadline => return None,
-                Err(_) => {}
-            }
-        }
+        self.ask_read().await?.ok().map(|()| self.view())
     }
 
     /// The local state once it is at `revision` or later; `None` when it is not within the deadline.

@@ -89,11 +89,12 @@ pub mod testing {
 
     use super::*;
 
-    /// A connection's moves: the thread of each, and whether the next ones fail.
+    /// A connection's moves: the thread of each, and whether the next ones fail; and whether what is sent comes in single bytes.
     #[derive(Default)]
     pub struct Moves {
         pub to: Vec<String>,
         pub fail: bool,
+        pub trickle: bool,
     }
 
     /// A connection without a socket.
@@ -113,7 +114,14 @@ pub mod testing {
             context: &mut Context<'_>,
             into: &mut ReadBuf<'_>,
         ) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.0).poll_read(context, into)
+            if !self.1.lock().unwrap().trickle {
+                return Pin::new(&mut self.0).poll_read(context, into);
+            }
+            let mut byte = [0];
+            let mut one = ReadBuf::new(&mut byte);
+            let read = Pin::new(&mut self.0).poll_read(context, &mut one);
+            into.put_slice(one.filled());
+            read
         }
     }
 

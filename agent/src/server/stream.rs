@@ -5,6 +5,7 @@
 mod pace;
 pub mod protocol;
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 
@@ -16,8 +17,9 @@ use tokio::sync::oneshot;
 use tracing::debug;
 
 use super::socket::Settle;
+use crate::clock;
 use crate::mesh::wire::FrameError;
-use crate::store::{Store, TransactError};
+use crate::store::{STAY_MS, Store, TransactError};
 use pace::Pace;
 use protocol::{Answer, Ask, ENTRIES, Held, KEYS, Question, Read, Reply};
 
@@ -29,6 +31,10 @@ const KEPT: usize = 256 << 10;
 const ANSWER_BYTES: usize = 4 << 20;
 /// With this many bytes of answers to send no further question is begun.
 const OUTPUT_BYTES: usize = 8 << 20;
+/// With this many bytes of questions under way no further one is begun.
+const QUESTION_BYTES: usize = 16 << 20;
+/// Reads without a whole question, beside the replica: more of them are no lone question that comes in parts.
+const PARTS: u32 = 32;
 /// A question or an answer with more bytes is work that the replica must not wait for: it takes longer than what it saves.
 const LITTLE: usize = 64 << 10;
 
@@ -41,7 +47,20 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Settle + Unpin + Send + 'static>(
 }
 
 /// A question that waits for others. It is worked on in the connection's own task: a task for each would wake a second thread.
-type UnderWay = Pin<Box<dyn Future<Output = Reply> + Send>>;
+type UnderWay = Pin<Box<dyn Future<Output = Ready> + Send>>;
+
+/// What a question came to. An answer with much is encoded when there is room for it: until then it is a state that is shared, and the question.
+struct Ready {
+    id: u64,
+    /// Bytes of the question.
+    weight: usize,
+    found: Found,
+}
+
+enum Found {
+    Answer(Answer),
+    Look(View, Ask),
+}
 
 struct Connection<S> {
     store: Store,
@@ -49,8 +68,18 @@ struct Connection<S> {
     /// It is served on the replica's thread.
     beside: bool,
     pace: Pace,
+    /// It was asked to leave the replica's thread, and stays away until then (milliseconds of the clock).
+    away_until: u64,
     under_way: FuturesUnordered<UnderWay>,
+    /// Not encoded yet.
+    ready: VecDeque<Ready>,
+    /// Bytes of the questions of both.
+    weight: usize,
     input: Vec<u8>,
+    /// Reads since the last whole question.
+    parts: u32,
+    /// The client asks nothing more. What it has asked is answered.
+    ended: bool,
     /// What is sent next.
     output: Vec<u8>,
     /// What is being sent; empty once all of it has gone.
@@ -67,7 +96,8 @@ enum Left {
 impl<S: AsyncRead + AsyncWrite + Settle + Unpin + Send + 'static> Connection<S> {
     async fn serve(mut self) -> Result<(), FrameError> {
         while let Left::Moves = self.run().await? {
-            let Some(seat) = self.store.seat() else {
+            let rests = clock::millis() < self.away_until;
+            let Some(seat) = self.store.seat().filter(|_| !rests) else {
                 self.pace.forget();
                 continue;
             };
@@ -96,8 +126,11 @@ impl<S: AsyncRead + AsyncWrite + Settle + Unpin + Send + 'static> Connection<S> 
                     self.beside = true;
                     tokio::select! {
                         left = self.run() => left,
-                        // Idle or not: whoever has the seat may have it again, as soon as it has shown again that it is quiet.
-                        () = wanted => Ok(Left::Moves),
+                        // Idle or not. Whoever asked has a second to show again that it is quiet.
+                        () = wanted => {
+                            self.away_until = clock::millis() + STAY_MS;
+                            Ok(Left::Moves)
+                        }
                         () = back.closed() => return,
                     }
                 }
@@ -128,13 +161,21 @@ impl<S: AsyncRead + AsyncWrite + Settle + Unpin + Send + 'static> Connection<S> 
                 self.send().await.map_err(ended)?;
                 continue;
             }
+            if self.encode() {
+                continue;
+            }
+            if self.ended && self.under_way.is_empty() && !left {
+                return Ok(Left::Ended);
+            }
             tokio::select! {
                 // What came and was not begun on goes before what comes.
-                () = std::future::ready(()), if left && self.under_way.len() < UNDER_WAY => {}
-                Some(replies) = ready_ones(&mut self.under_way) => self.put(&replies),
-                read = self.stream.read_buf(&mut self.input), if self.under_way.len() < UNDER_WAY => {
-                    if read.map_err(ended)? == 0 {
-                        return Ok(Left::Ended);
+                () = std::future::ready(()), if left && self.may_begin() => {}
+                Some(ready) = ready_ones(&mut self.under_way) => self.ready.extend(ready),
+                read = self.stream.read_buf(&mut self.input), if !self.ended && self.may_begin() => {
+                    self.ended = read.map_err(ended)? == 0;
+                    self.parts += 1;
+                    if self.parts > PARTS {
+                        self.pace.forget();
                     }
                 }
             }
@@ -162,7 +203,7 @@ impl<S: AsyncRead + AsyncWrite + Settle + Unpin + Send + 'static> Connection<S> 
                     sent?;
                     break;
                 }
-                Some(replies) = ready_ones(&mut self.under_way) => put(&replies, &mut self.output, &mut self.pace),
+                Some(ready) = ready_ones(&mut self.under_way) => self.ready.extend(ready),
             }
         }
         self.sending.set_position(0);
@@ -180,8 +221,13 @@ impl<S> Connection<S> {
             stream,
             beside: false,
             pace: Pace::default(),
+            away_until: 0,
             under_way: FuturesUnordered::new(),
+            ready: VecDeque::new(),
+            weight: 0,
             input: Vec::new(),
+            parts: 0,
+            ended: false,
             output: Vec::new(),
             sending: io::Cursor::default(),
         }
@@ -191,8 +237,33 @@ impl<S> Connection<S> {
         !self.output.is_empty() || !self.sending.get_ref().is_empty()
     }
 
-    fn put(&mut self, replies: &[Reply]) {
-        put(replies, &mut self.output, &mut self.pace);
+    /// Whether one more question may be under way.
+    fn may_begin(&self) -> bool {
+        self.under_way.len() + self.ready.len() < UNDER_WAY && self.weight < QUESTION_BYTES
+    }
+
+    /// Encodes answers that are ready, as many as there is room for. Whether there were some.
+    fn encode(&mut self) -> bool {
+        while self.output.len() < OUTPUT_BYTES
+            && let Some(Ready { id, weight, found }) = self.ready.pop_front()
+        {
+            self.weight -= weight;
+            let answer = match found {
+                Found::Answer(answer) => answer,
+                Found::Look(view, ask) => look(&view, &ask),
+            };
+            self.put(&Reply { id, answer });
+        }
+        self.has_output()
+    }
+
+    /// A connection that is answered with much is not quiet.
+    fn put(&mut self, reply: &Reply) {
+        let before = self.output.len();
+        protocol::put_frame(reply, &mut self.output);
+        if self.output.len() - before > LITTLE {
+            self.pace.forget();
+        }
     }
 
     /// Begins on the questions that have arrived whole, until there are answers enough to send first. Whether there may be more of them.
@@ -200,7 +271,7 @@ impl<S> Connection<S> {
     fn take(&mut self) -> Result<bool, FrameError> {
         let mut used = 0;
         let more = loop {
-            if self.output.len() >= OUTPUT_BYTES || self.under_way.len() >= UNDER_WAY {
+            if self.output.len() >= OUTPUT_BYTES || !self.may_begin() {
                 break true;
             }
             let rest = &self.input[used..];
@@ -213,12 +284,13 @@ impl<S> Connection<S> {
             }
             let Some((question, length)) = protocol::take_frame::<Question>(rest)? else { break false };
             let of_replica = is_little && self.is_of_replica(&question.ask);
-            self.pace.begins(of_replica, !self.under_way.is_empty());
+            self.pace.begins(of_replica, !(self.under_way.is_empty() && self.ready.is_empty()));
             if self.beside && self.pace.is_busy() {
                 break true;
             }
             used += length;
-            self.begin(question);
+            self.parts = 0;
+            self.begin(question, length);
         };
         self.input.drain(..used);
         if self.input.is_empty() {
@@ -227,22 +299,23 @@ impl<S> Connection<S> {
         Ok(more && !self.input.is_empty())
     }
 
-    fn begin(&mut self, Question { id, ask }: Question) {
+    fn begin(&mut self, Question { id, ask }: Question, weight: usize) {
         if !within_keys(&ask) {
             let text = format!("keys of a stream begin with \"{}\"", String::from_utf8_lossy(KEYS));
-            return self.put(&[Reply { id, answer: Answer::Refused(text) }]);
+            return self.put(&Reply { id, answer: Answer::Refused(text) });
         }
         // What needs nobody else is answered at once.
         if let (Some(Read::Local), Some(view)) = (read_of(&ask), self.store.local_now()) {
-            return self.put(&[Reply { id, answer: look(&view, &ask) }]);
+            return self.put(&Reply { id, answer: look(&view, &ask) });
         }
         let (store, beside) = (self.store.clone(), self.beside);
+        self.weight += weight;
         self.under_way.push(Box::pin(async move {
-            let answer = match ask {
-                Ask::Transact(transaction) => transact(&store, transaction).await,
-                ask => read(&store, &ask, beside).await,
+            let found = match ask {
+                Ask::Transact(transaction) => Found::Answer(transact(&store, transaction).await),
+                ask => read(&store, ask, beside).await,
             };
-            Reply { id, answer }
+            Ready { id, weight, found }
         }));
     }
 
@@ -257,17 +330,6 @@ impl<S> Connection<S> {
     }
 }
 
-/// Appends replies. A connection that is answered with much is not quiet.
-fn put(replies: &[Reply], output: &mut Vec<u8>, pace: &mut Pace) {
-    for reply in replies {
-        let before = output.len();
-        protocol::put_frame(reply, output);
-        if output.len() - before > LITTLE {
-            pace.forget();
-        }
-    }
-}
-
 /// Bytes of the body that the next frame says it has.
 fn announced(bytes: &[u8]) -> Option<usize> {
     bytes.first_chunk::<4>().map(|length| u32::from_be_bytes(*length) as usize)
@@ -278,8 +340,9 @@ fn ended(error: io::Error) -> FrameError {
 }
 
 /// All answers that are there, once there is one; `None` while nothing is under way.
-async fn ready_ones(under_way: &mut FuturesUnordered<UnderWay>) -> Option<Vec<Reply>> {
-    under_way.ready_chunks(UNDER_WAY).next().await
+async fn ready_ones(under_way: &mut FuturesUnordered<UnderWay>) -> Option<Vec<Ready>> {
+    let all = under_way.len().max(1);
+    under_way.ready_chunks(all).next().await
 }
 
 fn within_keys(ask: &Ask) -> bool {
@@ -312,18 +375,18 @@ async fn transact(store: &Store, transaction: Transaction) -> Answer {
     }
 }
 
-async fn read(store: &Store, ask: &Ask, beside: bool) -> Answer {
-    let view = match read_of(ask) {
+async fn read(store: &Store, ask: Ask, beside: bool) -> Found {
+    let view = match read_of(&ask) {
         Some(Read::AtLeast(revision)) => store.at_least(revision).await,
         Some(Read::Local) => store.local().await,
         _ if beside => store.linearizable_alone().await,
         _ => store.linearizable().await,
     };
     match view {
-        Some(view) => look(&view, ask),
-        None => Answer::NoLeader(
+        Some(view) => Found::Look(view, ask),
+        None => Found::Answer(Answer::NoLeader(
             "the state was not confirmed or reached within 3 s; see 'skein cluster status'".into(),
-        ),
+        )),
     }
 }
 
@@ -355,221 +418,4 @@ fn look(view: &View, ask: &Ask) -> Answer {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::{Arc, Mutex};
-    use std::time::Duration;
-
-    use raft_store::{Op, Revision};
-    use tokio::io::DuplexStream;
-
-    use super::*;
-    use crate::clock;
-    use crate::server::socket::testing::{Moves, Pipe};
-    use crate::store::testing::alone;
-
-    /// The client's end.
-    struct Client {
-        stream: DuplexStream,
-        moves: Arc<Mutex<Moves>>,
-        input: Vec<u8>,
-    }
-
-    fn client(store: &Store) -> Client {
-        let (here, there) = tokio::io::duplex(1 << 20);
-        let moves = Arc::<Mutex<Moves>>::default();
-        clock::spawn(serve(Pipe(there, moves.clone()), store.clone()));
-        Client { stream: here, moves, input: Vec::new() }
-    }
-
-    impl Client {
-        async fn send(&mut self, asks: &[Ask]) {
-            let bytes = frames(asks);
-            self.stream.write_all(&bytes).await.unwrap();
-        }
-
-        async fn answer(&mut self) -> Answer {
-            loop {
-                if let Some((Reply { answer, .. }, length)) = protocol::take_frame(&self.input).unwrap() {
-                    self.input.drain(..length);
-                    return answer;
-                }
-                let read = self.stream.read_buf(&mut self.input);
-                assert!(tokio::time::timeout(Duration::from_secs(10), read).await.unwrap().unwrap() > 0);
-            }
-        }
-
-        async fn ask(&mut self, ask: Ask) -> Answer {
-            self.send(&[ask]).await;
-            self.answer().await
-        }
-
-        /// As many lone questions as make it quiet, and one more, which is answered where it was brought.
-        async fn be_quiet(&mut self) {
-            for _ in 0..=pace::QUIET {
-                assert!(matches!(self.ask(get("stream/a")).await, Answer::Entry { .. }));
-            }
-        }
-
-        fn moves(&self) -> Vec<bool> {
-            self.moves.lock().unwrap().to.iter().map(|thread| thread == "replica").collect()
-        }
-
-        async fn until_moved(&self, wanted: &[bool]) {
-            for _ in 0..1_000 {
-                if self.moves() == wanted {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            panic!("{:?}, not {wanted:?}", self.moves());
-        }
-    }
-
-    fn frames(asks: &[Ask]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for (id, ask) in (0..).zip(asks) {
-            protocol::put_frame(&Question { id, ask: ask.clone() }, &mut bytes);
-        }
-        bytes
-    }
-
-    fn get(key: &str) -> Ask {
-        Ask::Get { key: Key::from(key), read: Read::Linearizable }
-    }
-
-    fn put(key: &str, bytes: usize) -> Ask {
-        let op = Op::Put { key: Key::from(key), value: vec![7; bytes].into() };
-        Ask::Transact(Transaction { compares: Vec::new(), ops: vec![op] })
-    }
-
-    /// Each ends the quiet by itself.
-    fn busy() -> Vec<Ask> {
-        let (start, end) = (Key::from("stream/a"), Key::from("stream/b"));
-        vec![
-            Ask::Get { key: start.clone(), read: Read::Local },
-            Ask::Get { key: start.clone(), read: Read::AtLeast(Revision(0)) },
-            Ask::Range { start, end, limit: 1, read: Read::Linearizable },
-            get("o/not/a/streams"),
-            put("o/not/a/streams", 1),
-            put("stream/big", LITTLE),
-        ]
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn beside_the_replica_nothing_is_begun_that_ends_the_quiet() {
-        let alone = alone("stream-take").await;
-        let beside = |input: Vec<u8>| {
-            let mut connection = Connection::new((), alone.store.clone());
-            connection.beside = true;
-            (0..pace::QUIET).for_each(|_| connection.pace.begins(true, false));
-            connection.input = input;
-            connection
-        };
-        for ask in busy() {
-            let mut connection = beside(frames(&[ask]));
-            let before = connection.input.clone();
-            assert!(connection.take().unwrap());
-            assert!(connection.pace.is_busy() && connection.input == before);
-            assert!(connection.under_way.is_empty() && connection.output.is_empty());
-            connection.beside = false;
-            assert!(!connection.take().unwrap(), "elsewhere it is begun");
-            assert!(connection.pace.is_busy() && connection.input.is_empty());
-        }
-        // Of two at once the second is left, of a long one the body is not waited for, and a part of a short one is nothing.
-        let (one, two) = (frames(&[get("stream/a")]), frames(&[get("stream/a"), get("stream/b")]));
-        let mut connection = beside(two);
-        assert!(connection.take().unwrap() && connection.pace.is_busy());
-        assert_eq!((connection.under_way.len(), connection.input.len()), (1, one.len()));
-        let mut connection = beside(frames(&[put("stream/big", LITTLE)])[..4].to_vec());
-        assert!(connection.take().unwrap() && connection.pace.is_busy());
-        let mut connection = beside(one[..one.len() - 1].to_vec());
-        assert!(!connection.take().unwrap() && connection.pace.is_quiet());
-        // What stops for answers to be sent says so, also when it took nothing.
-        connection.input = one;
-        connection.output = vec![0; OUTPUT_BYTES];
-        assert!(connection.take().unwrap() && connection.under_way.is_empty());
-        let entry = Entry::new(b"stream/a", &vec![7; LITTLE], Revision(1), Revision(1));
-        let answer = Answer::Entry { revision: Revision(1), entry: Some(Held(entry)) };
-        connection.put(&[Reply { id: 1, answer }]);
-        assert!(connection.pace.is_busy(), "it was answered with much");
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn a_quiet_connection_goes_beside_the_replica_and_comes_back_with_what_it_was_asked() {
-        let alone = alone("stream-moves").await;
-        let mut client = client(&alone.store);
-        let mut wanted = Vec::new();
-        for ask in busy() {
-            client.be_quiet().await;
-            wanted.push(true);
-            assert_eq!(client.moves(), wanted);
-            client.ask(ask).await;
-            wanted.push(false);
-            assert_eq!(client.moves(), wanted);
-        }
-        client.be_quiet().await;
-        client.send(&[get("stream/a"), get("stream/b")]).await;
-        client.answer().await;
-        client.answer().await;
-        wanted.extend([true, false]);
-        assert_eq!(client.moves(), wanted);
-        // An answer with much.
-        client.ask(put("stream/much", LITTLE)).await;
-        client.be_quiet().await;
-        assert!(matches!(client.ask(get("stream/much")).await, Answer::Entry { entry: Some(_), .. }));
-        wanted.extend([true, false]);
-        client.until_moved(&wanted).await;
-        // A long one moves before its body comes.
-        client.be_quiet().await;
-        let bytes = frames(&[put("stream/big", LITTLE)]);
-        client.stream.write_all(&bytes[..100]).await.unwrap();
-        wanted.extend([true, false]);
-        client.until_moved(&wanted).await;
-        client.stream.write_all(&bytes[100..]).await.unwrap();
-        assert!(matches!(client.answer().await, Answer::Done { .. }));
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn without_a_descriptor_a_connection_stays_where_it_is_and_is_answered() {
-        let alone = alone("stream-stays").await;
-        let mut client = client(&alone.store);
-        client.moves.lock().unwrap().fail = true;
-        client.be_quiet().await;
-        client.be_quiet().await;
-        // Each try ends with one to come back, whatever became of it.
-        assert_eq!(client.moves(), [true, false, true, false]);
-        client.moves.lock().unwrap().fail = false;
-        client.be_quiet().await;
-        client.moves.lock().unwrap().fail = true;
-        client.ask(busy().remove(0)).await;
-        client.be_quiet().await;
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn who_sits_beside_the_replica_leaves_when_another_is_quiet() {
-        let alone = alone("stream-seat").await;
-        let (mut first, mut second) = (client(&alone.store), client(&alone.store));
-        for _ in 0..2 {
-            first.be_quiet().await;
-        }
-        assert_eq!(first.moves(), [true]);
-        // It may stay for a second, then it leaves, though it is idle.
-        until_quiet_enough(&mut second, &first, &[true, false]).await;
-        while second.moves().is_empty() {
-            second.be_quiet().await;
-        }
-        assert_eq!(second.moves(), [true], "that it asked does not drive it out");
-        second.be_quiet().await;
-        assert_eq!(second.moves(), [true]);
-        until_quiet_enough(&mut first, &second, &[true, false]).await;
-    }
-
-    /// Asks one at a time until the other has moved so.
-    async fn until_quiet_enough(asks: &mut Client, other: &Client, wanted: &[bool]) {
-        let before = clock::millis();
-        while other.moves() != wanted {
-            asks.be_quiet().await;
-            assert!(clock::millis() - before < 20_000, "{:?}", other.moves());
-        }
-    }
-}
+mod tests;

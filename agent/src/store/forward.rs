@@ -91,7 +91,8 @@ async fn carry(mut send: SendStream, receive: RecvStream, mut asked: mpsc::Unbou
                     break;
                 }
                 waiting.retain(|_, reply| !reply.is_closed());
-                for (command, reply) in burst.drain(..) {
+                // Who has given up is not asked for any more.
+                for (command, reply) in burst.drain(..).filter(|(_, reply)| !reply.is_closed()) {
                     next += 1;
                     waiting.insert(next, reply);
                     wire::put_frame(&Forwarded { id: next, command }, &mut bytes);

@@ -13,13 +13,16 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+#[cfg(not(miri))]
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
 /// Lengths of slots are multiples of this.
 const STEP: usize = 16;
 /// The longest slot: fifteen fill a page. Longer bytes have an allocation each.
 const LONGEST: usize = 544;
 /// A page begins at a multiple of its length, so that a slot's address says where.
 const PAGE_BYTES: usize = 8 << 10;
-/// Pages that are allocated at once.
+/// Pages that the kernel is asked for at once.
 const PAGES: usize = u128::BITS as usize;
 
 /// Immutable bytes with a count of their owners. Cloning copies a pointer.
@@ -143,7 +146,9 @@ const FULL: u32 = u32::MAX;
 /// The first slot's offset.
 const FIRST: u16 = size_of::<Page>().div_ceil(STEP) as u16;
 
-const EXTENT: Layout = match Layout::from_size_align(PAGES * PAGE_BYTES, PAGE_BYTES) {
+const EXTENT_BYTES: usize = PAGES * PAGE_BYTES;
+
+const EXTENT: Layout = match Layout::from_size_align(EXTENT_BYTES, PAGE_BYTES) {
     Ok(layout) => layout,
     Err(_) => panic!("an extent's size and alignment make sense"),
 };
@@ -156,7 +161,7 @@ struct Extents {
     unused: Vec<u32>,
 }
 
-/// Pages that were allocated at once.
+/// Pages that the kernel gave at once.
 struct Extent {
     begin: NonNull<u8>,
     /// A bit for each page that is empty.
@@ -182,6 +187,52 @@ fn allocated(layout: Layout) -> NonNull<u8> {
     // SAFETY: no layout here has size zero.
     let made = unsafe { alloc(layout) };
     NonNull::new(made).unwrap_or_else(|| handle_alloc_error(layout))
+}
+
+/// Memory of an extent, of the kernel's own: an allocator keeps blocks of this length once a longer one was given back to it (glibc's
+/// threshold for `mmap` moves), between others that keep them from going back to the system.
+#[cfg(not(miri))]
+fn mapped() -> NonNull<u8> {
+    let all = EXTENT_BYTES + PAGE_BYTES;
+    // SAFETY: a new private mapping without an address is nobody else's; what is cut off it is in it, and was not used.
+    unsafe {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        let Ok(made) = mmap_anonymous(std::ptr::null_mut(), all, protection, MapFlags::PRIVATE) else {
+            handle_alloc_error(EXTENT)
+        };
+        let before = made.cast::<u8>().align_offset(PAGE_BYTES);
+        let begin = made.cast::<u8>().add(before);
+        let ends = [(made.cast::<u8>(), before), (begin.add(EXTENT_BYTES), PAGE_BYTES - before)];
+        for (end, length) in ends.into_iter().filter(|(_, length)| *length > 0) {
+            // What cannot be cut off (too many mappings) is not lost: it is never touched, and so takes no memory.
+            let _ = munmap(end.cast(), length);
+        }
+        NonNull::new(begin).unwrap_or_else(|| handle_alloc_error(EXTENT))
+    }
+}
+
+/// # Safety
+///
+/// `begin` is from `mapped`, was not given back since, and nothing in it is used any more.
+#[cfg(not(miri))]
+unsafe fn unmap(begin: NonNull<u8>) {
+    // SAFETY: what the caller promises. Where it fails (too many mappings) the memory stays, unused.
+    let _ = unsafe { munmap(begin.as_ptr().cast(), EXTENT_BYTES) };
+}
+
+/// Miri knows no mappings.
+#[cfg(miri)]
+fn mapped() -> NonNull<u8> {
+    allocated(EXTENT)
+}
+
+/// # Safety
+///
+/// As above.
+#[cfg(miri)]
+unsafe fn unmap(begin: NonNull<u8>) {
+    // SAFETY: what the caller promises; it was allocated with this layout.
+    unsafe { dealloc(begin.as_ptr(), EXTENT) }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -299,7 +350,7 @@ impl Extents {
     }
 
     fn begin(&mut self) -> u32 {
-        let extent = Extent { begin: allocated(EXTENT), empty: u128::MAX, place: self.roomy.len() as u32 };
+        let extent = Extent { begin: mapped(), empty: u128::MAX, place: self.roomy.len() as u32 };
         let number = match self.unused.pop() {
             Some(number) => {
                 self.all[number as usize] = extent;
@@ -334,8 +385,8 @@ impl Extents {
                 self.all[*moved as usize].place = place;
             }
             self.unused.push(number);
-            // SAFETY: it was allocated with this layout in `begin`, and all of its pages were given back.
-            unsafe { dealloc(begin.as_ptr(), EXTENT) };
+            // SAFETY: it was mapped in `begin`, and all of its pages were given back.
+            unsafe { unmap(begin) };
         }
     }
 }

@@ -123,7 +123,9 @@ fn observe(system: &ours::Ours) -> Result<(), BenchError> {
     for host in system.cluster.bed.hosts().iter().skip(VOTERS) {
         in_memory(host)?;
         host.start_agent()?;
-        system.cluster.wait("an agent answers", || Ok(host.run(["skein", "version"])?.success()))?;
+        system.cluster.wait("an agent has its socket", || {
+            Ok(host.run(["test", "-S", "/run/skein/agent.sock"])?.success())
+        })?;
         system.cluster.join(host, &["--no-voter"])?;
     }
     until_all_have_all(system, system.cluster.bed.hosts().len())

@@ -5,7 +5,7 @@
 
 use std::io;
 
-/// Bytes that a disk writes as one: while some are written nothing else of the file is at risk.
+/// Bytes that a disk writes as one, at least: while some are written, those of other sectors are not at risk.
 pub(crate) const SECTOR: usize = 512;
 
 /// A flat directory of files.

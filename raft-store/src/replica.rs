@@ -101,7 +101,8 @@ impl<D: Disk> Replica<D> {
         self.now = self.now.max(now);
         match () {
             () if self.stopped => {}
-            () if self.is_amid_a_round() => self.inbox.push(input),
+            // In the order in which they come.
+            () if self.is_amid_a_round() || !self.inbox.is_empty() => self.inbox.push(input),
             () => self.take(input),
         }
     }
@@ -111,7 +112,7 @@ impl<D: Disk> Replica<D> {
     /// `advance` does.
     pub fn outbox(&mut self, now: Millis) -> Vec<Effect> {
         self.now = self.now.max(now);
-        if self.stopped || self.is_amid_a_round() {
+        if self.stopped || self.rolled_back.is_some() || self.is_amid_a_round() || !self.inbox.is_empty() {
             return Vec::new();
         }
         self.ask_raft();
@@ -272,9 +273,7 @@ impl<D: Disk> Replica<D> {
     }
 
     fn rounds(&mut self) -> Result<(), Fatal> {
-        if let Some(promised) = self.rolled_back {
-            return Err(Fatal::RolledBack { last: self.node.raft.raft_log.last_index(), promised });
-        }
+        self.stop_if_rolled_back()?;
         if let Some(Held { ready, written }) = self.held.take() {
             self.round(ready, written)?;
         }
@@ -285,6 +284,7 @@ impl<D: Disk> Replica<D> {
         for input in std::mem::take(&mut self.inbox) {
             self.take(input);
         }
+        self.stop_if_rolled_back()?;
         self.rounds_while_ready()?;
         self.take_in_fed()?;
         self.install_fed()?;
@@ -299,6 +299,13 @@ impl<D: Disk> Replica<D> {
         self.forget_entries();
         self.report();
         Ok(())
+    }
+
+    fn stop_if_rolled_back(&self) -> Result<(), Fatal> {
+        match self.rolled_back {
+            Some(promised) => Err(Fatal::RolledBack { last: self.node.raft.raft_log.last_index(), promised }),
+            None => Ok(()),
+        }
     }
 
     fn rounds_while_ready(&mut self) -> Result<(), Fatal> {

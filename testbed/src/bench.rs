@@ -117,7 +117,9 @@ impl Cluster {
             host.start_agent()?;
         }
         let first = cluster.host(0);
-        cluster.wait("the first agent answers", || Ok(first.run(["skein", "version"])?.success()))?;
+        cluster.wait("the first agent has its socket", || {
+            Ok(first.run(["test", "-S", "/run/skein/agent.sock"])?.success())
+        })?;
         cluster.wait("init", || Ok(first.run(["skein", "init"])?.success()))?;
         for host in cluster.bed.hosts().iter().take(3).skip(1) {
             cluster.join(host, &[])?;

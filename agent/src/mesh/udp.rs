@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use nix::sys::socket::{setsockopt, sockopt};
-use quinn::udp::{RecvMeta, Transmit, UdpSocketState};
+use quinn::udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -65,7 +65,7 @@ impl AsyncUdpSocket for Watched {
         loop {
             let mut ready = ready!(self.packets.poll_read_ready(context))?;
             if let Ok(received) = ready.try_io(|_| self.state.recv((&self.socket).into(), buffers, meta)) {
-                if received.as_ref().is_ok_and(|count| *count < buffers.len()) {
+                if received.as_ref().is_ok_and(|count| *count < buffers.len().min(BATCH_SIZE)) {
                     // That was all: what comes from now on is told anew (epoll(7), EPOLLET), and need not be asked for.
                     ready.clear_ready();
                 }

@@ -8,6 +8,7 @@ pub mod protocol;
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::Buf;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -33,6 +34,8 @@ const ANSWER_BYTES: usize = 4 << 20;
 const OUTPUT_BYTES: usize = 8 << 20;
 /// With this many bytes of questions under way no further one is begun.
 const QUESTION_BYTES: usize = 16 << 20;
+/// A client that takes nothing for so long is gone: answers that wait for it keep old states.
+const STALL: Duration = Duration::from_secs(30);
 /// Reads without a whole question, beside the replica: more of them are no lone question that comes in parts.
 const PARTS: u32 = 32;
 /// A question or an answer with more bytes is work that the replica must not wait for: it takes longer than what it saves.
@@ -80,6 +83,8 @@ struct Connection<S> {
     parts: u32,
     /// The client asks nothing more. What it has asked is answered.
     ended: bool,
+    /// `STALL`.
+    stall: Duration,
     /// What is sent next.
     output: Vec<u8>,
     /// What is being sent; empty once all of it has gone.
@@ -96,8 +101,8 @@ enum Left {
 impl<S: AsyncRead + AsyncWrite + Settle + Unpin + Send + 'static> Connection<S> {
     async fn serve(mut self) -> Result<(), FrameError> {
         while let Left::Moves = self.run().await? {
-            let rests = clock::millis() < self.away_until;
-            let Some(seat) = self.store.seat().filter(|_| !rests) else {
+            let may_sit = clock::millis() >= self.away_until;
+            let Some(seat) = may_sit.then(|| self.store.seat()).flatten() else {
                 self.pace.forget();
                 continue;
             };
@@ -188,22 +193,27 @@ impl<S: AsyncRead + AsyncWrite + Settle + Unpin + Send + 'static> Connection<S> 
         if self.sending.get_ref().is_empty() {
             std::mem::swap(self.sending.get_mut(), &mut self.output);
         }
-        let mut sending = std::pin::pin!(async {
-            while self.sending.has_remaining() {
-                if self.stream.write_buf(&mut self.sending).await? == 0 {
-                    return Err(io::ErrorKind::WriteZero.into());
+        {
+            let mut sending = std::pin::pin!(async {
+                while self.sending.has_remaining() {
+                    let written = tokio::time::timeout(self.stall, self.stream.write_buf(&mut self.sending));
+                    if written.await.map_err(|_| io::ErrorKind::TimedOut)?? == 0 {
+                        return Err(io::ErrorKind::WriteZero.into());
+                    }
                 }
-            }
-            self.stream.flush().await
-        });
-        loop {
-            tokio::select! {
-                biased;
-                sent = &mut sending => {
-                    sent?;
-                    break;
+                tokio::time::timeout(self.stall, self.stream.flush())
+                    .await
+                    .map_err(|_| io::ErrorKind::TimedOut)?
+            });
+            loop {
+                tokio::select! {
+                    biased;
+                    sent = &mut sending => {
+                        sent?;
+                        break;
+                    }
+                    Some(ready) = ready_ones(&mut self.under_way) => self.ready.extend(ready),
                 }
-                Some(ready) = ready_ones(&mut self.under_way) => self.ready.extend(ready),
             }
         }
         self.sending.set_position(0);
@@ -228,6 +238,7 @@ impl<S> Connection<S> {
             input: Vec::new(),
             parts: 0,
             ended: false,
+            stall: STALL,
             output: Vec::new(),
             sending: io::Cursor::default(),
         }

@@ -205,6 +205,13 @@ impl Writes {
     }
 }
 
+impl Drop for Writes {
+    /// The directory's lock outlives what is under way.
+    fn drop(&mut self) {
+        self.settle();
+    }
+}
+
 #[expect(clippy::disallowed_methods, reason = "driver: ends with the disk that asks it")]
 fn start_worker() -> io::Result<Worker> {
     let (work, orders) = channel::<Write>();

@@ -10,7 +10,7 @@ use crate::disk::SECTOR;
 
 pub(crate) const HEADER_BYTES: usize = 64;
 const MAGIC: u32 = u32::from_le_bytes(*b"BAT1");
-/// A batch shares no sector with another: one that is torn leaves those before it alone (docs/decisions/0124).
+/// A batch shares no sector of this length with another: one that is torn leaves those before it alone (docs/decisions/0124).
 pub(crate) const ALIGN: usize = SECTOR;
 const HARD_STATE_BYTES: usize = 24;
 

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 #[cfg(not(miri))]
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 /// Lengths of slots are multiples of this.
 const STEP: usize = 16;
@@ -216,8 +216,12 @@ fn mapped() -> NonNull<u8> {
 /// `begin` is from `mapped`, was not given back since, and nothing in it is used any more.
 #[cfg(not(miri))]
 unsafe fn unmap(begin: NonNull<u8>) {
-    // SAFETY: what the caller promises. Where it fails (too many mappings) the memory stays, unused.
-    let _ = unsafe { munmap(begin.as_ptr().cast(), EXTENT_BYTES) };
+    // SAFETY: what the caller promises. Where it cannot be unmapped (too many mappings) addresses stay, and no memory.
+    unsafe {
+        if munmap(begin.as_ptr().cast(), EXTENT_BYTES).is_err() {
+            let _ = madvise(begin.as_ptr().cast(), EXTENT_BYTES, Advice::LinuxDontNeed);
+        }
+    }
 }
 
 /// Miri knows no mappings.

@@ -95,7 +95,9 @@ pub fn crowd(directory: &Path) -> Result<(), BenchError> {
     let cluster = Cluster::form_with("bench-crowd", &directory.join("crowd"), CROWD, |_| Ok(()))?;
     for host in cluster.bed.hosts().iter().skip(3) {
         host.start_agent()?;
-        cluster.wait("an agent answers", || Ok(host.run(["skein", "version"])?.success()))?;
+        cluster.wait("an agent has its socket", || {
+            Ok(host.run(["test", "-S", "/run/skein/agent.sock"])?.success())
+        })?;
         cluster.join(host, &[])?;
     }
     let voters = || Ok(cluster.status(0)?["voters"].as_array().map_or(0, Vec::len) == 5);

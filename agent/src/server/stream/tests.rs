@@ -1,7 +1,6 @@
 //! A client of a stream, and a replica that is alone: where its connection is served, and what it is answered.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use raft_store::{Op, Revision};
 use tokio::io::DuplexStream;
@@ -317,4 +316,22 @@ async fn the_seat_goes_round_though_one_is_faster() {
         assert!(clock::millis() - began < 20_000, "it never has the seat");
     }
     assert_eq!(slow.moves(), [true]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_client_that_takes_nothing_is_given_up() {
+    let alone = alone("stream-stall").await;
+    let (mut here, there) = tokio::io::duplex(1 << 10);
+    let mut connection = Connection::new(Pipe(there, Arc::default()), alone.store.clone());
+    connection.stall = Duration::from_millis(50);
+    connection.output = vec![7; 3 << 10];
+    let reads = async {
+        // As long as it takes something it may be slow.
+        let mut bytes = [0; 1 << 10];
+        here.read_exact(&mut bytes).await.unwrap();
+        here
+    };
+    let (sent, _here) = tokio::join!(connection.send(), reads);
+    assert_eq!(sent.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    assert_eq!(connection.sending.position(), 2 << 10);
 }

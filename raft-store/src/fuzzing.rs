@@ -121,14 +121,19 @@ fn batches() -> Vec<Vec<u8>> {
 
 fn check_batch(bytes: &[u8]) -> Result<bool, String> {
     let sealed = batch::sealed(bytes, SALT);
-    Ok(check_whole_batch(bytes)? | check_whole_batch(&sealed)?)
+    let mut taken = false;
+    for align in [batch::ALIGN_1, batch::ALIGN] {
+        taken |= check_whole_batch(bytes, align)? | check_whole_batch(&sealed, align)?;
+    }
+    Ok(taken)
 }
 
-fn check_whole_batch(bytes: &[u8]) -> Result<bool, String> {
-    let Some(header) = batch::decode_header(bytes, SALT) else { return Ok(false) };
+fn check_whole_batch(bytes: &[u8], align: usize) -> Result<bool, String> {
+    let Some(header) = batch::decode_header(bytes, SALT, align) else { return Ok(false) };
     let Some((found, chain)) = batch::decode(&header, bytes, SALT) else { return Ok(false) };
     let (again, chain_again) = found.encode(header.sequence, &header.chain_before, SALT);
-    let read = batch::decode_header(&again, SALT).and_then(|header| batch::decode(&header, &again, SALT));
+    let read = batch::decode_header(&again, SALT, batch::ALIGN)
+        .and_then(|header| batch::decode(&header, &again, SALT));
     // protobuf has several encodings of one entry: the chain is over the bytes, so only ours must give the same one.
     same(read == Some((found, chain_again)) && (again != bytes || chain == chain_again), "a batch")
 }
@@ -142,6 +147,7 @@ fn segments() -> Vec<Vec<u8>> {
         base,
         chain: Chain::default(),
         salt: SALT,
+        align: batch::ALIGN,
         length: 0,
     };
     let (mut file, mut chain) = (header((1, 1)).encode_header(&OWNER), Chain::default());
@@ -158,11 +164,12 @@ fn segments() -> Vec<Vec<u8>> {
 fn check_segment(bytes: &[u8]) -> Result<bool, String> {
     let mut sealed = bytes.to_vec();
     segment::seal(&mut sealed);
-    let salt = Segment::decode_header(&sealed).map_or(SALT, |header| header.salt);
+    let header = Segment::decode_header(&sealed);
+    let (salt, align) = header.map_or((SALT, batch::ALIGN), |header| (header.salt, header.align));
     let (mut at, mut chain, mut sequence) = (segment::HEADER_BYTES, Chain::default(), 1);
     while at + batch::HEADER_BYTES <= sealed.len() {
         let batch = batch::resealed(&sealed[at..], sequence, &chain, salt);
-        let Some(header) = batch::decode_header(&batch, salt) else { break };
+        let Some(header) = batch::decode_header(&batch, salt, align) else { break };
         let span = header.span().min(sealed.len() - at);
         sealed[at..at + span].copy_from_slice(&batch[..span]);
         let Some((_, after)) = batch::decode(&header, &sealed[at..], salt) else { break };

@@ -489,6 +489,7 @@ impl<D: Disk> Log<D> {
             base: self.last,
             chain: self.chain,
             salt: self.rng.random(),
+            align: batch::ALIGN,
             length: self.segment_bytes.max(segment::HEADER_BYTES as u64 + at_least),
         };
         let name = segment.name();

@@ -12,6 +12,8 @@ pub(crate) const HEADER_BYTES: usize = 64;
 const MAGIC: u32 = u32::from_le_bytes(*b"BAT1");
 /// A batch shares no sector of this length with another: one that is torn leaves those before it alone (docs/decisions/0124).
 pub(crate) const ALIGN: usize = SECTOR;
+/// In segments of version 1 batches began at multiples of this.
+pub(crate) const ALIGN_1: usize = 8;
 const HARD_STATE_BYTES: usize = 24;
 
 /// The hash over all batches so far.
@@ -32,12 +34,13 @@ pub(crate) struct Header {
     pub(crate) length: usize,
     pub(crate) chain_before: Chain,
     body_checksum: u32,
+    align: usize,
 }
 
 impl Header {
     /// Bytes from the header's begin to the next batch's.
     pub(crate) fn span(&self) -> usize {
-        (HEADER_BYTES + self.length).next_multiple_of(ALIGN)
+        (HEADER_BYTES + self.length).next_multiple_of(self.align)
     }
 }
 
@@ -105,8 +108,8 @@ impl Chain {
     }
 }
 
-/// The header at the begin of `bytes`, `None` if it is not whole.
-pub(crate) fn decode_header(bytes: &[u8], salt: u32) -> Option<Header> {
+/// The header at the begin of `bytes`, `None` if it is not whole. Batches begin at multiples of `align`.
+pub(crate) fn decode_header(bytes: &[u8], salt: u32, align: usize) -> Option<Header> {
     let header = bytes.get(..HEADER_BYTES)?;
     let word = |at: usize| u32::from_le_bytes(array(&header[at..at + 4]));
     if word(0) != MAGIC || word(4) != checksum(salt, &header[8..]) {
@@ -117,6 +120,7 @@ pub(crate) fn decode_header(bytes: &[u8], salt: u32) -> Option<Header> {
         length: word(16) as usize,
         body_checksum: word(20),
         chain_before: Chain(array(&header[24..56])),
+        align,
     })
 }
 

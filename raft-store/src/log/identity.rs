@@ -25,7 +25,6 @@ pub(crate) struct Kind {
 pub(crate) enum Prefix {
     Ours,
     NotAFile,
-    Older(u32),
     Newer(u32),
     OtherCluster(ClusterId),
     OtherNode(NodeId),
@@ -49,7 +48,6 @@ impl Identity {
         let node = NodeId(u64::from_le_bytes(array(&bytes[28..36])));
         match () {
             () if version > kind.version => Prefix::Newer(version),
-            () if version < kind.version => Prefix::Older(version),
             () if cluster != self.cluster => Prefix::OtherCluster(cluster),
             () if node != self.node => Prefix::OtherNode(node),
             () => Prefix::Ours,

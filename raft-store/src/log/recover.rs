@@ -65,17 +65,6 @@ pub enum OpenError {
         /// The node this replica was opened as.
         expected: NodeId,
     },
-    /// A build from before the first release wrote the files.
-    #[error(
-        "{file} has format version {version}, of a build from before the first release, which this binary does not read; start it with that \
-         build, or run `skein node reset` on this machine and join again"
-    )]
-    OlderVersion {
-        /// The file.
-        file: String,
-        /// Its version.
-        version: u32,
-    },
     /// A newer version wrote the files.
     #[error(
         "{file} has format version {version}, which this binary does not know; upgrade skein on this machine"
@@ -379,7 +368,7 @@ impl Replay<'_> {
         let mut at = segment::HEADER_BYTES;
         while at < bytes.len() {
             let rest = &bytes[at..];
-            if let Some((span, batch, chain)) = self.next(rest, header.salt) {
+            if let Some((span, batch, chain)) = self.next(rest, header) {
                 self.take(name, at, batch, chain)?;
                 at += span;
                 continue;
@@ -391,7 +380,7 @@ impl Replay<'_> {
                 return Err(corrupt(name, at, "a batch is damaged and later segments follow it"));
             }
             if !planted!(DamageTakenForTear) {
-                judge_tail(name, at, rest, header.salt, self.found.next_sequence)?;
+                judge_tail(name, at, rest, header, self.found.next_sequence)?;
             }
             self.found.cut = Some((name.to_owned(), at as u64));
             return Ok(at);
@@ -399,8 +388,9 @@ impl Replay<'_> {
         Ok(at)
     }
 
-    fn next(&self, rest: &[u8], salt: u32) -> Option<(usize, Batch, Chain)> {
-        let header = batch::decode_header(rest, salt)?;
+    fn next(&self, rest: &[u8], segment: &Segment) -> Option<(usize, Batch, Chain)> {
+        let salt = segment.salt;
+        let header = batch::decode_header(rest, salt, segment.align)?;
         if header.sequence != self.found.next_sequence || header.chain_before != self.found.chain {
             return None;
         }
@@ -498,9 +488,10 @@ impl Found {
     }
 }
 
-/// A tail that is not whole: torn (`Ok`) or corrupt. `salt` makes sure that what looks like a batch is one.
-fn judge_tail(name: &str, at: usize, rest: &[u8], salt: u32, expected: u64) -> Result<(), OpenError> {
-    if let Some(header) = batch::decode_header(rest, salt) {
+/// A tail that is not whole: torn (`Ok`) or corrupt. The segment's salt makes sure that what looks like a batch is one.
+fn judge_tail(name: &str, at: usize, rest: &[u8], segment: &Segment, expected: u64) -> Result<(), OpenError> {
+    let Segment { salt, align, .. } = *segment;
+    if let Some(header) = batch::decode_header(rest, salt, align) {
         let beyond = rest.get(header.span()..).unwrap_or_default();
         return match () {
             () if header.sequence != expected => {
@@ -515,9 +506,9 @@ fn judge_tail(name: &str, at: usize, rest: &[u8], salt: u32, expected: u64) -> R
             () => Ok(()),
         };
     }
-    let later = (batch::ALIGN..rest.len()).step_by(batch::ALIGN).any(|offset| {
+    let later = (align..rest.len()).step_by(align).any(|offset| {
         let tail = &rest[offset..];
-        batch::decode_header(tail, salt).is_some_and(|header| header.sequence > expected)
+        batch::decode_header(tail, salt, align).is_some_and(|header| header.sequence > expected)
     });
     match later {
         true => Err(corrupt(name, at, "a batch is damaged and later ones follow it")),
@@ -555,7 +546,6 @@ fn check_owner(identity: &Identity, kind: Kind, name: &str, bytes: &[u8]) -> Res
     match identity.check_prefix(kind, bytes) {
         Prefix::Ours => Ok(()),
         Prefix::NotAFile => Err(corrupt(name, 0, "it does not begin like a file of this store")),
-        Prefix::Older(version) => Err(OpenError::OlderVersion { file, version }),
         Prefix::Newer(version) => Err(OpenError::NewerVersion { file, version }),
         Prefix::OtherCluster(found) => {
             Err(OpenError::OtherCluster { file, found, expected: identity.cluster })

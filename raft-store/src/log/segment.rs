@@ -1,12 +1,12 @@
 //! Decides the layout of a segment's first sector. Must not read batches (`batch`) nor judge damage (`recover`).
 
-use super::batch::Chain;
+use super::batch::{ALIGN, ALIGN_1, Chain};
 use super::identity::{Identity, Kind, PREFIX_BYTES, array};
 use crate::disk::SECTOR;
 
 /// Bytes before the first batch: one sector.
 pub(crate) const HEADER_BYTES: usize = SECTOR;
-/// In version 1 batches began at multiples of 8 bytes.
+/// Version 1 is read, and never written: its batches begin elsewhere.
 pub(crate) const KIND: Kind = Kind { magic: b"skeinlog", version: 2 };
 /// The last segment of the start before, while it is written anew.
 pub(crate) const TEMPORARY: &str = "log.new";
@@ -27,6 +27,8 @@ pub(crate) struct Segment {
     pub(crate) chain: Chain,
     /// Mixed into every checksum in it, so that no stored value can pass for a batch.
     pub(crate) salt: u32,
+    /// Its batches begin at multiples of this.
+    pub(crate) align: usize,
     /// The file's length.
     pub(crate) length: u64,
 }
@@ -89,6 +91,7 @@ impl Segment {
             base: (number(3), number(4)),
             salt: number(5) as u32,
             chain: Chain(array(&fields[PREFIX_BYTES + 48..])),
+            align: if fields[8..12] == 1u32.to_le_bytes() { ALIGN_1 } else { ALIGN },
             length: bytes.len() as u64,
         })
     }

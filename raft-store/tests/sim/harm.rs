@@ -248,7 +248,6 @@ fn damage(world: &mut World, id: u64) {
     match Replica::open(disk.image(), world.config(id, 9_999)) {
         Err(
             OpenError::Corrupt { .. }
-            | OpenError::OlderVersion { .. }
             | OpenError::NewerVersion { .. }
             | OpenError::OtherCluster { .. }
             | OpenError::OtherNode { .. },

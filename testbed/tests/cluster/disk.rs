@@ -193,14 +193,14 @@ fn a_store_of_a_newer_version_is_refused_and_left_as_it_is() {
         logs.map(|entry| entry.path()).filter(|path| path.to_string_lossy().contains("/log-")).max().unwrap();
     let mut bytes = fs::read(&segment).unwrap();
     assert_eq!(crc32c(&bytes[..FIELDS]).to_le_bytes(), bytes[FIELDS..FIELDS + 4]);
-    bytes[8..12].copy_from_slice(&2u32.to_le_bytes());
+    bytes[8..12].copy_from_slice(&3u32.to_le_bytes());
     let checksum = crc32c(&bytes[..FIELDS]);
     bytes[FIELDS..FIELDS + 4].copy_from_slice(&checksum.to_le_bytes());
     fs::write(&segment, &bytes).unwrap();
     world.host(0).start_agent().unwrap();
     world.until("the operator is told", || {
         log(&world, 0)
-            .contains("has format version 2, which this binary does not know; upgrade skein on this machine")
+            .contains("has format version 3, which this binary does not know; upgrade skein on this machine")
     });
     world.host(0).stop_agent(Signal::SIGTERM).unwrap();
     assert!(fs::read(&segment).unwrap() == bytes, "nothing was changed");

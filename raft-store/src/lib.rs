@@ -1,7 +1,7 @@
 //! A replicated, watchable object store: consensus, log, state, watch. Knows bytes and keys, nothing of Kubernetes.
 //!
 //! Everything here is decided in plain code: no sockets, no clock; the only IO is the `Disk` trait. Threads only help with what takes long and
-//! do not outlive it, or wait for a sync (`FileDisk`): what comes of it is the same without them.
+//! do not outlive it, or write what is to be durable (`FileDisk`): what comes of it is the same without them.
 //! A driver owns one [`Replica`] on one thread:
 //!
 //! 1. gather all inputs that wait, [`Replica::handle`] each (an `Input::Tick` every `timing::TICK_MS`);

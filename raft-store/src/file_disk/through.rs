@@ -89,6 +89,7 @@ impl Writes {
 
     /// The file has another name, or none any more.
     pub(super) fn forget(&mut self, name: &str) {
+        self.settle();
         self.target.take_if(|target| target.name == name);
     }
 
@@ -97,8 +98,9 @@ impl Writes {
         self.target.as_ref().is_some_and(|target| target.name == name)
     }
 
-    /// From now on this one is.
+    /// From now on this one is. What is under way is the one's before.
     pub(super) fn turn_to(&mut self, name: &str, path: &Path, file: Arc<File>) {
+        self.settle();
         let open =
             || OpenOptions::new().write(true).custom_flags(OFlags::DIRECT.bits().cast_signed()).open(path);
         // A filesystem without it says so here. Any other trouble shows by the other descriptor.
@@ -108,7 +110,7 @@ impl Writes {
 
     /// Writes to the file that it was turned to, and comes back when that is durable.
     pub(super) fn perform(&mut self, offset: u64, sectors: &[u8]) -> Result<(), DiskError> {
-        let Some(mut write) = self.prepare(offset, sectors)? else { return Ok(()) };
+        let mut write = self.prepare(offset, sectors)?;
         let done = write.perform();
         self.end(write, done);
         self.failed.take().map_or(Ok(()), Err)
@@ -122,7 +124,7 @@ impl Writes {
         if self.worker.is_none() {
             return self.perform(offset, sectors);
         }
-        let Some(write) = self.prepare(offset, sectors)? else { return Ok(()) };
+        let write = self.prepare(offset, sectors)?;
         if let Some((work, _)) = &self.worker {
             // A thread that has ended is found out by whoever waits for the write.
             let _ = work.send(write);
@@ -141,13 +143,13 @@ impl Writes {
         }
     }
 
-    /// `None` if there is no file.
-    fn prepare(&mut self, offset: u64, sectors: &[u8]) -> Result<Option<Write>, DiskError> {
+    fn prepare(&mut self, offset: u64, sectors: &[u8]) -> Result<Write, DiskError> {
         self.settle();
         if let Some(failed) = self.failed.take() {
             return Err(failed);
         }
-        let Some(target) = &self.target else { return Ok(None) };
+        let no_file = || DiskError::new("writing", "a file that is gone", io::ErrorKind::NotFound.into());
+        let target = self.target.as_ref().ok_or_else(no_file)?;
         let mut buffer = std::mem::take(&mut self.buffer);
         if buffer.len() < sectors.len() + PAGE {
             buffer = vec![0; sectors.len() + PAGE];
@@ -156,7 +158,7 @@ impl Writes {
         let begin = buffer.as_ptr().align_offset(PAGE).min(PAGE);
         buffer[begin..begin + sectors.len()].copy_from_slice(sectors);
         let whole = offset.is_multiple_of(SECTOR as u64) && sectors.len().is_multiple_of(SECTOR);
-        Ok(Some(Write {
+        Ok(Write {
             file: target.file.clone(),
             direct: target.direct.clone().filter(|_| whole),
             offset,
@@ -164,7 +166,7 @@ impl Writes {
             begin,
             length: sectors.len(),
             refused: false,
-        }))
+        })
     }
 
     /// Whether one was under way.
@@ -301,7 +303,7 @@ mod tests {
     #[test]
     fn where_direct_writes_are_refused_the_cache_is_used_from_then_on() {
         let mut of = Fixture::new("refused");
-        let mut write = of.writes.prepare(0, &[4; SECTOR]).unwrap().unwrap();
+        let mut write = of.writes.prepare(0, &[4; SECTOR]).unwrap();
         if write.direct.is_none() {
             // A filesystem that does not open such files (an old tmpfs): the other tests show what is left.
             return;
@@ -315,7 +317,7 @@ mod tests {
         let mut written = [4; SECTOR];
         written[..8].fill(0);
         assert_eq!(of.sector(0), written);
-        let next = of.writes.prepare(0, &[5; SECTOR]).unwrap().unwrap();
+        let next = of.writes.prepare(0, &[5; SECTOR]).unwrap();
         assert!(next.direct.is_none());
     }
 

@@ -18,11 +18,11 @@ use crate::ids::{Epoch, Revision, SessionId};
 use crate::limits;
 use crate::members::Members;
 use crate::state::sessions::SessionRecord;
-use crate::state::{ByKey, Entry, State};
+use crate::state::{Entry, State};
 use crate::version;
 
 pub(crate) use decoder::Decoder;
-use decoder::Objects;
+use decoder::Summed;
 
 /// Of a cluster at its first version.
 const FIRST_FORM: u8 = 2;
@@ -139,8 +139,9 @@ impl Encoder {
     }
 
     fn objects(&self, after: Option<Entry>, about: usize, bytes: &mut Vec<u8>) -> Place {
-        let start = after.as_ref().map_or(Bound::Unbounded, |entry| Bound::Excluded(entry.key()));
-        for ByKey(entry) in self.state.objects.range::<_, [u8]>((start, Bound::Unbounded)) {
+        let objects = &self.state.objects;
+        let left = after.as_ref().map_or(objects.iter(), |entry| objects.after(entry.key()));
+        for entry in left {
             codec::encode_into(entry, bytes);
             if bytes.len() >= about {
                 return Place::Objects(Some(entry.clone()));
@@ -247,7 +248,7 @@ fn read_apart(mut pieces: Pieces<impl Read + Send>) -> Result<State, SnapshotErr
             }
         });
         let ordering = thread::Builder::new().name("order".into()).spawn_scoped(scope, move || {
-            let mut objects = Objects::default();
+            let mut objects = Summed::default();
             to_order.into_iter().for_each(|entries| objects.add(entries));
             objects
         });
@@ -323,7 +324,7 @@ mod tests {
         }
         let again = decode(&whole).unwrap();
         assert_eq!(again.content, state.content);
-        assert_eq!(again.content, Content::of(state.objects.iter().map(|entry| &entry.0)));
+        assert_eq!(again.content, Content::of(state.objects.iter()));
     }
 
     #[test]

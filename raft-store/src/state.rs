@@ -6,12 +6,13 @@ pub(crate) mod apply;
 pub(crate) mod content;
 mod entry;
 pub(crate) mod history;
+pub(crate) mod objects;
 pub(crate) mod sessions;
 mod sys;
 
 use std::sync::Arc;
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 use sha2::{Digest, Sha256};
 
 use crate::command::Key;
@@ -19,15 +20,15 @@ use crate::ids::{Epoch, NodeId, Revision, SessionId};
 use crate::members::Members;
 use crate::version::{self, Supported, Version};
 use content::Content;
-pub(crate) use entry::ByKey;
 pub use entry::{Change, Entry};
 use history::History;
+use objects::Objects;
 use sessions::Session;
 
 /// The whole replicated state at one applied entry.
 #[derive(Clone, Default)]
 pub(crate) struct State {
-    pub(crate) objects: OrdSet<ByKey>,
+    pub(crate) objects: Objects,
     pub(crate) history: History,
     pub(crate) sessions: OrdMap<SessionId, Session>,
     /// Keys that do not stay, and for how many seconds each does.
@@ -54,7 +55,7 @@ impl State {
 
     /// What a key holds.
     pub(crate) fn get(&self, key: &[u8]) -> Option<&Entry> {
-        self.objects.get(key).map(|entry| &entry.0)
+        self.objects.get(key)
     }
 
     /// Records the members that result from a membership entry.

@@ -10,7 +10,7 @@ use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{Error, GetEntriesContext, RaftState, Storage, StorageError};
 
 use crate::ids::NodeId;
-use crate::state::{ByKey, State};
+use crate::state::State;
 use crate::{limits, snapshot};
 
 pub(crate) use tail::Tail;
@@ -68,7 +68,7 @@ impl Memory {
                 self.state.history.all_from(self.state.history.len().saturating_sub(1)).next()
         {
             match change.before.clone() {
-                Some(before) => drop(state.objects.insert(ByKey(before))),
+                Some(before) => drop(state.objects.insert(before)),
                 None => drop(state.objects.remove(change.key())),
             }
         }

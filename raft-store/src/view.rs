@@ -2,7 +2,6 @@
 //! Must not show anything that could change, nor decide whether it is fresh enough (`replica::reads` does).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::ids::{Epoch, Revision, SessionId};
@@ -47,11 +46,7 @@ impl View {
     /// The entries with `start <= key < end`, in key order. To page, begin again at the last key followed by a
     /// zero byte, on this same view.
     pub fn range<'a>(&'a self, start: &'a [u8], end: &'a [u8]) -> impl Iterator<Item = &'a Entry> + 'a {
-        let bounds: (Bound<&[u8]>, Bound<&[u8]>) = match start < end {
-            true => (Bound::Included(start), Bound::Excluded(end)),
-            false => (Bound::Included(start), Bound::Included(start)),
-        };
-        self.0.objects.range::<_, [u8]>(bounds).map(|entry| &entry.0).filter(move |_| start < end)
+        self.0.objects.from(start).take_while(move |entry| entry.key() < end)
     }
 
     /// The entries whose key begins with `prefix`, from `from` on if that is later, in key order.
@@ -61,9 +56,7 @@ impl View {
         from: Option<&'a [u8]>,
     ) -> impl Iterator<Item = &'a Entry> + 'a {
         let start = from.map_or(prefix, |from| from.max(prefix));
-        let bounds: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Included(start), Bound::Unbounded);
-        let entries = self.0.objects.range::<_, [u8]>(bounds).map(|entry| &entry.0);
-        entries.take_while(move |entry| entry.key().starts_with(prefix))
+        self.0.objects.from(start).take_while(move |entry| entry.key().starts_with(prefix))
     }
 
     /// What `prefix` gave at an earlier revision, which the history must reach. Takes time with the number of changes since.

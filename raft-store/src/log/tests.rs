@@ -253,7 +253,7 @@ fn state_of_many(applied_index: u64) -> State {
     let many = (0..500u64).map(|n| {
         let revision = crate::ids::Revision(n);
         let key = format!("k{n:03}");
-        crate::state::ByKey(crate::state::Entry::new(key.as_bytes(), &[7; 100], revision, revision))
+        crate::state::Entry::new(key.as_bytes(), &[7; 100], revision, revision)
     });
     State { applied_index, applied_term: 2, objects: many.collect(), ..State::first(NodeId(9)) }
 }

@@ -5,16 +5,15 @@
 
 use std::sync::Arc;
 
-use imbl::OrdSet;
-
 use super::{CHECKSUM_BYTES, FIRST_FORM, Head, SnapshotError, WITH_VERSION};
 use crate::codec::{self, CodecError, Part};
 use crate::command::Key;
 use crate::ids::SessionId;
 use crate::state::content::Content;
 use crate::state::history::History;
+use crate::state::objects::Objects;
 use crate::state::sessions::{Session, SessionRecord};
-use crate::state::{ByKey, Change, Entry, State};
+use crate::state::{Change, Entry, State};
 use crate::version::{self, Version};
 
 /// The lists of a state, in their order.
@@ -51,16 +50,16 @@ enum Place {
 
 /// The objects of a state that grows, in their order and with their sum.
 #[derive(Default)]
-pub(super) struct Objects {
-    ordered: OrdSet<ByKey>,
+pub(super) struct Summed {
+    ordered: Objects,
     content: Content,
 }
 
-impl Objects {
+impl Summed {
     pub(super) fn add(&mut self, entries: impl IntoIterator<Item = Entry>) {
         for entry in entries {
             self.content.put(&entry);
-            self.ordered.insert(ByKey(entry));
+            self.ordered.insert(entry);
         }
     }
 }
@@ -68,7 +67,7 @@ impl Objects {
 /// A state that grows.
 pub(crate) struct Decoder {
     state: State,
-    objects: Objects,
+    objects: Summed,
     /// Not among the objects yet.
     fresh: Vec<Entry>,
     place: Place,
@@ -86,7 +85,7 @@ impl Decoder {
     pub(crate) fn new() -> Decoder {
         Decoder {
             state: State::default(),
-            objects: Objects::default(),
+            objects: Summed::default(),
             fresh: Vec::new(),
             place: Place::Form,
             buffer: Vec::new(),
@@ -125,7 +124,7 @@ impl Decoder {
     }
 
     /// The state, once all bytes were taken apart, of the objects that were in them.
-    pub(super) fn finish_with(mut self, objects: Objects) -> Result<State, SnapshotError> {
+    pub(super) fn finish_with(mut self, objects: Summed) -> Result<State, SnapshotError> {
         self.objects = objects;
         self.finish()
     }

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::sessions::{Seen, Session};
-use super::{ByKey, Change, Entry, State};
+use super::{Change, Entry, State};
 use crate::command::{Command, Compare, Expect, Key, Op, Outcome, Transaction, Value};
 use crate::ids::{Epoch, Revision, SessionId};
 use crate::version::Version;
@@ -165,13 +165,13 @@ impl State {
             self.content.take(before);
         }
         self.content.put(&after);
-        self.objects.insert(ByKey(after.clone()));
+        self.objects.insert(after.clone());
         self.history.push(Change { revision, before, after: Some(after) });
     }
 
     fn delete(&mut self, key: &Key, revision: Revision) {
         self.ttls.remove(key);
-        if let Some(ByKey(before)) = self.objects.remove::<[u8]>(&key.0) {
+        if let Some(before) = self.objects.remove(&key.0) {
             self.content.take(&before);
             self.history.push(Change { revision, before: Some(before), after: None });
         }

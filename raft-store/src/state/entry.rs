@@ -4,9 +4,6 @@
 //! Decides how both lie in memory, and how they become bytes in snapshots and answers (docs/formats/raft-store.md). Must not decide which
 //! revisions a key gets (`apply`).
 
-use std::borrow::Borrow;
-use std::cmp::Ordering;
-
 use bincode::de::{BorrowDecoder, Decoder};
 use bincode::enc::Encoder;
 use bincode::error::{DecodeError, EncodeError};
@@ -16,9 +13,12 @@ use super::sys::Shared;
 use crate::codec;
 use crate::ids::Revision;
 
-/// The key's length in four bytes, then both revisions in eight each. Whether they are the same makes no difference to the length: a key that is
+/// The key's length in two bytes, then both revisions in six each. Whether they are the same makes no difference to the length: a key that is
 /// changed for the first time fits where another like it was.
-const HEADER: usize = 20;
+const SHORT: usize = 14;
+/// Where one of them needs more: `IS_LONG` for the key's length, then that in four bytes and both revisions in eight each.
+const LONG: usize = 22;
+const IS_LONG: u16 = u16::MAX;
 
 /// A key and what it holds. Cloning copies a pointer.
 #[derive(Clone, PartialEq, Eq)]
@@ -28,11 +28,21 @@ impl Entry {
     /// `key` holds `value`, was made at `create` and changed last at `modified`.
     pub fn new(key: &[u8], value: &[u8], create: Revision, modified: Revision) -> Entry {
         let length = u32::try_from(key.len()).expect("a key is far shorter than 4 GiB");
-        Entry(Shared::new(HEADER + key.len() + value.len(), |bytes| {
-            bytes[..4].copy_from_slice(&length.to_le_bytes());
-            bytes[4..12].copy_from_slice(&create.0.to_le_bytes());
-            bytes[12..HEADER].copy_from_slice(&modified.0.to_le_bytes());
-            let (in_key, in_value) = bytes[HEADER..].split_at_mut(key.len());
+        let short =
+            u16::try_from(length).ok().filter(|short| *short < IS_LONG && (create.0 | modified.0) >> 48 == 0);
+        let header = if short.is_some() { SHORT } else { LONG };
+        Entry(Shared::new(header + key.len() + value.len(), |bytes| {
+            let (in_header, rest) = bytes.split_at_mut(header);
+            in_header[..2].copy_from_slice(&short.unwrap_or(IS_LONG).to_le_bytes());
+            if short.is_some() {
+                in_header[2..8].copy_from_slice(&create.0.to_le_bytes()[..6]);
+                in_header[8..].copy_from_slice(&modified.0.to_le_bytes()[..6]);
+            } else {
+                in_header[2..6].copy_from_slice(&length.to_le_bytes());
+                in_header[6..14].copy_from_slice(&create.0.to_le_bytes());
+                in_header[14..].copy_from_slice(&modified.0.to_le_bytes());
+            }
+            let (in_key, in_value) = rest.split_at_mut(key.len());
             in_key.copy_from_slice(key);
             in_value.copy_from_slice(value);
         }))
@@ -40,34 +50,48 @@ impl Entry {
 
     /// The key.
     pub fn key(&self) -> &[u8] {
-        &self.0[HEADER..self.value_at()]
+        let (header, key) = self.lengths();
+        &self.0[header..header + key]
     }
 
     /// The bytes that it holds.
     pub fn value(&self) -> &[u8] {
-        &self.0[self.value_at()..]
+        let (header, key) = self.lengths();
+        &self.0[header + key..]
     }
 
     /// The revision that made the key (again, if it was deleted before).
     pub fn create_revision(&self) -> Revision {
-        Revision(self.number(4))
+        Revision(if self.is_long() { self.number::<8>(6) } else { self.number::<6>(2) })
     }
 
     /// The revision that changed it last.
     pub fn mod_revision(&self) -> Revision {
-        Revision(self.number(12))
+        Revision(if self.is_long() { self.number::<8>(14) } else { self.number::<6>(8) })
     }
 
-    fn value_at(&self) -> usize {
-        let mut bytes = [0; 4];
-        bytes.copy_from_slice(&self.0[..4]);
-        HEADER + u32::from_le_bytes(bytes) as usize
+    /// Of the header and of the key.
+    fn lengths(&self) -> (usize, usize) {
+        match self.number::<2>(0) {
+            long if long == u64::from(IS_LONG) => (LONG, self.number::<4>(2) as usize),
+            short => (SHORT, short as usize),
+        }
     }
 
-    fn number(&self, at: usize) -> u64 {
+    fn is_long(&self) -> bool {
+        self.number::<2>(0) == u64::from(IS_LONG)
+    }
+
+    /// The number in so many bytes from there on.
+    fn number<const BYTES: usize>(&self, at: usize) -> u64 {
         let mut bytes = [0; 8];
-        bytes.copy_from_slice(&self.0[at..at + 8]);
+        bytes[..BYTES].copy_from_slice(&self.0[at..at + BYTES]);
         u64::from_le_bytes(bytes)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn owners(&self) -> u32 {
+        self.0.owners()
     }
 }
 
@@ -170,36 +194,6 @@ impl<'de, C> BorrowDecode<'de, C> for Change {
     }
 }
 
-/// An entry among the objects: in the order of keys, and equal to another of its key, whatever they hold.
-#[derive(Clone)]
-pub(crate) struct ByKey(pub(crate) Entry);
-
-impl Borrow<[u8]> for ByKey {
-    fn borrow(&self) -> &[u8] {
-        self.0.key()
-    }
-}
-
-impl Ord for ByKey {
-    fn cmp(&self, other: &ByKey) -> Ordering {
-        self.0.key().cmp(other.0.key())
-    }
-}
-
-impl PartialOrd for ByKey {
-    fn partial_cmp(&self, other: &ByKey) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for ByKey {
-    fn eq(&self, other: &ByKey) -> bool {
-        self.0.key() == other.0.key()
-    }
-}
-
-impl Eq for ByKey {}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,9 +203,18 @@ mod tests {
         let entry = |key: &str, value: &str, create, modified| {
             Entry::new(key.as_bytes(), value.as_bytes(), Revision(create), Revision(modified))
         };
-        for (key, value, create, modified) in
-            [("k", "value", 3, 3), ("key", "", 3, u64::MAX), ("", "v", 0, 1 << 40)]
-        {
+        let key_of = |length| "k".repeat(length);
+        for (key, value, create, modified) in [
+            ("k", "value", 3, 3),
+            ("key", "", 3, u64::MAX),
+            ("", "v", 0, 1 << 40),
+            ("k", "v", 1, (1 << 48) - 1),
+            ("k", "v", 1, 1 << 48),
+            ("k", "v", 1 << 48, 2),
+            (&key_of(65_534), "v", 1, 2),
+            (&key_of(65_535), "v", 1, 2),
+            (&key_of(65_536), "v", 1, 2),
+        ] {
             let made = entry(key, value, create, modified);
             assert_eq!((made.key(), made.value()), (key.as_bytes(), value.as_bytes()));
             assert_eq!((made.create_revision(), made.mod_revision()), (Revision(create), Revision(modified)));

@@ -1,18 +1,48 @@
 //! Decides what a repeated request gets: the answer it got before, or "unknown", never a second application.
 //! Part of the replicated state. Must not end a session by itself: only log commands do.
 
+use std::sync::Arc;
+
 use bincode::{Decode, Encode};
 use imbl::OrdMap;
 
 use crate::command::Outcome;
+use crate::ids::Revision;
 use crate::limits;
 
 /// One open session.
 #[derive(Clone, Default)]
 pub(crate) struct Session {
-    answers: OrdMap<u64, Outcome>,
+    answers: OrdMap<u64, Answer>,
     /// Every sequence at or below this has left the window or was never seen before it did.
     forgotten: u64,
+}
+
+/// An outcome, a third as long where it is what it nearly always is: each record copies a leaf of them.
+#[derive(Clone)]
+enum Answer {
+    Applied { revision: Revision, changed: bool },
+    Other(Arc<Outcome>),
+}
+
+impl From<Outcome> for Answer {
+    fn from(outcome: Outcome) -> Answer {
+        match outcome {
+            Outcome::Applied { revision, changed } => Answer::Applied { revision, changed },
+            other => Answer::Other(Arc::new(other)),
+        }
+    }
+}
+
+impl Answer {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Answer::Applied { revision, changed } => {
+                Outcome::Applied { revision: *revision, changed: *changed }
+            }
+            Answer::Other(outcome) => Outcome::clone(outcome),
+        }
+    }
 }
 
 /// The encoded form of a session.
@@ -32,17 +62,17 @@ pub(crate) enum Seen {
 impl Session {
     pub(crate) fn seen(&self, sequence: u64) -> Seen {
         match self.answers.get(&sequence) {
-            Some(answer) => Seen::Answered(answer.clone()),
+            Some(answer) => Seen::Answered(answer.outcome()),
             None if sequence <= self.forgotten && !planted!(AnswerForgotten) => Seen::Forgotten,
             None => Seen::Never,
         }
     }
 
     pub(crate) fn record(&mut self, sequence: u64, answer: Outcome) {
-        self.answers.insert(sequence, answer);
+        self.answers.insert(sequence, answer.into());
         let window = if planted!(AnswerForgotten) { 2 } else { limits::SESSION_WINDOW };
         while self.answers.len() > window {
-            if let Some((oldest, _)) = self.answers.get_min().cloned() {
+            if let Some(&(oldest, _)) = self.answers.get_min() {
                 self.answers.remove(&oldest);
                 self.forgotten = self.forgotten.max(oldest);
             }
@@ -52,11 +82,12 @@ impl Session {
     pub(crate) fn to_record(&self) -> SessionRecord {
         SessionRecord {
             forgotten: self.forgotten,
-            answers: self.answers.iter().map(|(sequence, answer)| (*sequence, answer.clone())).collect(),
+            answers: self.answers.iter().map(|(sequence, answer)| (*sequence, answer.outcome())).collect(),
         }
     }
 
     pub(crate) fn from_record(record: SessionRecord) -> Session {
-        Session { answers: record.answers.into_iter().collect(), forgotten: record.forgotten }
+        let answers = record.answers.into_iter().map(|(sequence, outcome)| (sequence, Answer::from(outcome)));
+        Session { answers: answers.collect(), forgotten: record.forgotten }
     }
 }

@@ -17,7 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 /// Lengths of slots are multiples of this.
-const STEP: usize = 16;
+const STEP: usize = 8;
 /// The longest slot: fifteen fill a page. Longer bytes have an allocation each.
 const LONGEST: usize = 544;
 /// A page begins at a multiple of its length, so that a slot's address says where.
@@ -58,6 +58,11 @@ impl Shared {
             write(std::slice::from_raw_parts_mut(bytes.as_ptr(), length));
             shared
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn owners(&self) -> u32 {
+        self.head().owners.load(Ordering::Relaxed)
     }
 
     fn head(&self) -> &Head {
@@ -496,7 +501,7 @@ mod tests {
         give_all(pool, go.into_iter().map(|(_, slot)| slot), size);
         assert_eq!(held(pool), (full / 2, 2));
         // Another length has them, and what is left of the first its own.
-        let others = taken(pool, full / 2 * ((PAGE_BYTES - STEP * usize::from(FIRST)) / 112), other);
+        let others = taken(pool, full / 2 * ((PAGE_BYTES - STEP * usize::from(FIRST)) / 104), other);
         let again = taken(pool, full / 2 * (per_page - 1), size);
         assert_eq!(held(pool), (full, 2));
         give_all(pool, others, other);

@@ -108,8 +108,11 @@ impl Tail {
             && let Some(mark) = self.marks.pop_back()
         {
             self.bytes -= mark.weight();
-            self.blocks.truncate((mark.block - self.block) as usize + 1);
-            if let Some(block) = self.blocks.back_mut() {
+            // A block that nothing is in goes: the next entry may be too long for it.
+            self.blocks.truncate((mark.block - self.block) as usize + usize::from(mark.at > 0));
+            if mark.at > 0
+                && let Some(block) = self.blocks.back_mut()
+            {
                 block.truncate(mark.at);
             }
         }
@@ -213,6 +216,20 @@ mod tests {
                 prop_assert!(held <= 2 * needed + 3 * BLOCK + 400_000, "{} for {}", held, needed);
             }
         }
+    }
+
+    #[test]
+    fn blocks_go_with_the_entries_that_are_cut_off() {
+        let mut tail = Tail::default();
+        for length in [0, 300_193, 307_810, 316_283, 5] {
+            tail.push(&entry(7, 1, length));
+            tail.truncate(0);
+            assert!(tail.blocks.is_empty(), "after {length} bytes");
+        }
+        [3, 4].into_iter().for_each(|index| tail.push(&entry(index, 1, 10)));
+        tail.truncate(1);
+        tail.push(&entry(4, 2, 10));
+        assert_eq!((tail.blocks.len(), tail.term(1)), (1, Some(2)));
     }
 
     #[test]

@@ -59,7 +59,9 @@ impl Summed {
     pub(super) fn add(&mut self, entries: impl IntoIterator<Item = Entry>) {
         for entry in entries {
             self.content.put(&entry);
-            self.ordered.insert(entry);
+            if let Some(twice) = self.ordered.insert(entry) {
+                self.content.take(&twice);
+            }
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::ids::Revision;
 /// The key's length in two bytes, then both revisions in six each. Whether they are the same makes no difference to the length: a key that is
 /// changed for the first time fits where another like it was.
 const SHORT: usize = 14;
-/// Where one of them needs more: `IS_LONG` for the key's length, then that in four bytes and both revisions in eight each.
+/// Where the key has 65,535 bytes or more, or a revision is 2^48 or more: `IS_LONG` for the key's length, then that in four bytes and both revisions in eight each.
 const LONG: usize = 22;
 const IS_LONG: u16 = u16::MAX;
 

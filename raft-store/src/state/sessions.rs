@@ -18,7 +18,7 @@ pub(crate) struct Session {
     forgotten: u64,
 }
 
-/// An outcome, a third as long where it is what it nearly always is: each record copies a leaf of them.
+/// An outcome in a third of its length: each record copies a leaf of them. What is rare has an allocation of its own.
 #[derive(Clone)]
 enum Answer {
     Applied { revision: Revision, changed: bool },

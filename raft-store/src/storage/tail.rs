@@ -108,13 +108,17 @@ impl Tail {
             && let Some(mark) = self.marks.pop_back()
         {
             self.bytes -= mark.weight();
-            // A block that nothing is in goes: the next entry may be too long for it.
+            // A block that this entry began goes with it: the next one may be too long for it.
             self.blocks.truncate((mark.block - self.block) as usize + usize::from(mark.at > 0));
             if mark.at > 0
                 && let Some(block) = self.blocks.back_mut()
             {
                 block.truncate(mark.at);
             }
+        }
+        if self.marks.is_empty() {
+            self.block += self.blocks.len() as u64;
+            self.blocks.clear();
         }
     }
 
@@ -226,6 +230,18 @@ mod tests {
             tail.truncate(0);
             assert!(tail.blocks.is_empty(), "after {length} bytes");
         }
+        // What was before them in the block is gone already.
+        [300_000, 0].into_iter().for_each(|length| tail.push(&entry(7, 1, length)));
+        tail.pop_front();
+        tail.truncate(0);
+        assert!(tail.blocks.is_empty());
+        // An entry without bytes lies where the next one does.
+        [(1, 0), (2, 10)].into_iter().for_each(|(term, length)| tail.push(&entry(7, term, length)));
+        tail.truncate(1);
+        tail.push(&entry(8, 3, 10));
+        tail.pop_front();
+        assert_eq!((tail.len(), tail.from(0).next().map(|entry| entry.data)), (1, Some(vec![3; 10])));
+        tail.clear();
         [3, 4].into_iter().for_each(|index| tail.push(&entry(index, 1, 10)));
         tail.truncate(1);
         tail.push(&entry(4, 2, 10));

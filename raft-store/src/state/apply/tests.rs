@@ -106,6 +106,23 @@ fn a_repeated_request_gets_its_first_answer() {
 }
 
 #[test]
+fn a_repeated_request_that_failed_gets_its_first_answer_from_a_snapshot_too() {
+    let mut f = fixture();
+    f.transact(vec![], vec![put("a", "1"), put("b", "1")]);
+    let compares = || vec![expect("b", Expect::Present), expect("a", Expect::Absent)];
+    let failed = f.again(2, compares(), vec![put("c", "1")]);
+    assert_eq!(failed, Outcome::CompareFailed { index: 1, key: "a".into(), actual: Some(Revision(1)) });
+    assert_eq!(f.again(3, compares()[..1].to_vec(), vec![put("b", "1")]), unchanged(1));
+    f.again(4, vec![], vec![delete("a")]);
+    for _ in 0..2 {
+        assert_eq!(f.again(2, compares(), vec![put("c", "1")]), failed);
+        assert_eq!(f.again(3, vec![], vec![put("c", "1")]), unchanged(1));
+        assert_eq!(f.state.get(b"c"), None);
+        f.state = crate::snapshot::decode(&crate::snapshot::encode(&f.state)).unwrap();
+    }
+}
+
+#[test]
 fn a_request_below_the_window_is_never_applied() {
     let mut f = fixture();
     let last = limits::SESSION_WINDOW as u64 + 10;

@@ -122,6 +122,22 @@ fn keys_that_ascend_or_descend_leave_full_leaves_behind_and_those_in_no_order_mo
 }
 
 #[test]
+fn transactions_whose_keys_share_a_revision_leave_leaves_more_than_half_full_too() {
+    let mut rng = SmallRng::seed_from_u64(1);
+    let mut shuffled: Vec<u64> = (0..40_000).collect();
+    shuffled.shuffle(&mut rng);
+    // Many keys in no order, and two neighbours at a time.
+    let many = shuffled.iter().map(|number| (*number, 1));
+    let pairs = (1..).zip(shuffled.iter().filter(|number| **number < 20_000));
+    let pairs = pairs.flat_map(|(revision, number)| [2 * number, 2 * number + 1].map(|key| (key, revision)));
+    for transactions in [many.collect::<Vec<_>>(), pairs.collect()] {
+        let entries = transactions.iter().map(|(number, revision)| entry(&key(*number), *revision));
+        let (made, full) = (leaves(&entries.collect()), 40_000 / ENTRIES);
+        assert!(made < full * 7 / 4, "{made} leaves, {full} when all are full");
+    }
+}
+
+#[test]
 fn keys_that_come_from_both_sides_of_a_border_need_no_leaf_each() {
     let mut objects = of(0..ENTRIES as u64);
     let last = key(ENTRIES as u64 - 1);
@@ -143,6 +159,11 @@ fn what_is_left_of_many_lies_in_few_leaves() {
 
 #[test]
 fn nothing_keeps_what_was_removed_or_replaced() {
+    let mut shuffled: Vec<u64> = (0..5_000).collect();
+    shuffled.shuffle(&mut SmallRng::seed_from_u64(1));
+    for objects in [of((0..5_000).rev()), of(shuffled)] {
+        assert!(objects.iter().all(|entry| entry.owners() == 1), "a border is no owner of what is beside it");
+    }
     let mut objects = of(0..5_000);
     let owners = |objects: &Objects, number| objects.get(&key(number)).map(Entry::owners);
     assert!(

@@ -13,23 +13,54 @@ use std::process::Command;
 
 use crate::sys::{self, Held};
 
+/// What is synced.
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+pub enum Syncs {
+    /// The bytes of files, by `fdatasync`.
+    #[default]
+    Data,
+    /// Files with their lengths, by `fsync`.
+    Lengths,
+    /// Names, by `fsync` of their directory.
+    Names,
+}
+
+impl Syncs {
+    fn call(self) -> libc::c_long {
+        match self {
+            Syncs::Data => libc::SYS_fdatasync,
+            Syncs::Lengths | Syncs::Names => libc::SYS_fsync,
+        }
+    }
+
+    /// Whether the call is for one of these.
+    fn is(self, held: &Held) -> bool {
+        let file = format!("/proc/{}/fd/{}", held.thread, held.args[0]);
+        match self {
+            Syncs::Data => true,
+            Syncs::Lengths => Path::new(&file).is_file(),
+            Syncs::Names => Path::new(&file).is_dir(),
+        }
+    }
+}
+
 /// Becomes this program, on a disk whose data cannot be synced any more: `fdatasync` answers EIO. Returns only with an error.
 pub fn without_sync(argv: &[String]) -> io::Error {
     let Some((program, args)) = argv.split_first() else { return io::Error::other("an empty command") };
-    match sys::fail_syncs(libc::EIO) {
+    match sys::fail_calls(Syncs::Data.call(), libc::EIO) {
         Ok(()) => Command::new(program).args(args).exec(),
         Err(error) => error,
     }
 }
 
-/// Becomes this program, on a disk whose data can be synced for as long as this file is not there. Returns only with an error.
-pub fn without_sync_once(there: PathBuf, argv: &[String]) -> io::Error {
+/// Becomes this program, on a disk that can sync this for as long as a file is not there. Returns only with an error.
+pub fn without_sync_once(what: Syncs, there: PathBuf, argv: &[String]) -> io::Error {
     let Some((program, args)) = argv.split_first() else { return io::Error::other("an empty command") };
-    let decide = move |listener: &OwnedFd, held: &Held| match there.exists() {
+    let decide = move |listener: &OwnedFd, held: &Held| match what.is(held) && there.exists() {
         true => sys::refuse(listener, held, libc::EIO),
         false => sys::let_go(listener, held),
     };
-    match supervise(libc::SYS_fdatasync, decide) {
+    match supervise(what.call(), decide) {
         Ok(()) => Command::new(program).args(args).exec(),
         Err(error) => error,
     }

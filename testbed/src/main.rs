@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use clap::{Parser, Subcommand};
+use testbed::lacking::Syncs;
 use testbed::{bed, bench, chaos, demo, images, init, lacking, small_image};
 
 /// Clusters to break: three hosts on one machine, made of namespaces.
@@ -83,6 +84,8 @@ enum Subject {
         /// Not before this file is there.
         #[arg(long)]
         once: Option<PathBuf>,
+        #[arg(long, value_enum, default_value_t, requires = "once")]
+        of: Syncs,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
@@ -126,9 +129,9 @@ fn run(command: Subject) -> io::Result<ExitCode> {
         Subject::Echo { address } => init::echo(&address)?,
         Subject::WithoutNetfilter { command } => return Err(lacking::without_netfilter(&command)),
         Subject::WithoutVxlan { command } => return Err(lacking::without_vxlan(&command)),
-        Subject::WithoutSync { once: None, command } => return Err(lacking::without_sync(&command)),
-        Subject::WithoutSync { once: Some(there), command } => {
-            return Err(lacking::without_sync_once(there, &command));
+        Subject::WithoutSync { once: None, command, .. } => return Err(lacking::without_sync(&command)),
+        Subject::WithoutSync { once: Some(there), of, command } => {
+            return Err(lacking::without_sync_once(of, there, &command));
         }
         Subject::Hold { directory } => hold(directory)?,
     }

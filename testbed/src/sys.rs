@@ -68,11 +68,11 @@ pub fn lack_sockets(family: i32, protocol: i32) -> io::Result<()> {
     filtered(filter)
 }
 
-/// From now on `fdatasync` fails with this number, here and in all that is started.
-pub fn fail_syncs(error: i32) -> io::Result<()> {
+/// From now on calls of this number fail with this error, here and in all that is started.
+pub fn fail_calls(number: libc::c_long, error: i32) -> io::Result<()> {
     filtered([
         step(LOAD, 0, 0, 0),
-        step(EQUAL, 0, 1, libc::SYS_fdatasync as u32),
+        step(EQUAL, 0, 1, number as u32),
         step(ANSWER, 0, 0, libc::SECCOMP_RET_ERRNO | error.cast_unsigned()),
         step(ANSWER, 0, 0, libc::SECCOMP_RET_ALLOW),
     ])

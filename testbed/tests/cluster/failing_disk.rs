@@ -155,6 +155,47 @@ fn a_voter_whose_syncs_begin_to_fail_ends_alone_and_comes_back_with_all_that_was
     world.until("it votes again", || votes(&world, failing));
 }
 
+/// A new segment is nothing without its name in the directory.
+#[test]
+fn a_directory_that_fails_to_sync_ends_the_agent_and_what_was_acknowledged_is_there() {
+    ends_with_a_segment("names", "sync of");
+}
+
+/// What is left of a segment's room is cut off when the next one begins.
+#[test]
+fn a_length_that_fails_to_sync_ends_the_agent_and_what_was_acknowledged_is_there() {
+    ends_with_a_segment("lengths", "truncation of log-");
+}
+
+/// Fills the log's first segment, of 8 MiB, on a disk that can no longer sync this.
+fn ends_with_a_segment(of: &str, what: &str) {
+    const LONG: usize = 900 << 10;
+    let world = World::bare(1, of);
+    world.run(0, &["skein", "init"]);
+    world.host(0).stop_agent(Signal::SIGKILL).unwrap();
+    let parent = world.host(0).cgroup_parent();
+    let words = ["/usr/local/bin/testbed", "without-sync", "--of", of, "--once", "/srv/bad-disk", "--"]
+        .iter()
+        .chain(&["skein", "agent", "--cgroup-parent", &parent])
+        .map(|word| (*word).to_owned())
+        .collect();
+    world.host(0).start_program_as_agent(words, false).unwrap();
+    world.until("it leads", || crate::disk::leader(&world, 0).is_some());
+    fs::write(world.host(0).srv_path().join("bad-disk"), "").unwrap();
+    let body = |number| json!({"metadata": {"name": format!("m{number}")}, "data": {"v": "x".repeat(LONG)}});
+    let written: Vec<String> = (0..20)
+        .take_while(|number| world.api(0).post(MAPS, &body(*number)).is_ok())
+        .map(|number| format!("m{number}"))
+        .collect();
+    assert!((1..20).contains(&written.len()), "{written:?}");
+    world.until("it has ended by itself", || world.host(0).agent_pid().unwrap().is_none());
+    let text = log(&world, 0);
+    assert!(text.contains(&format!("the store's log failed: {what}")), "{text}");
+    assert!(text.contains("Input/output error"), "{text}");
+    world.host(0).start_agent().unwrap();
+    until_all_have(&world, &written);
+}
+
 #[test]
 fn a_read_only_disk_is_named_and_the_store_is_whole_when_it_is_writable_again() {
     let world = on_ext4(1, "read-only");

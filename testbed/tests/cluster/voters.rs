@@ -1,7 +1,9 @@
 //! Voters choose themselves: as machines come, die one after another, are drained, and as an operator says.
 
+use std::collections::BTreeSet;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use testbed::Kind;
@@ -36,103 +38,121 @@ fn write(world: &World, index: usize, name: &str) {
     });
 }
 
-/// Asks again and again, with one last time after `done`; the longest that an answer took.
-fn longest(done: &AtomicBool, mut ask: impl FnMut()) -> Duration {
-    let mut longest = Duration::ZERO;
-    loop {
-        let last = done.load(Ordering::SeqCst);
-        let began = testbed::clock::now();
-        ask();
-        longest = longest.max(began.elapsed());
-        if last {
-            return longest;
+/// Everybody reads the newest state and writes, all the while, each by a machine of its own for as long as that lives.
+struct Load<'a> {
+    world: &'a World,
+    /// Of each machine, whether its clients end.
+    over: Vec<AtomicBool>,
+    /// When an answer came, after how long.
+    answers: Mutex<Vec<(Instant, Duration)>>,
+    written: Mutex<Vec<String>>,
+}
+
+impl Load<'_> {
+    fn of(world: &World) -> Load<'_> {
+        let over = world.bed.hosts().iter().map(|_| AtomicBool::new(false)).collect();
+        Load { world, over, answers: Mutex::default(), written: Mutex::default() }
+    }
+
+    fn end(&self, index: usize) {
+        self.over[index].store(true, Ordering::SeqCst);
+    }
+
+    /// Asks until it is answered, again and again. Who asks a machine that is killed meanwhile never learns what became of it.
+    fn ask(&self, index: usize, mut ask: impl FnMut() -> bool) {
+        let mut began = testbed::clock::now();
+        while !self.over[index].load(Ordering::SeqCst) {
+            if ask() {
+                self.answers.lock().unwrap().push((testbed::clock::now(), began.elapsed()));
+                std::thread::sleep(Duration::from_millis(50));
+                began = testbed::clock::now();
+            }
         }
-        std::thread::sleep(Duration::from_millis(20));
+        // What is not answered yet counts as well, unless its machine is dead.
+        if self.world.host(index).agent_pid().is_ok_and(|pid| pid.is_some()) {
+            self.answers.lock().unwrap().push((testbed::clock::now(), began.elapsed()));
+        }
+    }
+
+    fn read(&self, index: usize) {
+        self.ask(index, || self.world.api(index).get(&format!("{MAPS}?limit=1")).is_ok());
+    }
+
+    fn write(&self, index: usize) {
+        let mut number = 0;
+        self.ask(index, || {
+            let name = format!("by-{index}-{number}");
+            let document = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}});
+            let answer = self.world.api(index).post(MAPS, &document);
+            let is_there =
+                answer.is_ok() || answer.is_err_and(|error| error.to_string().contains("already exists"));
+            if is_there {
+                self.written.lock().unwrap().push(name);
+                number += 1;
+            }
+            is_there
+        });
+    }
+
+    /// The longest that anybody waited for an answer that came since.
+    fn longest_since(&self, since: Instant) -> Duration {
+        let answers = self.answers.lock().unwrap();
+        answers.iter().filter(|(at, _)| *at > since).map(|(_, took)| *took).max().unwrap_or_default()
     }
 }
 
-/// Kills a host while all others are asked for the newest state and one of them writes, until another one leads. Answers the longest
-/// wait of each, and what was written.
-fn kill_under_load(
-    world: &World,
-    victim: usize,
-    left: &[usize],
-    round: usize,
-) -> (Vec<String>, Vec<Duration>) {
-    /// Ends those that ask, also where the killing fails.
-    struct End<'a>(&'a AtomicBool);
-    impl Drop for End<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::SeqCst);
-        }
+/// Ends the load also where the test fails, whose threads would never end.
+struct End<'a, 'b>(&'a Load<'b>);
+
+impl Drop for End<'_, '_> {
+    fn drop(&mut self) {
+        (0..self.0.over.len()).for_each(|index| self.0.end(index));
     }
-    let done = AtomicBool::new(false);
-    let done = &done;
-    let dead = world.host(victim).name();
-    testbed::clock::threads(|scope| {
-        let reads = left.iter().map(|index| {
-            let read = || world.until("a read succeeds", || world.api(*index).get(MAPS).is_ok());
-            scope.spawn(move || longest(done, read))
-        });
-        let reads: Vec<_> = reads.collect();
-        let writes = scope.spawn(move || {
-            let mut names = Vec::new();
-            let took = longest(done, || {
-                let name = format!("round-{round}-{}", names.len());
-                write(world, left[0], &name);
-                names.push(name);
-            });
-            (names, took)
-        });
-        let end = End(done);
-        world.host(victim).kill(Kind::Silent).unwrap();
-        world.until("another one leads", || {
-            let leader = world.status(left[0]).unwrap_or_default()["leader"].clone();
-            leader.is_string() && leader != dead
-        });
-        drop(end);
-        let (names, took) = writes.join().unwrap();
-        let reads = reads.into_iter().map(|read| read.join().unwrap());
-        (names, reads.chain([took]).collect())
-    })
 }
+
+/// Between two deaths.
+const APART: Duration = Duration::from_secs(10);
 
 #[test]
-fn seven_machines_die_one_after_another_down_to_two_and_the_api_goes_on() {
+fn seven_machines_die_ten_seconds_apart_down_to_two_and_the_api_is_gone_for_one_election_each() {
     let world = World::of(7, "dwindle");
     assert_eq!(voters(&world, 0).len(), 5);
-    // The leader dies each time, the hardest case.
+    let load = Load::of(&world);
     let mut left: Vec<usize> = (0..7).collect();
-    let mut written = Vec::new();
-    for round in 0..5 {
-        let leads = || {
-            let leader = world.status(left[0]).unwrap_or_default()["leader"].clone();
-            left.iter().copied().find(|index| leader == world.host(*index).name())
-        };
-        world.until("somebody leads", || leads().is_some());
-        let Some(victim) = leads() else { panic!("who led has ceased to at once") };
-        let name = world.host(victim).name().to_string();
-        left.retain(|index| *index != victim);
-        let witness = left[0];
-        let (names, took) = kill_under_load(&world, victim, &left, round);
-        eprintln!("{} machines left: reads, and last writes: {took:?}", left.len());
-        assert!(took.iter().all(|took| *took < WITHOUT), "too long without the API: {took:?}");
-        written.extend(names);
-        world.until("the dead one is known", || state_of(&world, witness, &name) == "dead");
-        world.until("a majority of the voters lives", || {
-            let voters = voters(&world, witness);
-            let up =
-                voters.iter().filter(|name| left.iter().any(|index| world.host(*index).name() == **name));
-            let up = up.count();
-            // While a dead one is exchanged, the set before counts too: no loss is survived then, and the status says whose.
-            let advice = world.status(witness).unwrap_or_default()["advice"].to_string();
-            if advice.contains("does not survive") {
-                return false;
-            }
-            // With two machines left nobody can take a place; before that nobody dead keeps one.
-            if left.len() > 2 { up == voters.len() && up >= 3 } else { up * 2 > voters.len() }
-        });
-    }
+    testbed::clock::threads(|scope| {
+        let end = End(&load);
+        let load = &load;
+        left.iter().copied().for_each(|index| drop(scope.spawn(move || load.read(index))));
+        left.iter().copied().for_each(|index| drop(scope.spawn(move || load.write(index))));
+        // The leader dies each time, the hardest case; nobody waits until the voters are whole again.
+        while left.len() > 2 {
+            let status = |of: usize| world.status(of).unwrap_or_default();
+            let leads = || {
+                let leader = status(left[0])["leader"].clone();
+                left.iter().copied().find(|index| leader == world.host(*index).name())
+            };
+            world.until("somebody leads", || leads().is_some());
+            let Some(victim) = leads() else { panic!("who led has ceased to at once") };
+            let before = status(left[0])["term"].as_u64().unwrap();
+            left.retain(|index| *index != victim);
+            load.end(victim);
+            world.host(victim).kill(Kind::Silent).unwrap();
+            let killed = testbed::clock::now();
+            world.until("another one leads", || {
+                let leader = status(left[0])["leader"].clone();
+                leader.is_string() && leader != world.host(victim).name()
+            });
+            std::thread::sleep(APART.saturating_sub(killed.elapsed()));
+            let took = load.longest_since(killed);
+            let terms = status(left[0])["term"].as_u64().unwrap() - before;
+            eprintln!("{} machines left: longest without an answer {took:?}, {terms} terms", left.len());
+            assert!(took < WITHOUT, "too long without the API");
+            // One election, which a split vote may repeat, or a handover to who stays a voter.
+            assert!((1..=2).contains(&terms), "{terms} elections for one death");
+        }
+        drop(end);
+    });
+    let written = load.written.into_inner().unwrap();
     assert_eq!(left.len(), 2);
     let text = world.run(left[0], &["skein", "cluster", "status"]);
     assert!(text.contains("2 of 3 voters answer: one more loss stops writes"), "{text}");
@@ -157,14 +177,17 @@ fn seven_machines_die_one_after_another_down_to_two_and_the_api_goes_on() {
     assert!(refused.stderr.contains("see 'skein cluster status'"), "{}", refused.stderr);
     let late = world.api(left[0]).get(&format!("{MAPS}/late?resourceVersion=0"));
     assert!(late.is_err_and(|error| error.to_string().contains("404")), "nothing was written");
-    for name in written {
-        let found = world.api(left[0]).get(&format!("{MAPS}/{name}?resourceVersion=0"));
-        assert!(found.is_ok(), "{name} is readable without a majority: {found:?}");
+    let list = world.api(left[0]).get(&format!("{MAPS}?resourceVersion=0")).unwrap();
+    let items = list["items"].as_array().unwrap();
+    let names: BTreeSet<&str> = items.iter().filter_map(|item| item["metadata"]["name"].as_str()).collect();
+    assert!(written.len() > 100, "{} were written", written.len());
+    for name in &written {
+        assert!(names.contains(name.as_str()), "{name} is readable without a majority");
     }
 }
 
 #[test]
-fn a_reboot_of_one_of_three_changes_no_voters_and_a_drain_moves_the_vote() {
+fn a_drain_moves_the_vote() {
     let world = World::of(4, "drain");
     let first = voters(&world, 0);
     assert_eq!(first.len(), 3);

@@ -111,6 +111,46 @@ fn after_the_loss_of_two_of_three_voters_the_cluster_goes_on_by_one_command() {
 }
 
 #[test]
+fn the_newest_log_wins_wherever_the_order_is_given_and_what_nobody_confirmed_is_kept() {
+    let world = World::of(4, "newest");
+    let status = world.status(0).unwrap();
+    let index = |name: &serde_json::Value| (0..4).find(|index| *name == world.host(*index).name()).unwrap();
+    let leader = index(&status["leader"]);
+    let voters: Vec<usize> = status["voters"].as_array().unwrap().iter().map(index).collect();
+    let stale = (0..4).find(|index| !voters.contains(index)).unwrap();
+    let lost: Vec<usize> = voters.into_iter().filter(|voter| *voter != leader).collect();
+    let name = |index: usize| world.host(index).name();
+    world.bed.partition(&[&[name(stale)], &[name(leader), name(lost[0]), name(lost[1])]]).unwrap();
+    world.apply(leader, &config_map("late"));
+    // Nobody is left who could confirm the last write, which the leader has in its log all the same.
+    lost.iter().for_each(|index| world.host(*index).kill(Kind::Silent).unwrap());
+    let maps = "/api/v1/namespaces/default/configmaps";
+    assert!(world.api(leader).post(maps, &config_map("tail")).is_err());
+    assert!(world.fails(stale, &["skein", "get", "configmap", "late"]).contains("no leader"));
+    world.bed.heal().unwrap();
+    let recover = ["skein", "cluster", "recover", "--lost", name(lost[0]), "--lost", name(lost[1])];
+    world.until("both survivors are shown", || {
+        let shown = world.host(stale).run(recover).unwrap();
+        shown.success() && shown.stdout.contains(name(leader)) && shown.stdout.contains(name(stale))
+    });
+    let shown = world.run(stale, &recover);
+    let kept = format!("all of {}'s log, ", name(leader));
+    let unconfirmed = shown.split(&kept).nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+    assert!(unconfirmed.parse::<u64>().unwrap() >= 1, "{shown}");
+    world.run(stale, &recover.iter().copied().chain(["--yes"]).collect::<Vec<_>>());
+    world.until("a new epoch", || {
+        [leader, stale].iter().all(|index| {
+            world.status(*index).is_some_and(|status| status["epoch"] == 1 && status["leader"].is_string())
+        })
+    });
+    for index in [leader, stale] {
+        for name in ["late", "tail"] {
+            assert_eq!(world.get(index, "configmap", name)["data"]["k"], name);
+        }
+    }
+}
+
+#[test]
 fn a_backup_made_while_the_cluster_runs_becomes_a_cluster_elsewhere() {
     let world = World::bare(2, "backup");
     world.run(0, &["skein", "init"]);

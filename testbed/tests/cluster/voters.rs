@@ -24,8 +24,8 @@ fn state_of(world: &World, index: usize, name: &str) -> String {
 }
 
 /// The longest that a leader's death may keep anybody from the API: its silence is noticed, another one is elected, all hear of it.
-/// (Seen: 0.4 to 0.9 s. A read that met nobody takes three seconds and is asked again, so a slow machine is allowed one of these.)
-const WITHOUT: Duration = Duration::from_secs(6);
+/// (Seen: 0.7 to 1.2 s with seven agents and builds on two cores. A request that met nobody takes three seconds and is asked again.)
+const WITHOUT: Duration = Duration::from_secs(4);
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use nix::sys::signal::Signal;
 use raft_store::rescue::Rescued;
 use raft_store::{ClusterId, Config, FileDisk, Key, NodeId, Op, Transaction};
-use serde_json::Value;
+use serde_json::{Value, json};
 use testbed::Kind;
 
 use crate::world::World;
@@ -119,7 +119,7 @@ fn no_bytes_of_a_secret_are_in_any_machines_files() {
     let (_, holders) = voters_and_holders(&world, 0).unwrap();
     let before = generation(&world, 0);
     world.run(0, &["skein", "kubeconfig"]);
-    world.run(0, &["skein", "cluster", "recovery-key"]);
+    let recovery = world.run(0, &["skein", "cluster", "recovery-key"]);
     // A demotion makes a new data key; the old one must not show either.
     let drained = holders.iter().find(|name| *name != "host1").unwrap().clone();
     world.run(0, &["skein", "node", "drain", &drained]);
@@ -143,27 +143,48 @@ fn no_bytes_of_a_secret_are_in_any_machines_files() {
     }
     world.until("a leader", || world.status(0).is_some_and(|status| status["leader"].is_string()));
     let sealed = serde_json::to_value(&ring).unwrap()["wraps"][0]["sealed"].as_str().unwrap().to_string();
-    let forms = forms(&secrets);
-    let mut looked_at = 0;
-    for index in 0..4 {
-        let host = world.host(index);
-        let run = PathBuf::from(format!("/proc/{}/root/run/skein", host.init_pid().unwrap()));
-        let mut found = vec![host.log_path()];
-        for directory in [host.data_path(), host.srv_path(), run] {
-            files(&directory, &mut found);
-        }
-        let mut sealed_here = false;
-        for path in found {
-            let Some(bytes) = read(&path) else { continue };
-            looked_at += 1;
-            sealed_here |= holds(&bytes, sealed.as_bytes());
-            for (what, form) in &forms {
-                assert!(!holds(&bytes, form), "{what} is in {}", path.display());
+    let mut forms = forms(&secrets);
+    let recovery = recovery.split_whitespace().max_by_key(|word| word.len()).unwrap();
+    assert!(recovery.len() > 40, "{recovery}");
+    forms.push(("the recovery key".into(), recovery.as_bytes().to_vec()));
+    // What has the sealed keyring in it, too: the search looks where the secrets would be.
+    let sealed_in = |kind: &str, index: usize| {
+        let mut found = Vec::new();
+        files(&world.host(index).data_path().join("store"), &mut found);
+        found.iter().any(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with(kind) && read(path).is_some_and(|bytes| holds(&bytes, sealed.as_bytes()))
+        })
+    };
+    let look = || {
+        let mut looked_at = 0;
+        for index in 0..4 {
+            let host = world.host(index);
+            let run = PathBuf::from(format!("/proc/{}/root/run/skein", host.init_pid().unwrap()));
+            let mut found = vec![host.log_path()];
+            for directory in [host.data_path(), host.srv_path(), run] {
+                files(&directory, &mut found);
             }
+            for path in found {
+                let Some(bytes) = read(&path) else { continue };
+                looked_at += 1;
+                for (what, form) in &forms {
+                    assert!(!holds(&bytes, form), "{what} is in {}", path.display());
+                }
+            }
+            assert!(!host.data_path().join("member/ca.key").exists());
         }
-        assert!(sealed_here, "the search looks where the sealed keyring is: {}", host.name());
-        assert!(!host.data_path().join("member/ca.key").exists());
-    }
+        looked_at
+    };
+    assert!((0..4).all(|index| sealed_in("log-", index)));
+    let looked_at = look();
+    // A snapshot is made after 32 MiB of log.
+    let body =
+        |number| json!({"metadata": {"name": format!("m{number}")}, "data": {"v": "x".repeat(900 << 10)}});
+    let maps = "/api/v1/namespaces/default/configmaps";
+    (0..40).for_each(|number| drop(world.api(0).post(maps, &body(number)).unwrap()));
+    world.until("snapshots have it", || (0..4).all(|index| sealed_in("snap-", index)));
+    look();
     assert!(holds(&bytes, sealed.as_bytes()) && looked_at > 40, "{looked_at} files");
 }
 

@@ -20,8 +20,8 @@ use crate::identity;
 
 /// Where the schedule is kept.
 pub const SETTING: &str = "s/backups";
-/// How often the driver looks whether one is due.
-const LOOK: Duration = Duration::from_secs(60);
+/// How often the driver looks whether one is due, by a schedule that may have changed.
+const LOOK: Duration = Duration::from_secs(10);
 const SUFFIX: &str = ".skein-backup";
 
 /// How often, and how many are kept.
@@ -163,7 +163,7 @@ impl Shelf {
             if free < needed {
                 // The store's log lies on the same disk, and comes first.
                 return Err(format!(
-                    "{} has {free} bytes free, and a backup wants twice its size, {needed}: make room, or keep fewer                      ('skein cluster backups --keep')",
+                    "{} has {free} bytes free, and a backup wants twice its size, {needed}: make room, or keep fewer ('skein cluster backups --keep')",
                     shelf.directory.display()
                 ));
             }

@@ -27,7 +27,7 @@ pub enum EnrolError {
     )]
     Token,
     #[error(
-        "the name \"{0}\" is taken by another member: choose another with --name, or remove that member first"
+        "the name \"{0}\" is taken by another member: choose another with --name, or remove that member first ('skein node rm {0}') if it is gone or has lost its disk"
     )]
     Name(String),
     #[error(

@@ -120,6 +120,8 @@ struct Inner {
     raft_lane: Lane,
     roster: Roster,
     me: NodeId,
+    /// What replicas of this machine's cluster epoch speak.
+    raft_protocol: Vec<u8>,
     client: HashMap<Class, quinn::ClientConfig>,
     links: Links,
     refusals: Refusals,
@@ -168,19 +170,20 @@ impl Mesh {
         let failed = |cause| MeshError::Listen { address, cause };
         let (mesh, raft) = port::bind_both(address).map_err(failed)?;
         let lane = |half: Half, socket| {
-            let server = tls::server(credential, roster.clone(), half)?;
+            let server = tls::server(credential, roster.clone(), half, identity.epoch)?;
             Lane::start(half, socket, server).map_err(failed)
         };
         let (mesh, raft_lane) = (lane(Half::Mesh, mesh)?, lane(Half::Raft, raft)?);
         let mut client = HashMap::new();
         for class in [Class::Control, Class::Bulk, Class::Raft] {
-            client.insert(class, tls::client(credential, roster.clone(), class)?);
+            client.insert(class, tls::client(credential, roster.clone(), class, identity.epoch)?);
         }
         let inner = Inner {
             mesh,
             raft_lane,
             roster,
             me: identity.member.node_id(),
+            raft_protocol: tls::raft(identity.epoch),
             client,
             links: Links::default(),
             refusals: Refusals::default(),

@@ -242,6 +242,16 @@ mod tests {
     }
 
     #[test]
+    fn a_snapshot_is_for_members_only() {
+        let memory = memory(3, 9);
+        let for_whom = |to| memory.snapshot(0, to).map(|snapshot| snapshot.metadata.map(|about| about.index));
+        assert_eq!(for_whom(1), Ok(Some(1)));
+        let withheld = Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable));
+        assert_eq!(for_whom(2), withheld, "raft would ignore it, and be sent it again and again");
+        assert_eq!(memory.snapshot(2, 1).map(drop), withheld.map(drop), "it is asked for a later state");
+    }
+
+    #[test]
     fn entries_take_the_places_of_those_that_they_replace() {
         let mut memory = memory(10, 9);
         memory.append(vec![Entry { term: 2, ..entry(8, 1) }]);

@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use crate::sys::{self, Held};
 
@@ -61,6 +62,21 @@ pub fn without_sync_once(what: Syncs, there: PathBuf, argv: &[String]) -> io::Er
         false => sys::let_go(listener, held),
     };
     match supervise(what.call(), decide) {
+        Ok(()) => Command::new(program).args(args).exec(),
+        Err(error) => error,
+    }
+}
+
+/// Becomes this program, on a disk that takes so long over each sync of data for as long as this file is there. Returns only with an error.
+pub fn slow_sync(there: PathBuf, pause: Duration, argv: &[String]) -> io::Error {
+    let Some((program, args)) = argv.split_first() else { return io::Error::other("an empty command") };
+    let decide = move |listener: &OwnedFd, held: &Held| {
+        if there.exists() {
+            std::thread::sleep(pause);
+        }
+        sys::let_go(listener, held)
+    };
+    match supervise(Syncs::Data.call(), decide) {
         Ok(()) => Command::new(program).args(args).exec(),
         Err(error) => error,
     }

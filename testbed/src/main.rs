@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use testbed::lacking::Syncs;
@@ -90,6 +91,16 @@ enum Subject {
         command: Vec<String>,
     },
     #[command(hide = true)]
+    SlowSync {
+        /// As long as this file is there.
+        #[arg(long)]
+        there: PathBuf,
+        #[arg(long)]
+        milliseconds: u64,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
+    #[command(hide = true)]
     Hold { directory: PathBuf },
 }
 
@@ -132,6 +143,9 @@ fn run(command: Subject) -> io::Result<ExitCode> {
         Subject::WithoutSync { once: None, command, .. } => return Err(lacking::without_sync(&command)),
         Subject::WithoutSync { once: Some(there), of, command } => {
             return Err(lacking::without_sync_once(of, there, &command));
+        }
+        Subject::SlowSync { there, milliseconds, command } => {
+            return Err(lacking::slow_sync(there, Duration::from_millis(milliseconds), &command));
         }
         Subject::Hold { directory } => hold(directory)?,
     }

@@ -54,7 +54,7 @@ async fn accept(mesh: Mesh, handshake: Handshake, permit: OwnedSemaphorePermit) 
         Some(tls::OLD_JOIN) => return super::join::serve(mesh, connection, permit, false).await,
         Some(tls::CONTROL) => Class::Control,
         Some(tls::BULK) => Class::Bulk,
-        Some(tls::RAFT) => Class::Raft,
+        Some(protocol) if *protocol == mesh.0.raft_protocol => Class::Raft,
         _ => return connection.close(VarInt::from_u32(2), b"unknown protocol"),
     };
     drop(permit);
@@ -127,7 +127,12 @@ fn ended(mesh: &Mesh, why: &ConnectionError) -> String {
             "the other members refuse this machine's key: it has been removed from the cluster; 'skein node reset' makes it a stranger that can join again"
         );
     }
-    why.to_string()
+    match why {
+        ConnectionError::ConnectionClosed(close) if close.error_code == tls::no_such_protocol() => {
+            format!("it is in another cluster epoch, or its binary speaks another protocol ({why})")
+        }
+        why => why.to_string(),
+    }
 }
 
 async fn take_datagram(mesh: &Mesh, connection: &Connection, from: NodeId, bytes: &[u8]) {

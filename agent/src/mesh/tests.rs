@@ -16,6 +16,10 @@ struct Side {
 }
 
 fn side(name: &str) -> Side {
+    side_in(name, 0)
+}
+
+fn side_in(name: &str, epoch: u64) -> Side {
     let now = jiff::Timestamp::from_second(1_800_000_000).unwrap();
     let authority = pki::Authority::create("test", now).unwrap();
     let key = pki::new_key().unwrap();
@@ -35,7 +39,7 @@ fn side(name: &str) -> Side {
     };
     let identity = Identity {
         cluster: "00".repeat(16),
-        epoch: 0,
+        epoch,
         member: member.clone(),
         key,
         certificate,
@@ -107,4 +111,28 @@ async fn a_removed_members_open_connections_are_closed_and_its_key_is_refused() 
     }
     let back = stays.mesh.request(removed.member.node_id(), Request::Exchange(Vec::new())).await;
     assert!(matches!(back, Err(MeshError::NotAMember(_))), "nor does anybody dial it");
+}
+
+#[tokio::test]
+async fn replicas_of_another_cluster_epoch_do_not_get_through_the_handshake_and_the_machines_still_talk() {
+    const RECOVERED: u64 = 0x1234_0001;
+    for (ours, theirs) in [(0, RECOVERED), (RECOVERED, 0), (RECOVERED, RECOVERED + 1)] {
+        let (mut here, mut there) = (side_in("here", ours), side_in("there", theirs));
+        let both = vec![here.member.clone(), there.member.clone()];
+        here.roster.replace(both.clone());
+        there.roster.replace(both);
+        let refused = asked(&here, &mut there, Class::Raft).await.err();
+        let why = refused.map(|why| why.to_string()).unwrap_or_default();
+        assert!(why.contains("in another cluster epoch"), "{why}");
+        assert!(
+            asked(&here, &mut there, Class::Control).await.is_ok(),
+            "or nobody could tell of the new one"
+        );
+        assert!(asked(&there, &mut here, Class::Raft).await.is_err());
+    }
+    let (here, mut there) = (side_in("here", RECOVERED), side_in("there", RECOVERED));
+    let both = vec![here.member.clone(), there.member.clone()];
+    here.roster.replace(both.clone());
+    there.roster.replace(both);
+    assert!(asked(&here, &mut there, Class::Raft).await.is_ok());
 }

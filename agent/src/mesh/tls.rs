@@ -24,10 +24,24 @@ use crate::timing;
 /// ALPN of the control connection; the version of the protocol is in it.
 pub const CONTROL: &[u8] = b"skein-control/1";
 pub const BULK: &[u8] = b"skein-bulk/1";
-pub const RAFT: &[u8] = b"skein-raft/1";
+const RAFT: &[u8] = b"skein-raft/1";
 /// Binaries that said nothing of cluster versions.
 pub const OLD_JOIN: &[u8] = b"skein-join/1";
 pub const JOIN: &[u8] = b"skein-join/2";
+
+/// ALPN of the connection between replicas. It names the cluster epoch, from the second one on: who is in another one does not get as far
+/// as a message. (The other connections are between machines of any epoch, or nobody could be told of the new one.)
+pub fn raft(epoch: u64) -> Vec<u8> {
+    match epoch {
+        0 => RAFT.to_vec(),
+        epoch => [RAFT, format!(" epoch {epoch:016x}").as_bytes()].concat(),
+    }
+}
+
+/// How a handshake ends in which both ends have no protocol in common: TLS's alert `no_application_protocol` (RFC 7301, section 3.2).
+pub fn no_such_protocol() -> quinn::TransportErrorCode {
+    quinn::TransportErrorCode::crypto(120)
+}
 
 /// What a machine reads whose key is not on the list.
 pub const UNKNOWN_KEY: &str = "this key belongs to no member of the cluster";
@@ -41,7 +55,12 @@ fn failed(error: impl std::fmt::Display) -> MeshError {
 }
 
 /// The server's side: members with their key; on the mesh's half joining machines without.
-pub fn server(credential: &Credential, roster: Roster, half: Half) -> Result<quinn::ServerConfig, MeshError> {
+pub fn server(
+    credential: &Credential,
+    roster: Roster,
+    half: Half,
+    epoch: u64,
+) -> Result<quinn::ServerConfig, MeshError> {
     let mut config = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(failed)?
@@ -49,7 +68,7 @@ pub fn server(credential: &Credential, roster: Roster, half: Half) -> Result<qui
         .with_cert_resolver(Arc::new(credential.clone()));
     config.alpn_protocols = match half {
         Half::Mesh => vec![CONTROL.to_vec(), BULK.to_vec(), JOIN.to_vec(), OLD_JOIN.to_vec()],
-        Half::Raft => vec![RAFT.to_vec()],
+        Half::Raft => vec![raft(epoch)],
     };
     let quic = QuicServerConfig::try_from(config).map_err(failed)?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(quic));
@@ -62,6 +81,7 @@ pub fn client(
     credential: &Credential,
     roster: Roster,
     class: Class,
+    epoch: u64,
 ) -> Result<quinn::ClientConfig, MeshError> {
     let mut config = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -70,11 +90,11 @@ pub fn client(
         .with_custom_certificate_verifier(Arc::new(MemberVerifier { roster, members_only: true }))
         .with_client_cert_resolver(Arc::new(credential.clone()));
     let protocol = match class {
-        Class::Control => CONTROL,
-        Class::Bulk => BULK,
-        Class::Raft => RAFT,
+        Class::Control => CONTROL.to_vec(),
+        Class::Bulk => BULK.to_vec(),
+        Class::Raft => raft(epoch),
     };
-    config.alpn_protocols = vec![protocol.to_vec()];
+    config.alpn_protocols = vec![protocol];
     finish(config, class.half())
 }
 

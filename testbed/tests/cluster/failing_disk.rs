@@ -80,6 +80,9 @@ fn written_meanwhile(world: &World, failing: usize, broken: impl FnOnce()) -> Ve
         let before = acknowledged.lock().unwrap().len();
         world.until(what, || acknowledged.lock().unwrap().len() >= before + MORE);
     };
+    let starts =
+        || -> Vec<u64> { others.iter().map(|index| world.host(*index).agent().unwrap().starts).collect() };
+    let before = starts();
     testbed::clock::threads(|scope| {
         others.iter().for_each(|by| drop(scope.spawn(|| write_on(*by))));
         // Writers are told to stop whatever happens, or a failed test would never end.
@@ -88,7 +91,7 @@ fn written_meanwhile(world: &World, failing: usize, broken: impl FnOnce()) -> Ve
             assert!(world.host(failing).agent_pid().unwrap().is_some(), "its disk works until now");
             broken();
             until_more("the others go on");
-            assert!(others.iter().all(|index| world.host(*index).agent().unwrap().starts == 1));
+            assert_eq!(starts(), before, "nobody else's agent has ended");
         }));
         stop.store(true, Ordering::Relaxed);
         seen.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -193,6 +196,33 @@ fn ends_with_a_segment(of: &str, what: &str) {
     assert!(text.contains(&format!("the store's log failed: {what}")), "{text}");
     assert!(text.contains("Input/output error"), "{text}");
     world.host(0).start_agent().unwrap();
+    until_all_have(&world, &written);
+}
+
+#[test]
+fn a_leader_whose_disk_becomes_slow_hands_over_and_stays_a_voter() {
+    let world = World::bare(3, "slow");
+    world.run(0, &["skein", "init"]);
+    (1..3).for_each(|index| world.join(0, index));
+    until_all_vote(&world);
+    // Each has a disk that may become slow; the leader's does.
+    for index in 0..3 {
+        world.host(index).stop_agent(Signal::SIGKILL).unwrap();
+        let parent = world.host(index).cgroup_parent();
+        let slow =
+            ["/usr/local/bin/testbed", "slow-sync", "--there", "/srv/slow", "--milliseconds", "400", "--"];
+        let agent = ["skein", "agent", "--cgroup-parent", &parent];
+        let words = slow.iter().chain(&agent).map(|word| (*word).to_owned()).collect();
+        world.host(index).start_program_as_agent(words, false).unwrap();
+    }
+    until_all_vote(&world);
+    let slow = crate::disk::leader(&world, 0).unwrap();
+    let written = written_meanwhile(&world, slow, || {
+        fs::write(world.host(slow).srv_path().join("slow"), "").unwrap();
+        world.until("another one leads", || crate::disk::leader(&world, slow).is_some_and(|one| one != slow));
+    });
+    assert!(votes(&world, slow));
+    fs::remove_file(world.host(slow).srv_path().join("slow")).unwrap();
     until_all_have(&world, &written);
 }
 

@@ -79,6 +79,28 @@ fn a_machine_that_is_gone_for_good_is_removed_and_may_come_back_as_a_new_one() {
 }
 
 #[test]
+fn a_voter_whose_disk_is_lost_joins_again_under_its_name_once_the_old_one_is_removed() {
+    let world = World::of(3, "lost-disk");
+    let lost = world.follower();
+    let name = world.host(lost).name().to_string();
+    world.host(lost).stop_agent(Signal::SIGKILL).unwrap();
+    world.run(lost, &["skein", "node", "reset", "--yes"]);
+    world.host(lost).start_agent().unwrap();
+    world.until_told_nothing(lost);
+    let words = world.join_words(0);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let refused = world.fails(lost, &words);
+    assert!(refused.contains(&format!("the name \"{name}\" is taken by another member")), "{refused}");
+    assert!(refused.contains("remove that member first"), "{refused}");
+    assert!(names(&world).contains(&name), "whoever asks under a name does not take its place");
+    world.run(0, &["skein", "node", "rm", &name, "--force"]);
+    world.run(lost, &words);
+    world.until("three vote again", || {
+        world.status(0).is_some_and(|status| status["voters"].as_array().map_or(0, Vec::len) == 3)
+    });
+}
+
+#[test]
 fn a_leader_is_removed_after_handing_over() {
     let world = World::of(3, "remove-leader");
     let leader = world.status(1).unwrap()["leader"].as_str().unwrap().to_string();

@@ -151,6 +151,41 @@ fn the_newest_log_wins_wherever_the_order_is_given_and_what_nobody_confirmed_is_
 }
 
 #[test]
+fn backups_are_made_as_scheduled_and_the_oldest_go() {
+    const NAME: &str = ".skein-backup";
+    let world = World::bare(1, "scheduled");
+    world.run(0, &["skein", "init"]);
+    let directory = world.host(0).data_path().join("backups");
+    // Their names begin with the second in which they were made.
+    let made = || {
+        let entries = std::fs::read_dir(&directory).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|name| name.ends_with(NAME)).collect();
+        names.sort();
+        names
+    };
+    world.until("the first one", || made().len() == 1);
+    assert!(world.run(0, &["skein", "cluster", "backups", "--every", "6h", "--keep", "2"]).contains("6"));
+    let older = |by: u64| {
+        let last = made().pop().unwrap();
+        let (time, rest) = last.split_once('.').unwrap();
+        let earlier = format!("{}.{rest}", time.parse::<u64>().unwrap() - by * 3_600);
+        std::fs::rename(directory.join(&last), directory.join(&earlier)).unwrap();
+        earlier
+    };
+    // As if seven hours had gone by, twice.
+    let first = older(14);
+    world.until("a second one, which is due", || made().len() == 2);
+    let second = older(7);
+    world.until("a third one, and the oldest is gone", || made().len() == 2 && !made().contains(&first));
+    assert!(made().contains(&second));
+    world.run(0, &["skein", "cluster", "backup", "/srv/by-hand"]);
+    let newest = std::fs::read(directory.join(made().pop().unwrap())).unwrap();
+    let (rescued, _) = raft_store::rescue::Rescued::from_backup(&newest).unwrap();
+    assert!(!rescued.view().is_empty(), "what is kept is a whole backup");
+}
+
+#[test]
 fn a_backup_made_while_the_cluster_runs_becomes_a_cluster_elsewhere() {
     let world = World::bare(2, "backup");
     world.run(0, &["skein", "init"]);

@@ -79,7 +79,7 @@ chaos-store: ## the store on real agents that are killed, paused and cut off, ju
 	@scripts/build.sh --release --bins -p cli -p testbed
 	@$(ENV); exec $${CARGO_TARGET_DIR:-target}/release/testbed chaos-store --seconds $(SECONDS) --hosts $(HOSTS) $(if $(VOTERS),--voters $(VOTERS)) $(if $(SEED),--seed $(SEED))
 
-fuzz: ## every decoder against changed bytes, on two cores: SECONDS=60 (of each) TARGET=… SEED=…
+fuzz: ## every decoder against changed bytes, on two cores: SECONDS=60 (of all together) TARGET=… SEED=…
 	@scripts/setup.sh test
 	@$(ENV); SKEIN_FUZZ_SECONDS=$(SECONDS) SKEIN_FUZZ_TARGET=$(TARGET) SKEIN_FUZZ_SEED=$(SEED) cargo test --locked --release -p testbed --test fuzz -- --ignored --nocapture as_long_as_wanted
 

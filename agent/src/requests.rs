@@ -31,10 +31,7 @@ pub async fn dispatch(
     while let Some(incoming) = incoming.recv().await {
         match incoming {
             Incoming::Raft { from, bytes } => cluster.store.input(Input::Message { from, bytes }),
-            Incoming::RaftSent { to: peer, class, delivered: ok } => cluster.store.input(match class {
-                Class::Bulk => Input::SnapshotSent { peer, ok },
-                Class::Control | Class::Raft => Input::Unreachable { peer },
-            }),
+            Incoming::RaftSent { to, class, delivered } => cluster.store.input(told(to, class, delivered)),
             Incoming::Pong { from, number } => cluster.pings.answered(from, number),
             Incoming::Request { from, request, send, receive } => {
                 spawn(answer(cluster.clone(), gossip.clone(), from, request, send, receive));
@@ -49,6 +46,14 @@ pub async fn dispatch(
                 });
             }
         }
+    }
+}
+
+/// What raft is told of a message's fate. Of a snapshot in any case: it sends that follower nothing else until it knows.
+fn told(peer: NodeId, class: Class, ok: bool) -> Input {
+    match class {
+        Class::Bulk => Input::SnapshotSent { peer, ok },
+        Class::Control | Class::Raft => Input::Unreachable { peer },
     }
 }
 
@@ -238,6 +243,17 @@ mod tests {
         assert!(!may_forward(None, &put(&said, "a")));
         assert!(!may_forward(Some(&a), &Plan::new().put("m/a", b"rubbish").build()));
         assert!(may_forward(Some(&a), &Plan::new().delete("m/b").build()));
+    }
+
+    #[test]
+    fn raft_is_told_of_every_snapshot_and_of_other_messages_only_that_they_failed() {
+        let peer = NodeId(7);
+        for ok in [true, false] {
+            assert!(
+                matches!(told(peer, Class::Bulk, ok), Input::SnapshotSent { peer: NodeId(7), ok: said } if said == ok)
+            );
+        }
+        assert!(matches!(told(peer, Class::Raft, false), Input::Unreachable { peer: NodeId(7) }));
     }
 
     #[test]

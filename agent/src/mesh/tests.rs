@@ -136,3 +136,38 @@ async fn replicas_of_another_cluster_epoch_do_not_get_through_the_handshake_and_
     there.roster.replace(both);
     assert!(asked(&here, &mut there, Class::Raft).await.is_ok());
 }
+
+#[tokio::test]
+async fn a_snapshots_sender_hears_in_any_case_what_became_of_it() {
+    let (mut here, there) = (side("here"), side("there"));
+    let both = vec![here.member.clone(), there.member.clone()];
+    here.roster.replace(both.clone());
+    there.roster.replace(both);
+    let to = there.member.node_id();
+    let (arrived, mut took) = mpsc::unbounded_channel();
+    there.mesh.give_raft_to(Box::new(move |_, bytes| arrived.send(bytes.len()).unwrap()));
+    let fate = async |here: &mut Side| {
+        let said =
+            tokio::time::timeout(Duration::from_secs(10), here.incoming.recv()).await.unwrap().unwrap();
+        let Incoming::RaftSent { to: peer, class: Class::Bulk, delivered } = said else { panic!() };
+        assert_eq!(peer, to);
+        delivered
+    };
+    here.mesh.send_raft(to, vec![7; 1 << 20], true);
+    assert!(fate(&mut here).await, "all of it is there");
+    assert_eq!(took.recv().await, Some(1 << 20));
+    // The connection goes while it is on its way.
+    let connection = there.mesh.0.links.used((here.member.node_id(), Class::Bulk)).unwrap();
+    let before = connection.stats().udp_rx.bytes;
+    here.mesh.send_raft(to, vec![7; 256 << 20], true);
+    while connection.stats().udp_rx.bytes < before + (1 << 20) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    connection.close(quinn::VarInt::from_u32(9), b"broken");
+    assert!(!fate(&mut here).await);
+    assert!(took.try_recv().is_err(), "a part is nothing");
+    // It is nobody's member any more.
+    here.roster.replace(vec![here.member.clone()]);
+    here.mesh.send_raft(to, vec![7; 100], true);
+    assert!(!fate(&mut here).await);
+}

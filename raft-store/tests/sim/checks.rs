@@ -1,4 +1,4 @@
-//! What must hold, whatever happens: independent models that see only effects and views. The names C1 … A6 are those of
+//! What must hold, whatever happens: independent models that see only effects and views. The names C1 … A7 are those of
 //! docs/decisions/0110.
 
 use std::collections::BTreeMap;

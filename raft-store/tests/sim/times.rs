@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use raft_store::*;
 
+use crate::scenarios;
 use crate::world::World;
 
 const PREFIX: &[u8] = b"brief/";
@@ -92,4 +93,47 @@ impl Times {
         let written = clocks.get(leader).copied().unwrap_or_default();
         Some(world.clock(*leader).since(written.max(*began)))
     }
+}
+
+/// Three voters, messages that take up to 100 ms, and a key written for one second; and the last index of its leader.
+fn three_and_a_key() -> (World, u64) {
+    let mut world = scenarios::world(3, &[2, 3], &[]);
+    scenarios::propose(&mut world, transact(1, write(0, 1)));
+    scenarios::settle(&mut world);
+    world.faults.max_delay_ms = 100;
+    let held = last_index(&world);
+    (world, held)
+}
+
+fn transact(sequence: u64, op: Op) -> Command {
+    let transaction = Transaction { compares: vec![], ops: vec![op] };
+    Command::Transact { session: SessionId(1), sequence, epoch: None, transaction }
+}
+
+fn last_index(world: &World) -> u64 {
+    world.status(world.leader().unwrap()).unwrap().last_index
+}
+
+#[test]
+pub fn a_key_stays_if_it_was_written_again_and_that_had_not_applied_when_its_removal_was_proposed() {
+    let (mut world, held) = three_and_a_key();
+    assert!(world.run_until(3_000, |world| last_index(world) > held), "its removal is proposed");
+    let proposed = world.now;
+    // The same again, up to shortly before.
+    let (mut world, held) = three_and_a_key();
+    world.run_for(proposed - 15 - world.now);
+    let (leader, id) = (world.leader().unwrap(), world.clients.fresh_proposal());
+    world.input(leader, Input::Propose { id, command: transact(2, write(0, 3)) });
+    assert!(world.run_until(50, |world| last_index(world) == held + 2), "the write and the removal");
+    assert_eq!(world.status(leader).unwrap().commit, held, "neither is committed");
+    assert!(scenarios::is_applied(&scenarios::answer(&mut world, id)));
+    scenarios::settle(&mut world);
+    let is_there = |world: &World, node| world.view(node).get(&key(0).0).is_some();
+    assert!(is_there(&world, leader), "it was written again, and is removed all the same");
+    world.run_for(2_500);
+    assert!(is_there(&world, leader), "it counts anew");
+    assert!(
+        world.run_until(3_000, |world| (1..=3).all(|node| !is_there(world, node))),
+        "and goes in the end"
+    );
 }

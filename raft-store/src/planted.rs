@@ -58,6 +58,18 @@ pub enum Bug {
     RevisionByRole,
     /// The history is shortened by each replica's own clock.
     HistoryByLocalClock,
+    /// A delete makes no change in the history.
+    DeleteNotWatched,
+    /// A key that comes again has the create revision that it had before it was deleted.
+    CreateRevisionKept,
+    /// A key goes though it was written again after its removal was proposed.
+    ExpireUnchecked,
+    /// A key that is written again goes when its first time is over.
+    TimeNotCountedAnew,
+    /// A new leader counts only what is written under it.
+    OldTimesUncounted,
+    /// A session goes on after it was closed.
+    ClosedSessionLives,
     /// A read's context is used again for the next attempt.
     ReadContextReused,
     /// A leader answers reads by itself, without asking anybody.
@@ -68,6 +80,8 @@ pub enum Bug {
     ServedBeforeCaughtUp,
     /// A snapshot carries no sessions.
     SnapshotWithoutSessions,
+    /// A snapshot carries no times to live.
+    SnapshotWithoutTimes,
     /// A snapshot carries no history.
     SnapshotWithoutHistory,
     /// The members of before stay after a snapshot is installed.
@@ -90,7 +104,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 39] = [
+    pub const ALL: [Bug; 46] = [
         Bug::VoteBeforeSync,
         Bug::AppendAckBeforeSync,
         Bug::VoteNotWritten,
@@ -116,11 +130,18 @@ impl Bug {
         Bug::TransactionSplit,
         Bug::RevisionByRole,
         Bug::HistoryByLocalClock,
+        Bug::DeleteNotWatched,
+        Bug::CreateRevisionKept,
+        Bug::ExpireUnchecked,
+        Bug::TimeNotCountedAnew,
+        Bug::OldTimesUncounted,
+        Bug::ClosedSessionLives,
         Bug::ReadContextReused,
         Bug::ReadByLease,
         Bug::ReadBeforeApply,
         Bug::ServedBeforeCaughtUp,
         Bug::SnapshotWithoutSessions,
+        Bug::SnapshotWithoutTimes,
         Bug::SnapshotWithoutHistory,
         Bug::SnapshotKeepsMembers,
         Bug::SnapshotFromOldBytes,

@@ -181,13 +181,18 @@ impl Encoder {
                 return Place::Sessions(Some(*id));
             }
         }
-        codec::encode_into(&self.state.ttls.len(), bytes);
+        codec::encode_into(&self.times(), bytes);
         Place::Ttls(None)
+    }
+
+    fn times(&self) -> usize {
+        if planted!(SnapshotWithoutTimes) { 0 } else { self.state.ttls.len() }
     }
 
     fn ttls(&self, after: Option<Key>, about: usize, bytes: &mut Vec<u8>) -> Place {
         let start = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        for (key, seconds) in self.state.ttls.range::<_, Key>((start, Bound::Unbounded)) {
+        let left = self.state.ttls.range::<_, Key>((start, Bound::Unbounded));
+        for (key, seconds) in left.take(self.times()) {
             codec::encode_into(key, bytes);
             codec::encode_into(seconds, bytes);
             if bytes.len() >= about {

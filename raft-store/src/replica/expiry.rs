@@ -38,7 +38,8 @@ impl Expiry {
             Some(keys) => keys,
             None => {
                 *self = Expiry { looked: now, ..Expiry::default() };
-                state.ttls.keys().cloned().collect()
+                let counted = if planted!(OldTimesUncounted) { 0 } else { state.ttls.len() };
+                state.ttls.keys().take(counted).cloned().collect()
             }
         };
         self.seen = Some(state.revision);
@@ -52,11 +53,13 @@ impl Expiry {
         if known.map(|(_, revision)| *revision) == entry.map(|(_, entry)| entry.mod_revision()) {
             return;
         }
-        if let Some((at, _)) = self.due.remove(&key) {
+        let before = self.due.remove(&key).map(|(at, _)| at);
+        if let Some(at) = before {
             self.queue.remove(&(at, key.clone()));
         }
         if let Some((seconds, entry)) = entry {
-            let at = Millis(now.0 + u64::from(*seconds) * 1_000);
+            let anew = Millis(now.0 + u64::from(*seconds) * 1_000);
+            let at = before.filter(|_| planted!(TimeNotCountedAnew)).unwrap_or(anew);
             self.due.insert(key.clone(), (at, entry.mod_revision()));
             self.queue.insert((at, key));
         }

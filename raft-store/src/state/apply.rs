@@ -41,7 +41,9 @@ impl State {
     }
 
     fn close_session(&mut self, session: SessionId) -> Outcome {
-        self.sessions.remove(&session);
+        if !planted!(ClosedSessionLives) {
+            self.sessions.remove(&session);
+        }
         self.unchanged()
     }
 
@@ -58,8 +60,8 @@ impl State {
             return Outcome::StaleEpoch { current: self.epoch };
         }
         let unchanged = |key: &Key, revision: &Revision| {
-            let entry = self.get(&key.0);
-            self.ttls.contains_key(key) && entry.is_some_and(|entry| entry.mod_revision() == *revision)
+            let is_same = |entry: &Entry| entry.mod_revision() == *revision || planted!(ExpireUnchecked);
+            self.ttls.contains_key(key) && self.get(&key.0).is_some_and(is_same)
         };
         let gone = keys.iter().filter(|(key, revision)| unchanged(key, revision));
         let ops = gone.map(|(key, _)| Op::Delete { key: key.clone() }).collect();
@@ -159,7 +161,12 @@ impl State {
         if skip_equal && before.as_ref().is_some_and(|entry| *entry.value() == *value.0) {
             return;
         }
-        let create_revision = before.as_ref().map_or(revision, Entry::create_revision);
+        let mut create_revision = before.as_ref().map_or(revision, Entry::create_revision);
+        if planted!(CreateRevisionKept) && before.is_none() {
+            let old = self.history.all_from(0).filter(|change| change.key() == &*key.0).last();
+            create_revision =
+                old.and_then(|change| change.before.as_ref()).map_or(revision, Entry::create_revision);
+        }
         let after = Entry::new(&key.0, &value.0, create_revision, revision);
         if let Some(before) = &before {
             self.content.take(before);
@@ -173,6 +180,9 @@ impl State {
         self.ttls.remove(key);
         if let Some(before) = self.objects.remove(&key.0) {
             self.content.take(&before);
+            if planted!(DeleteNotWatched) {
+                return;
+            }
             self.history.push(Change { revision, before: Some(before), after: None });
         }
     }

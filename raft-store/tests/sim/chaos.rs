@@ -17,6 +17,8 @@ use crate::world::{Event, World};
 const CHAOS_MS: u64 = 60_000;
 const CORE_MS: u64 = 15_000;
 const HEAL_MS: u64 = 20_000;
+/// Then keys with a time to live go within this: 3 s, by whoever leads now, looked at every second.
+const GONE_MS: u64 = 10_000;
 
 pub fn run(seed: u64, chaos_ms: u64) -> World {
     let mut world = World::of_binaries(seed, SLOTS, older_binaries(seed));
@@ -138,11 +140,20 @@ fn heal_all(world: &mut World) {
         world.run_for(50);
     }
     assert!(converged(world), "L1: it did not converge: {}", states(world));
+    let deadline = world.now + GONE_MS;
+    while world.now < deadline && !(converged(world) && all_times_are_over(world)) {
+        world.run_for(50);
+    }
+    assert!(converged(world), "L1: it did not stay converged: {}", states(world));
     let leader = world.leader().unwrap();
     let view = world.view(leader);
     world.clients.verify(world, &view);
     crate::watchers::verify(world, &view);
     contents_are_equal(world, leader);
+}
+
+fn all_times_are_over(world: &World) -> bool {
+    world.leader().is_some_and(|leader| crate::times::left(&world.view(leader)).is_empty())
 }
 
 /// No member is broken, and every machine that is not is a member.
@@ -194,6 +205,9 @@ struct Report {
     virtual_ms: u64,
     writes: usize,
     swaps: u64,
+    deletes: u64,
+    expired: u64,
+    closed: usize,
     reads: u64,
     leaders: usize,
     snapshots: u64,
@@ -209,6 +223,9 @@ impl Report {
         self.virtual_ms += world.now;
         self.writes += world.clients.acked();
         self.swaps += world.clients.swaps;
+        self.deletes += world.clients.deletes;
+        self.expired += world.times.expired;
+        self.closed += world.clients.closed();
         self.reads += world.clients.reads_served;
         self.leaders += world.checks.leaders();
         self.snapshots += world.bulk_sent;
@@ -233,6 +250,7 @@ impl Report {
             "{} writes, {} swaps, {} reads, {} watches resumed, {} leaders, {} snapshots sent",
             self.writes, self.swaps, self.reads, self.watches, self.leaders, self.snapshots
         );
+        println!("{} deletes, {} keys expired, {} sessions closed", self.deletes, self.expired, self.closed);
         println!("joint states that could be left lasted up to {} ms", self.longest_joint_ms);
         println!("feeds: {:?}", self.fed);
         let (points, faults): (Vec<_>, Vec<_>) =
@@ -278,6 +296,8 @@ fn sweep(seeds: Range<u64>, chaos_ms: u64, twice: u64, threads: usize) {
     let runs = report.runs as usize;
     assert!(report.writes > 10 * runs && report.reads as usize > 5 * runs, "the runs do too little");
     assert!(runs < 20 || report.leaders > 2 * runs, "the runs do too little");
+    let rare = report.deletes.min(report.expired).min(report.closed as u64);
+    assert!(runs < 20 || rare > 2 * report.runs, "the runs do too little");
 }
 
 /// A failure on one thread ends the others after their run.

@@ -1,10 +1,10 @@
-//! What must hold, whatever happens: independent models that see only effects and views. The names C1 … A6 are those of
+//! What must hold, whatever happens: independent models that see only effects and views. The names C1 … A7 are those of
 //! docs/decisions/0110.
 
 use std::collections::BTreeMap;
 
 use crate::changes::Changes;
-use raft_store::{Effect, Entry, Key, Members, NodeId, Revision, Role, Status, View};
+use raft_store::{Change, Effect, Entry, Key, Members, NodeId, Revision, Role, Status, View};
 
 /// A leader that votes in no set of its own members may say so only for this long.
 const LEADS_WITHOUT_VOTE_MS: u64 = 2_000;
@@ -109,7 +109,9 @@ impl Checks {
                 assert!(same && whole.next().is_none(), "A4: {node}'s watch differs at revision {revision}");
                 continue;
             }
-            let new: Vec<_> = whole.map(|change| (Key::from(change.key()), change.after.clone())).collect();
+            let new: Vec<_> = whole.inspect(|change| revisions_fit(change)).collect();
+            let new: Vec<_> =
+                new.iter().map(|change| (Key::from(change.key()), change.after.clone())).collect();
             self.epochs_in(&new);
             self.changes.insert(revision, new);
         }
@@ -129,6 +131,13 @@ impl Checks {
         }
     }
 
+    /// All changes that anybody watched.
+    pub fn changes(&self) -> impl Iterator<Item = (Revision, &Key, Option<&Entry>)> {
+        let each =
+            self.changes.iter().flat_map(|(revision, all)| all.iter().map(move |one| (*revision, one)));
+        each.map(|(revision, (key, after))| (revision, key, after.as_ref()))
+    }
+
     /// The keys that changed at a revision, if anybody watched it.
     pub fn changed_at(&self, revision: Revision) -> Option<Vec<&Key>> {
         Some(self.changes.get(&revision)?.iter().map(|(key, _)| key).collect())
@@ -144,4 +153,16 @@ impl Checks {
     pub fn leaders(&self) -> usize {
         self.leaders.len()
     }
+}
+
+/// A4: an object that comes has a new create revision, also where an older one was deleted; one that changes keeps its own; and
+/// only what was there goes. (That the old objects are true, watchers show.)
+fn revisions_fit(change: &Change) {
+    let Change { revision, before, after } = change;
+    let created = before.as_ref().map_or(*revision, Entry::create_revision);
+    let fits = match after {
+        Some(after) => (after.create_revision(), after.mod_revision()) == (created, *revision),
+        None => before.is_some(),
+    };
+    assert!(fits, "A4: at {revision} {before:?} became {after:?}");
 }

@@ -1,9 +1,12 @@
-//! Clients that write, swap and read, repeat what they are unsure of at other nodes, and read at any node; they know what was
-//! acknowledged to them and demand it back. Among them are controllers of every epoch that ever began, the deposed ones too.
+//! Clients that write, delete, swap and read, repeat what they are unsure of at other nodes, and read at any node; they know what was
+//! acknowledged to them and demand it back. Among them are controllers of every epoch that ever began, the deposed ones too, and
+//! some whose session was closed. What clients demand at the end is in `verify`.
+
+mod verify;
 
 use std::collections::BTreeMap;
 
-use raft_store::check::linear::{Act, Operation, is_linearizable};
+use raft_store::check::linear::{Act, Operation};
 use raft_store::*;
 use rand::Rng;
 
@@ -13,16 +16,24 @@ use crate::world::{Event, World};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wish {
     Open,
-    /// A key of its own, and a shared one in the same transaction.
+    Close,
+    /// A key of its own, and a shared one in the same transaction, which every third deletes.
     Own,
     Write {
         hot: u64,
+        deletes: bool,
     },
     /// From the value that some node showed.
     Swap {
         hot: u64,
         expected: u64,
         revision: Option<Revision>,
+        deletes: bool,
+    },
+    /// A key for so many seconds; 0: until it is written again.
+    Brief {
+        brief: u64,
+        seconds: u32,
     },
     /// What a controller of this epoch decided.
     Decide(Epoch),
@@ -38,7 +49,30 @@ struct Request {
     at: u64,
     called: u64,
     floor: Revision,
+    /// Its session had ended before it began: the client does not know.
+    late: bool,
     waiting: Option<ProposalId>,
+}
+
+#[derive(Clone, Copy)]
+struct Session {
+    id: SessionId,
+    phase: Phase,
+    sequence: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    New,
+    Open,
+    Closing,
+}
+
+/// A transaction that was acknowledged: its own key, its revision, and how many keys it surely changed.
+struct Acked {
+    key: Key,
+    revision: Revision,
+    changes: usize,
 }
 
 struct PendingRead {
@@ -51,22 +85,34 @@ struct PendingRead {
 #[derive(Default)]
 pub struct Clients {
     next_id: u64,
-    sessions: BTreeMap<SessionId, (bool, u64)>,
+    /// The last session's id. None is used again.
+    last_session: u64,
+    sessions: Vec<Session>,
+    /// The revision at which each session had ended.
+    ended: BTreeMap<SessionId, Revision>,
     open: Vec<Request>,
     by_proposal: BTreeMap<ProposalId, (SessionId, u64)>,
-    acked: Vec<(Key, Revision)>,
+    /// What an ended session never answered: it may have happened before, or not.
+    undecided: Vec<Request>,
+    acked: Vec<Acked>,
+    /// What was acknowledged last of each key with a time: at which revision, from which one on it surely is, and the seconds.
+    brief: BTreeMap<u64, (Revision, Revision, u32)>,
     newest: Revision,
     reads: BTreeMap<ReadId, PendingRead>,
     hot: BTreeMap<u64, Vec<Operation>>,
     epochs: Vec<Epoch>,
     pub reads_served: u64,
     pub swaps: u64,
+    pub deletes: u64,
     pub unknown: u64,
     pub stopping: bool,
 }
 
-const SESSIONS: u64 = 3;
+const SESSIONS: usize = 3;
 const HOT: u64 = 4;
+const BRIEF: u64 = 6;
+/// The longest time of a key.
+const BRIEF_SECONDS: u32 = 3;
 
 impl Clients {
     pub fn fresh_proposal(&mut self) -> ProposalId {
@@ -80,6 +126,11 @@ impl Clients {
 
     pub fn open(&self) -> usize {
         self.open.len()
+    }
+
+    /// Sessions that were closed.
+    pub fn closed(&self) -> usize {
+        self.ended.len()
     }
 
     pub fn epoch_began(&mut self, epoch: Epoch) {
@@ -98,47 +149,108 @@ impl Clients {
             }
             (wish, outcome) => {
                 let request = self.open.remove(at);
-                self.done(&request, wish, outcome, now);
+                match outcome {
+                    Outcome::UnknownSession => self.unknown_session(request),
+                    outcome => self.done(&request, wish, outcome, now),
+                }
             }
         }
     }
 
     fn done(&mut self, request: &Request, wish: Wish, outcome: &Outcome, now: u64) {
+        assert!(
+            !request.late,
+            "A3: {request:?} was answered {outcome:?} in a session that was closed before"
+        );
         let value = request.value();
-        let act = match (wish, outcome) {
-            (Wish::Open, Outcome::Applied { .. }) => {
-                self.sessions.insert(request.session, (true, 0));
-                return;
+        let (hot, act) = match (wish, outcome) {
+            (Wish::Open, Outcome::Applied { .. }) => return self.opened(request.session),
+            (Wish::Close, Outcome::Applied { revision, .. }) => {
+                return self.closed_at(request, *revision, now);
             }
             (Wish::Decide(_), Outcome::Applied { .. } | Outcome::StaleEpoch { .. }) => return,
             (Wish::Own, Outcome::Applied { revision, changed: true }) => {
-                self.acked.push((request.key(), *revision));
-                return self.newer(request, *revision);
+                let changes = if request.deletes_shared() { 1 } else { 2 };
+                self.acked.push(Acked { key: request.key(), revision: *revision, changes });
+                return self.newer(request, *revision, true);
             }
-            (Wish::Write { .. }, Outcome::Applied { revision, changed: true }) => {
-                self.newer(request, *revision);
-                Act::Write(value)
+            (Wish::Brief { brief, seconds }, Outcome::Applied { revision, changed }) => {
+                assert!(*changed || seconds == 0, "a time that begins is a change");
+                let newest = self.brief.entry(brief).or_default();
+                // The same bytes again, to stay, change nothing.
+                let least = if *changed { *revision } else { Revision(0) };
+                *newest = (*newest).max((*revision, least, seconds));
+                return self.newer(request, *revision, *changed);
             }
-            (Wish::Swap { expected, .. }, Outcome::Applied { revision, changed: true }) => {
-                self.newer(request, *revision);
+            (Wish::Write { hot, deletes }, Outcome::Applied { revision, changed }) if *changed || deletes => {
+                self.newer(request, *revision, *changed);
+                self.deletes += u64::from(deletes && *changed);
+                (hot, Act::Write(value))
+            }
+            (Wish::Swap { hot, expected, deletes, .. }, Outcome::Applied { revision, changed })
+                if *changed || (deletes && expected == 0) =>
+            {
+                self.newer(request, *revision, *changed);
                 self.swaps += 1;
-                Act::Swap(expected, value, true)
+                self.deletes += u64::from(deletes && *changed);
+                (hot, Act::Swap(expected, value, true))
             }
-            (Wish::Swap { expected, .. }, Outcome::CompareFailed { .. }) => Act::Swap(expected, value, false),
+            (Wish::Swap { hot, expected, .. }, Outcome::CompareFailed { .. }) => {
+                (hot, Act::Swap(expected, value, false))
+            }
             (wish, outcome) => {
                 panic!("{outcome:?} for {wish:?} of {:?}/{}", request.session, request.sequence)
             }
         };
-        if let Wish::Write { hot } | Wish::Swap { hot, .. } = wish {
-            let operation = Operation { act, called: request.called, returned: now };
-            self.hot.entry(hot).or_default().push(operation);
-        }
+        let operation = Operation { act, called: request.called, returned: now };
+        self.hot.entry(hot).or_default().push(operation);
+    }
+
+    fn opened(&mut self, id: SessionId) {
+        let opened = self.sessions.iter_mut().find(|session| session.id == id);
+        opened.unwrap().phase = Phase::Open;
+    }
+
+    /// The client goes on in another session. Something of it does not know yet and tries once more in the old one.
+    fn closed_at(&mut self, request: &Request, revision: Revision, now: u64) {
+        self.ended.insert(request.session, revision);
+        let fresh = self.fresh_session();
+        let ended = self.sessions.iter_mut().find(|session| session.id == request.session);
+        *ended.unwrap() = fresh;
+        let (sequence, called, floor) = (request.sequence + 1, now, self.newest);
+        let late = Request {
+            sequence,
+            wish: Wish::Own,
+            called,
+            floor,
+            late: true,
+            attempt: 0,
+            waiting: None,
+            ..*request
+        };
+        self.open.push(late);
+    }
+
+    fn fresh_session(&mut self) -> Session {
+        self.last_session += 1;
+        Session { id: SessionId(self.last_session), phase: Phase::New, sequence: 0 }
+    }
+
+    /// Only a session that somebody closes is unknown. What an earlier try did stays open.
+    fn unknown_session(&mut self, request: Request) {
+        let open = self
+            .sessions
+            .iter()
+            .any(|session| session.id == request.session && session.phase != Phase::Closing);
+        let about_it = matches!(request.wish, Wish::Open | Wish::Close);
+        assert!(!open && !about_it, "A3: nobody closed the session of {request:?}");
+        self.undecided.push(request);
     }
 
     /// A1, by revisions: what is called after something was acknowledged gets a later revision.
-    fn newer(&mut self, request: &Request, revision: Revision) {
+    fn newer(&mut self, request: &Request, revision: Revision, changed: bool) {
         assert!(
-            revision > request.floor,
+            revision > request.floor || (!changed && revision == request.floor),
             "A1: revision {revision} for a write begun after {} was acknowledged",
             request.floor
         );
@@ -169,33 +281,6 @@ impl Clients {
         }
         self.reads.retain(|_, read| read.node != node);
     }
-
-    /// Everything acknowledged is there, made once, at the revision that was told, whole. Each hot key was a register.
-    pub fn verify(&self, world: &World, view: &View) {
-        let counts = world.checks.counts();
-        for (key, revision) in &self.acked {
-            let entry = view.get(&key.0).unwrap_or_else(|| panic!("C3: acknowledged {key:?} is lost"));
-            assert_eq!(
-                (entry.create_revision(), entry.mod_revision()),
-                (*revision, *revision),
-                "A1: {key:?}"
-            );
-            assert!(
-                counts.get(key).is_none_or(|count| *count == 1),
-                "A3: {key:?} was applied more than once"
-            );
-            if let Some(changed) = world.checks.changed_at(*revision) {
-                assert_eq!(changed.len(), 2, "A4: a transaction was split at {revision}: {changed:?}");
-            }
-        }
-        for (hot, operations) in &self.hot {
-            let mut all = operations.clone();
-            // What was never answered may have happened or not.
-            let unanswered = self.open.iter().filter(|request| request.hot() == Some(*hot));
-            all.extend(unanswered.filter_map(Request::as_unknown));
-            assert!(is_linearizable(&all), "A1: the history of hot/{hot} is not linearizable: {all:?}");
-        }
-    }
 }
 
 impl Request {
@@ -203,15 +288,30 @@ impl Request {
         Key::from(format!("op/{}/{}", self.session.0, self.sequence))
     }
 
-    /// Unique among all values of the run, and never 0.
+    /// Unique among all values of the run, and 0 for nothing: a delete's.
     fn value(&self) -> u64 {
-        (self.session.0 << 32) | self.sequence
+        match self.wish {
+            Wish::Write { deletes: true, .. } | Wish::Swap { deletes: true, .. } => 0,
+            _ => (self.session.0 << 32) | self.sequence,
+        }
     }
 
     fn hot(&self) -> Option<u64> {
         match self.wish {
-            Wish::Write { hot } | Wish::Swap { hot, .. } => Some(hot),
+            Wish::Write { hot, .. } | Wish::Swap { hot, .. } => Some(hot),
             _ => None,
+        }
+    }
+
+    fn deletes_shared(&self) -> bool {
+        self.sequence.is_multiple_of(3)
+    }
+
+    /// What it does to a hot key.
+    fn to_hot(&self, hot: u64) -> Op {
+        match self.value() {
+            0 => Op::Delete { key: hot_key(hot) },
+            value => put(hot_key(hot), value.to_string()),
         }
     }
 
@@ -226,22 +326,27 @@ impl Request {
 
     fn command(&self) -> Command {
         let Request { session, sequence, attempt, .. } = *self;
-        let put = |key: Key, text: String| Op::Put { key, value: Value::from(text) };
         let mut epoch = None;
         let mut compares = Vec::new();
         let ops = match self.wish {
             Wish::Open => return Command::OpenSession { session },
+            Wish::Close => return Command::CloseSession { session },
             Wish::Own => {
                 let text = format!("{session:?} {sequence} attempt {attempt} {}", "x".repeat(100));
                 let shared = Key::from(format!("shared/{}", sequence % 5));
-                vec![put(self.key(), text.clone()), put(shared, text)]
+                let to_shared = match self.deletes_shared() {
+                    true => Op::Delete { key: shared },
+                    false => put(shared, text.clone()),
+                };
+                vec![put(self.key(), text), to_shared]
             }
-            Wish::Write { hot } => vec![put(hot_key(hot), self.value().to_string())],
+            Wish::Write { hot, .. } => vec![self.to_hot(hot)],
             Wish::Swap { hot, revision, .. } => {
                 let expect = revision.map_or(Expect::Absent, Expect::ModRevision);
                 compares.push(Compare { key: hot_key(hot), expect });
-                vec![put(hot_key(hot), self.value().to_string())]
+                vec![self.to_hot(hot)]
             }
+            Wish::Brief { brief, seconds } => vec![crate::times::write(brief, seconds)],
             Wish::Decide(decided) => {
                 epoch = Some(decided);
                 vec![put(Key::from("decision"), decided.0.to_string())]
@@ -249,6 +354,10 @@ impl Request {
         };
         Command::Transact { session, sequence, epoch, transaction: Transaction { compares, ops } }
     }
+}
+
+fn put(key: Key, text: String) -> Op {
+    Op::Put { key, value: Value::from(text) }
 }
 
 fn hot_key(hot: u64) -> Key {
@@ -277,28 +386,36 @@ fn begin(world: &mut World) {
     if world.clients.stopping {
         return;
     }
-    let session = SessionId(world.rng.random_range(1..=SESSIONS));
-    let (is_open, next) = *world.clients.sessions.entry(session).or_insert((false, 0));
+    let clients = &mut world.clients;
+    while clients.sessions.len() < SESSIONS {
+        let fresh = clients.fresh_session();
+        clients.sessions.push(fresh);
+    }
+    let at = world.rng.random_range(0..SESSIONS);
+    let Session { id: session, phase, sequence } = world.clients.sessions[at];
     let outstanding = world.clients.open.iter().filter(|r| r.session == session).count();
-    let sequence = match is_open {
-        true if outstanding < 8 => next + 1,
-        false if outstanding == 0 => 0,
+    let wish = match phase {
+        Phase::New if outstanding == 0 => Wish::Open,
+        Phase::Open if world.rng.random_bool(0.01) => Wish::Close,
+        Phase::Open if outstanding < 8 => wish(world),
         _ => return,
     };
-    let wish = if is_open { wish(world) } else { Wish::Open };
-    world.clients.sessions.insert(session, (is_open, sequence));
+    let sequence = if wish == Wish::Open { 0 } else { sequence + 1 };
+    let phase = if wish == Wish::Close { Phase::Closing } else { phase };
+    world.clients.sessions[at] = Session { id: session, phase, sequence };
     let (called, floor) = (world.now, world.clients.newest);
-    let request =
-        Request { session, sequence, wish, attempt: 0, node: 0, at: 0, called, floor, waiting: None };
+    let (attempt, node, late, waiting) = (0, 0, false, None);
+    let request = Request { session, sequence, wish, attempt, node, at: 0, called, floor, late, waiting };
     world.clients.open.push(request);
 }
 
 fn wish(world: &mut World) -> Wish {
     let hot = world.rng.random_range(0..HOT);
-    match world.rng.random_range(0..10) {
-        0..=3 => Wish::Own,
-        4 => Wish::Write { hot },
-        5 | 6 => {
+    let deletes = world.rng.random_bool(0.4);
+    match world.rng.random_range(0..20) {
+        0..=6 => Wish::Own,
+        7..=9 => Wish::Write { hot, deletes },
+        10..=12 => {
             let epochs = &world.clients.epochs;
             let recent = epochs.len().saturating_sub(3)..epochs.len();
             match recent.is_empty() {
@@ -306,17 +423,26 @@ fn wish(world: &mut World) -> Wish {
                 false => Wish::Decide(world.clients.epochs[world.rng.random_range(recent)]),
             }
         }
-        _ => {
-            let awake: Vec<u64> = world.nodes.keys().copied().filter(|id| world.is_awake(*id)).collect();
-            if awake.is_empty() {
-                return Wish::Write { hot };
-            }
-            let node = awake[world.rng.random_range(0..awake.len())];
-            let view = world.view(node);
-            let revision = view.get(&hot_key(hot).0).map(|entry| entry.mod_revision());
-            Wish::Swap { hot, expected: shown(&view, hot), revision }
+        13..=15 => {
+            let brief = world.rng.random_range(0..BRIEF);
+            let stays = world.rng.random_bool(0.2);
+            let seconds = if stays { 0 } else { world.rng.random_range(1..=BRIEF_SECONDS) };
+            Wish::Brief { brief, seconds }
         }
+        _ => swap(world, hot, deletes),
     }
+}
+
+/// From what some node shows.
+fn swap(world: &mut World, hot: u64, deletes: bool) -> Wish {
+    let awake: Vec<u64> = world.nodes.keys().copied().filter(|id| world.is_awake(*id)).collect();
+    if awake.is_empty() {
+        return Wish::Write { hot, deletes };
+    }
+    let node = awake[world.rng.random_range(0..awake.len())];
+    let view = world.view(node);
+    let revision = view.get(&hot_key(hot).0).map(|entry| entry.mod_revision());
+    Wish::Swap { hot, expected: shown(&view, hot), revision, deletes }
 }
 
 /// Sends what is not on its way, and what has been for too long, to some node.

@@ -1,5 +1,5 @@
 //! Whole clusters of production replicas on one thread: virtual time, bad disks, a bad network, all from one seed.
-//! `world` moves things, `harm` hurts them, `checks`, `changes`, `watchers` and `raft_store::check` judge apart from the code under test, `chaos` and
+//! `world` moves things, `harm` hurts them, `checks`, `changes`, `times`, `watchers` and `raft_store::check` judge apart from the code under test, `chaos` and
 //! `scenarios` are the tests, `planted` tests the tests. `make sim SEEDS=…` runs more of it.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a whole test crate")]
@@ -17,6 +17,7 @@ mod rounds;
 mod scenarios;
 mod speed;
 mod streams;
+mod times;
 mod upgrades;
 mod voters;
 mod watchers;

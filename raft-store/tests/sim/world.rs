@@ -15,6 +15,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::checks::Checks;
 use crate::clients::Clients;
+use crate::times::Times;
 use crate::watchers::Watchers;
 
 pub const CLUSTER: ClusterId = ClusterId([7; 16]);
@@ -135,6 +136,7 @@ pub struct World {
     pub roomy: bool,
     pub clients: Clients,
     pub watchers: Watchers,
+    pub times: Times,
     pub trace: u64,
     pub answers: Vec<(u64, ProposalId, Outcome)>,
     pub reads: Vec<(u64, ReadId, Result<Revision, ReadFailure>)>,
@@ -180,6 +182,7 @@ impl World {
             roomy: false,
             clients: Clients::default(),
             watchers: Watchers::default(),
+            times: Times::default(),
             trace: 0,
             answers: Vec::new(),
             reads: Vec::new(),
@@ -342,7 +345,7 @@ impl World {
     }
 
     /// A node's own clock.
-    fn clock(&self, id: u64) -> Millis {
+    pub fn clock(&self, id: u64) -> Millis {
         let (rate, ahead) = self.nodes.get(&id).map_or((1_000, 0), |node| (node.rate, node.ahead));
         Millis(self.now * rate / 1_000 + ahead)
     }
@@ -486,7 +489,10 @@ impl World {
                 self.clients.read(read, None, self.now);
                 self.reads.push((id, read, Err(reason)));
             }
-            Effect::RoleChanged { term, role: Role::Leader, .. } => self.checks.leads(NodeId(id), term),
+            Effect::RoleChanged { term, role: Role::Leader, .. } => {
+                self.checks.leads(NodeId(id), term);
+                crate::times::leads(self, id, term);
+            }
             Effect::RoleChanged { .. } => {}
             Effect::EpochBegan { epoch } => {
                 self.clients.epoch_began(epoch);
@@ -496,6 +502,7 @@ impl World {
             Effect::Applied { view } => {
                 crate::changes::applied(self, &view);
                 self.checks.applied(NodeId(id), &view);
+                crate::times::applied(self, &view);
             }
         }
     }

@@ -8,11 +8,13 @@ mod changes;
 mod chaos;
 mod checks;
 mod clients;
+mod diverged;
 mod feeds;
 mod harm;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 mod power;
+mod quorum;
 mod rounds;
 mod scenarios;
 mod speed;

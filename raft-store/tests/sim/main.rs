@@ -12,6 +12,7 @@ mod clocks;
 mod diverged;
 mod feeds;
 mod harm;
+mod laggards;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 mod power;

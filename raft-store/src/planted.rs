@@ -100,11 +100,17 @@ pub enum Bug {
     StaleFeedUncommitted,
     /// A fed batch is put behind what is here, though it does not follow on it.
     StaleFeedWithGap,
+    /// Nobody compares what came of a fed entry with what its feeder got.
+    FeedsNotCompared,
+    /// A leader that nobody answers goes on leading.
+    NoCheckQuorum,
+    /// Who heard no leader campaigns without asking whether it could win.
+    NoPreVote,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 46] = [
+    pub const ALL: [Bug; 49] = [
         Bug::VoteBeforeSync,
         Bug::AppendAckBeforeSync,
         Bug::VoteNotWritten,
@@ -151,6 +157,9 @@ impl Bug {
         Bug::ForeignProposals,
         Bug::StaleFeedUncommitted,
         Bug::StaleFeedWithGap,
+        Bug::FeedsNotCompared,
+        Bug::NoCheckQuorum,
+        Bug::NoPreVote,
     ];
 }
 

@@ -38,7 +38,7 @@ use crate::state::State;
 use crate::storage::Memory;
 use crate::timing::Timing;
 use crate::view::View;
-use crate::{snapshot, timing, wire};
+use crate::{limits, snapshot, timing, wire};
 
 use burden::Burden;
 use elections::Elections;
@@ -428,7 +428,7 @@ impl<D: Disk> Replica<D> {
     }
 
     fn send(&mut self, messages: Vec<Cleared>) {
-        for message in messages {
+        for message in messages.into_iter().flat_map(|message| message.in_parts(limits::APPEND_BYTES)) {
             if message.as_message().to == FEED {
                 self.acknowledge_feed(message.as_message());
                 continue;

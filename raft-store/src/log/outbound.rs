@@ -20,6 +20,46 @@ impl Cleared {
     pub(crate) fn into_message(self) -> Message {
         self.0
     }
+
+    /// Itself, or the appends that it is cut into where its entries have more than `most` bytes. raft adds to an append that has not left yet
+    /// whatever its length: all that a follower lacks would be in one, and that one refuses what is longer than a message may be.
+    pub(crate) fn in_parts(self, most: u64) -> Vec<Cleared> {
+        let length = |entry: &Entry| entry.data.len() as u64;
+        let is_short = self.0.entries.len() <= 1 || self.0.entries.iter().map(length).sum::<u64>() <= most;
+        if is_short {
+            return vec![self];
+        }
+        let Cleared(mut rest) = self;
+        let mut parts = Vec::new();
+        let mut bytes = 0;
+        for entry in std::mem::take(&mut rest.entries) {
+            bytes += length(&entry);
+            if bytes > most
+                && let Some(last) = rest.entries.last()
+            {
+                let next = part_after(&rest, last);
+                parts.push(Cleared(std::mem::replace(&mut rest, next)));
+                bytes = length(&entry);
+            }
+            rest.entries.push(entry);
+        }
+        parts.push(Cleared(rest));
+        parts
+    }
+}
+
+/// An append that follows on the entries which `before` ends with, and has none yet.
+fn part_after(before: &Message, last: &Entry) -> Message {
+    Message {
+        msg_type: before.msg_type,
+        from: before.from,
+        to: before.to,
+        term: before.term,
+        commit: before.commit,
+        index: last.index,
+        log_term: last.term,
+        ..Message::default()
+    }
 }
 
 /// What one `Ready` wants durable, with the messages that wait for it.

@@ -107,7 +107,7 @@ impl<D: Disk> Replica<D> {
     pub(super) fn compare_with_feeder(&mut self) {
         let (index, hash) = (self.state.applied_index, self.state.hash);
         self.recent.applied(index, hash);
-        if !self.follower.agrees(index, hash) {
+        if !self.follower.agrees(index, hash) && !planted!(FeedsNotCompared) {
             self.differs(index);
         }
     }

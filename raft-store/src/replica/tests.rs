@@ -1,5 +1,7 @@
 //! One leader, and a peer that says only what a test says for it: what is bounded, shared, given up and refused.
 
+mod appends;
+
 use prost::Message as _;
 use raft::eraftpb::{Entry, Message, MessageType};
 

@@ -111,7 +111,10 @@ fn could_leave(world: &World) -> Option<(u64, u64)> {
     let leader = world.leader()?;
     let term = world.nodes[&leader].replica.as_ref().and_then(Replica::leads_since)?;
     let is_well = |id: &u64| {
-        let slow = world.nodes.get(id).is_none_or(|node| node.slow_until > world.now);
+        let slow = world.nodes.get(id).is_none_or(|node| {
+            let until = node.slow_until.max(node.starved_until);
+            until > world.now || node.clock.stands_until(world.now).is_some()
+        });
         !slow && world.is_awake(*id) && world.status(*id).is_some_and(|status| !status.disk_full)
     };
     let heard = |id: &u64| world.reaches(leader, *id) && world.reaches(*id, leader);

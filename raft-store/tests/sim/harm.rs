@@ -11,6 +11,11 @@ use crate::world::{Event, Faults, World};
 /// Machines of a run. Those that do not vote observe.
 pub const SLOTS: u64 = 7;
 
+/// Rates of clocks, in thousandths of the true one's (RELIABILITY section 9).
+const RATES: std::ops::RangeInclusive<u64> = 950..=1_050;
+/// The longest that a clock stands still or a process is starved.
+const STALL_MS: u64 = 5_000;
+
 /// The mix of a run: how often each kind of harm comes, and how bad the network is.
 pub struct Mix {
     weights: Vec<(u32, Harm)>,
@@ -30,6 +35,8 @@ enum Harm {
     ReadError,
     Pause,
     Sleep,
+    StandStill,
+    Starve,
     Isolate,
     CutOneWay,
     Halve,
@@ -57,6 +64,8 @@ impl Mix {
             weight(Harm::ReadError, 1),
             weight(Harm::Pause, 3),
             weight(Harm::Sleep, 1),
+            weight(Harm::StandStill, 2),
+            weight(Harm::Starve, 1),
             weight(Harm::Isolate, 2),
             weight(Harm::CutOneWay, 2),
             weight(Harm::Halve, 1),
@@ -77,12 +86,19 @@ impl Mix {
             clog: if rng.random_bool(0.3) { rng.random_range(0.0..0.02) } else { 0.0 },
             garble: if rng.random_bool(0.3) { 0.01 } else { 0.0 },
             between: if rng.random_bool(0.5) { rng.random_range(0.0..0.01) } else { 0.0 },
+            broken: if rng.random_bool(0.5) { rng.random_range(0.0..0.5) } else { 0.0 },
             forge: if rng.random_bool(0.3) { 0.003 } else { 0.0 },
         };
         let pause_ms = rng.random_range(100..1_500);
         for id in 1..=SLOTS {
-            let rate = world.rng.random_range(950..=1_050);
-            world.nodes.get_mut(&id).unwrap().rate = rate;
+            // One in four at an end of what a clock may be off.
+            let rate = match world.rng.random_range(0..8) {
+                0 => *RATES.start(),
+                1 => *RATES.end(),
+                _ => world.rng.random_range(RATES),
+            };
+            let now = world.now;
+            world.nodes.get_mut(&id).unwrap().clock.set_rate(now, rate);
         }
         let autopilot = world.rng.random_bool(0.5);
         world.ticks_together = if world.rng.random_bool(0.5) { 3 } else { 1 };
@@ -136,7 +152,13 @@ impl Mix {
             }
             Harm::Sleep => {
                 let ahead = world.rng.random_range(1..3_600_000);
-                world.nodes.get_mut(&id).unwrap().ahead += ahead;
+                let now = world.now;
+                world.nodes.get_mut(&id).unwrap().clock.jump(now, ahead);
+            }
+            Harm::StandStill => stand_still(world, id),
+            Harm::Starve => {
+                let until = world.now + world.rng.random_range(500..STALL_MS);
+                world.nodes.get_mut(&id).unwrap().starved_until = until;
             }
             Harm::Isolate => world.isolate(id),
             Harm::CutOneWay => {
@@ -179,6 +201,17 @@ impl Mix {
             Harm::Wipe => wipe(world, id),
             Harm::Nothing => {}
         }
+    }
+}
+
+/// Its clock does not run: the machine is paused with all that it does, or only the clock stands.
+fn stand_still(world: &mut World, id: u64) {
+    let (now, ms) = (world.now, world.rng.random_range(100..STALL_MS));
+    let is_machine = world.rng.random_bool(0.5);
+    let node = world.nodes.get_mut(&id).unwrap();
+    node.clock.stand_still(now, ms);
+    if is_machine {
+        node.paused_until = node.paused_until.max(now + ms);
     }
 }
 

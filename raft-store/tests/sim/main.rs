@@ -8,13 +8,18 @@ mod changes;
 mod chaos;
 mod checks;
 mod clients;
+mod clocks;
+mod diverged;
 mod feeds;
 mod harm;
+mod laggards;
 #[cfg(feature = "planted-bugs")]
 mod planted;
 mod power;
+mod quorum;
 mod rounds;
 mod scenarios;
+mod snapshots;
 mod speed;
 mod streams;
 mod times;

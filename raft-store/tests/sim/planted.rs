@@ -11,26 +11,28 @@ use raft_store::planted::{Bug, plant};
 
 use crate::chaos::run;
 use crate::world::World;
-use crate::{power, scenarios, times, voters};
+use crate::{diverged, power, quorum, scenarios, times, voters};
 
 /// Seeds tried before a bug counts as not found, and the length of each run.
 const SEEDS: u64 = 100;
 const CHAOS_MS: u64 = 20_000;
 
 /// What needs a long chain of accidents, or harm that no replica must survive. Tried first: seeds may look for it in vain, for a minute.
-const NAMED: [(&str, fn()); 9] = [
+const NAMED: [(&str, fn()); 11] = [
     ("rolled back", scenarios::a_rolled_back_disk_stops_its_replica),
     ("rotten bit", scenarios::a_rotten_bit_in_the_log_is_no_torn_tail),
     ("members and a power cut", power::members_that_applied_are_not_forgotten_by_a_power_cut),
     ("a failed sync", power::what_a_failed_sync_left_is_durable_before_it_counts),
+    ("a leader alone", quorum::a_leader_that_nobody_answers_steps_down_and_neither_writes_nor_reads),
     ("a snapshot lost", power::a_snapshot_that_its_receiver_did_not_live_to_take_is_sent_again),
-    ("a vote and a power cut", power::a_vote_is_not_given_twice_over_a_power_cut),
     ("a death among three", voters::three_voters_stay_three_while_one_of_them_is_dead),
     (
         "written again",
         times::a_key_stays_if_it_was_written_again_and_that_had_not_applied_when_its_removal_was_proposed,
     ),
     ("two changes at once", voters::a_second_change_is_refused_until_the_first_is_complete),
+    ("a return", scenarios::a_returning_node_does_not_depose_the_leader),
+    ("an observer astray", || drop(diverged::noticed())),
 ];
 
 enum Story {

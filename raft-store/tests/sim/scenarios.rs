@@ -4,7 +4,7 @@ use raft_store::*;
 
 use crate::world::World;
 
-const SESSION: SessionId = SessionId(1);
+pub const SESSION: SessionId = SessionId(1);
 
 pub fn world(size: u64, voters: &[u64], learners: &[u64]) -> World {
     grown(World::new(42, size), voters, learners)
@@ -270,7 +270,7 @@ fn leadership_is_handed_over_on_request() {
 }
 
 #[test]
-fn a_returning_node_does_not_depose_the_leader() {
+pub fn a_returning_node_does_not_depose_the_leader() {
     let mut world = world(3, &[2, 3], &[]);
     let leader = world.leader().unwrap();
     let lone = (1..=3).find(|id| *id != leader).unwrap();

@@ -1,5 +1,6 @@
 //! Nodes, disks, network and time. Decides nothing about what should happen: the seed and the test do.
 
+mod clock;
 mod growth;
 mod net;
 mod process;
@@ -17,6 +18,7 @@ use crate::checks::Checks;
 use crate::clients::Clients;
 use crate::times::Times;
 use crate::watchers::Watchers;
+use clock::Clock;
 
 pub const CLUSTER: ClusterId = ClusterId([7; 16]);
 /// Version and cluster before the message (docs/formats/raft-store.md).
@@ -87,12 +89,22 @@ pub struct Faults {
     pub garble: f64,
     /// Part of the messages that come with a forged one.
     pub forge: f64,
+    /// Part of the snapshots whose connection breaks, or that come twice.
+    pub broken: f64,
     /// Part of the rounds in which the power goes between the early messages and the disk.
     pub between: f64,
 }
 
-pub const CALM: Faults =
-    Faults { loss: 0.0, duplicate: 0.0, max_delay_ms: 2, clog: 0.0, garble: 0.0, forge: 0.0, between: 0.0 };
+pub const CALM: Faults = Faults {
+    loss: 0.0,
+    duplicate: 0.0,
+    max_delay_ms: 2,
+    clog: 0.0,
+    garble: 0.0,
+    forge: 0.0,
+    broken: 0.0,
+    between: 0.0,
+};
 
 pub struct Node {
     pub disk: MemDisk,
@@ -105,10 +117,9 @@ pub struct Node {
     pub slow_ms: u64,
     /// Damaged or wiped: never to be started again.
     pub broken: bool,
-    /// Its clock, in thousandths of the true one's rate.
-    pub rate: u64,
-    /// And how far it is ahead, in milliseconds: it was put to sleep, or its machine was.
-    pub ahead: u64,
+    /// Until then it gets little of the processor: its clock runs, and it comes late to everything.
+    pub starved_until: u64,
+    pub clock: Clock,
     /// Which list of reachable machines it was told.
     pub told: u64,
     /// When the next `advance` that it asked for is planned; never: `u64::MAX`.
@@ -220,8 +231,8 @@ impl World {
             slow_until: 0,
             slow_ms: 300,
             broken: false,
-            rate: 1_000,
-            ahead: 0,
+            starved_until: 0,
+            clock: Clock::right(),
             told: 0,
             due: u64::MAX,
             overdue: 0,
@@ -285,13 +296,7 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         match event {
-            Event::Tick(id) => {
-                let rate = self.nodes.get(&id).map_or(1_000, |node| node.rate);
-                let together = self.ticks_together;
-                self.at(self.now + together * timing::TICK_MS * 1_000 / rate, Event::Tick(id));
-                self.tell_peers(id);
-                (0..together).for_each(|_| self.input(id, Input::Tick));
-            }
+            Event::Tick(id) => self.tick(id),
             Event::Advance(id) => self.advance(id),
             Event::Due(id) => {
                 if let Some(node) = self.nodes.get_mut(&id).filter(|node| node.due <= self.now) {
@@ -326,6 +331,24 @@ impl World {
         }
     }
 
+    fn tick(&mut self, id: u64) {
+        let (clock, together) = (&self.nodes[&id].clock, self.ticks_together);
+        // A driver's timers go by the same clock.
+        if let Some(until) = clock.stands_until(self.now) {
+            return self.at(until, Event::Tick(id));
+        }
+        let next = self.now + clock.takes(together * timing::TICK_MS) + self.lateness(id);
+        self.at(next, Event::Tick(id));
+        self.tell_peers(id);
+        (0..together).for_each(|_| self.input(id, Input::Tick));
+    }
+
+    /// How long a machine that gets little of the processor lets wait what it could do.
+    fn lateness(&mut self, id: u64) -> u64 {
+        let starved = self.nodes[&id].starved_until > self.now;
+        if starved { self.rng.random_range(10..400) } else { 0 }
+    }
+
     /// Machines know who runs: here at once, elsewhere by gossip.
     fn tell_peers(&mut self, id: u64) {
         let Some(node) = self.nodes.get(&id) else { return };
@@ -346,8 +369,8 @@ impl World {
 
     /// A node's own clock.
     pub fn clock(&self, id: u64) -> Millis {
-        let (rate, ahead) = self.nodes.get(&id).map_or((1_000, 0), |node| (node.rate, node.ahead));
-        Millis(self.now * rate / 1_000 + ahead)
+        // Who is no more has none; what it led is judged as if its clock were right.
+        self.nodes.get(&id).map_or(Millis(self.now), |node| node.clock.shows(self.now))
     }
 
     pub fn input(&mut self, id: u64, input: Input) {
@@ -367,7 +390,7 @@ impl World {
         let node = self.nodes.get_mut(&id).unwrap();
         if !node.advance_due {
             node.advance_due = true;
-            let delay = self.rng.random_range(0..2);
+            let delay = self.rng.random_range(0..2) + self.lateness(id);
             self.at(self.now + delay, Event::Advance(id));
         }
     }
@@ -386,6 +409,11 @@ impl World {
         let begins = self.rng.random_bool(0.5);
         if begins {
             effects.extend(replica.outbox(now));
+        }
+        self.leaves_early(id, &effects);
+        let node = self.nodes.get_mut(&id).unwrap();
+        let Some(replica) = &mut node.replica else { return };
+        if begins {
             if self.faults.between > 0.0 && self.rng.random_bool(self.faults.between) {
                 effects.into_iter().for_each(|effect| self.effect(id, effect));
                 self.crash(id);
@@ -456,7 +484,7 @@ impl World {
         // What a round has just led to may be due at once; what stays due would keep a driver busy for ever.
         node.overdue = if due <= now { node.overdue + 1 } else { 0 };
         assert!(node.overdue < 20, "node {id} was due at {due:?} in so many rounds, at {now:?} still");
-        let due = due.0.saturating_sub(node.ahead) * 1_000 / node.rate + 1;
+        let due = node.clock.when(due);
         // What is due earlier than was planned is planned anew.
         if due < node.due {
             node.due = due;

@@ -7,8 +7,7 @@ use raft::eraftpb::{Message, MessageType};
 
 use super::*;
 
-/// One vote, and one acknowledgement, of so many is looked at: each look opens a store.
-const VOTES_LOOKED_AT: u64 = 4;
+/// One acknowledgement of so many is looked at when it leaves: each look opens a store.
 const ACKS_LOOKED_AT: u64 = 200;
 
 impl World {
@@ -25,7 +24,10 @@ impl World {
 
     pub(super) fn send(&mut self, from: u64, to: u64, bytes: Vec<u8>, bulk: bool) {
         self.bulk_sent += u64::from(bulk);
-        self.look_at_promises(from, to, &bytes);
+        if let Some(message) = self.said(&bytes) {
+            self.appends += u64::from(message.msg_type == MessageType::MsgAppend as i32);
+            self.look_at_promises(from, to, &message, hash(&bytes).is_multiple_of(ACKS_LOOKED_AT));
+        }
         let is_feed = bytes[0] == FEED;
         if is_feed {
             let kind = FEED_KINDS.get(bytes[ENVELOPE + 8] as usize).unwrap_or(&"?");
@@ -47,31 +49,77 @@ impl World {
             }
             return;
         }
-        if !bulk && self.rng.random_bool(self.faults.duplicate) {
+        self.spoil(from, to, &bytes, bulk);
+        if bulk {
+            return self.send_bulk(from, to, bytes);
+        }
+        if self.rng.random_bool(self.faults.duplicate) {
             let time = self.now + self.delay() * 3;
             self.at(time, Event::Deliver { from, to, bytes: bytes.clone(), bulk });
         }
-        self.spoil(from, to, &bytes, bulk);
         let time = self.now + self.delay();
         self.at(time, Event::Deliver { from, to, bytes, bulk });
     }
 
-    /// C4: a vote that leaves a node is the only one of its term. C5: it is durable then, as are the entries that are acknowledged.
-    fn look_at_promises(&mut self, from: u64, to: u64, bytes: &[u8]) {
-        if self.blind || bytes.len() > 200 || bytes[0] == FEED {
-            return;
+    /// A snapshot has a connection of its own and comes whole or not at all; but its sender may not hear that it came, and send it again.
+    fn send_bulk(&mut self, from: u64, to: u64, bytes: Vec<u8>) {
+        let (time, peer) = (self.now + self.delay(), to);
+        let breaks = self.faults.broken > 0.0 && self.rng.random_bool(self.faults.broken);
+        let fate = if breaks { self.rng.random_range(0..3) } else { 3 };
+        match fate {
+            0 => {
+                self.count("snapshot broken on its way");
+                self.at(time, Event::Reported { peer, to: from, ok: false });
+            }
+            1 => {
+                self.count("snapshot that came and counts as broken");
+                self.at(time, Event::Deliver { from, to, bytes, bulk: false });
+                let told = time + self.delay();
+                self.at(told, Event::Reported { peer, to: from, ok: false });
+            }
+            2 => {
+                self.count("snapshot that came twice");
+                let again = time + self.delay() * 3;
+                self.at(again, Event::Deliver { from, to, bytes: bytes.clone(), bulk: false });
+                self.at(time, Event::Deliver { from, to, bytes, bulk: true });
+            }
+            _ => self.at(time, Event::Deliver { from, to, bytes, bulk: true }),
         }
-        let Ok(message) = Message::decode(&bytes[ENVELOPE..]) else { return };
-        self.appends += u64::from(message.msg_type == MessageType::MsgAppend as i32);
-        if message.msg_type == MessageType::MsgRequestVoteResponse as i32 && !message.reject {
-            self.checks.voted(NodeId(from), message.term, NodeId(to));
-            if hash(bytes).is_multiple_of(VOTES_LOOKED_AT) {
-                self.is_durable(from, message.term, 0);
+    }
+
+    /// A message of raft's, as far as somebody looks at those of its length.
+    fn said(&self, bytes: &[u8]) -> Option<Message> {
+        let skipped = self.blind || bytes.len() > 200 || bytes[0] == FEED;
+        if skipped { None } else { Message::decode(&bytes[ENVELOPE..]).ok() }
+    }
+
+    /// C5: what leaves before the disk is done promises nothing that is not durable at this very moment.
+    pub(super) fn leaves_early(&self, from: u64, effects: &[Effect]) {
+        for effect in effects {
+            if let Effect::Send { bytes, .. } = effect
+                && let Some(message) = self.said(bytes)
+            {
+                self.promises(from, &message, true);
             }
         }
-        let is_ack = message.msg_type == MessageType::MsgAppendResponse as i32 && !message.reject;
-        if is_ack && hash(bytes).is_multiple_of(ACKS_LOOKED_AT) {
-            self.is_durable(from, message.term, message.index);
+    }
+
+    /// C4: a vote that leaves a node is the only one of its term. C5: it is durable then, as are the entries that are acknowledged.
+    fn look_at_promises(&mut self, from: u64, to: u64, message: &Message, acks_too: bool) {
+        if message.msg_type == MessageType::MsgRequestVoteResponse as i32 && !message.reject {
+            self.checks.voted(NodeId(from), message.term, NodeId(to));
+        }
+        self.promises(from, message, acks_too);
+    }
+
+    fn promises(&self, from: u64, message: &Message, acks_too: bool) {
+        match MessageType::from_i32(message.msg_type) {
+            _ if message.reject => {}
+            Some(MessageType::MsgRequestVoteResponse) => self.is_durable(from, message.term, 0),
+            Some(MessageType::MsgAppendResponse) if acks_too => {
+                self.is_durable(from, message.term, message.index);
+            }
+            _ => {}
         }
     }
 

@@ -82,6 +82,8 @@ impl World {
         let node = self.nodes.get_mut(&id).unwrap();
         node.paused_until = 0;
         node.slow_until = 0;
+        node.starved_until = 0;
+        node.clock.go_on(self.now);
         node.disk.fail_step(None);
         node.disk.fail_read(None);
         node.disk.set_capacity(None);

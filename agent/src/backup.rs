@@ -20,8 +20,10 @@ use crate::identity;
 
 /// Where the schedule is kept.
 pub const SETTING: &str = "s/backups";
-/// How often the driver looks whether one is due, by a schedule that may have changed.
+/// How often the driver looks whether one is due, by a schedule that may have changed, …
 const LOOK: Duration = Duration::from_secs(10);
+/// … and how long it waits once none could be made.
+const AFTER_FAILURE: Duration = Duration::from_secs(120);
 const SUFFIX: &str = ".skein-backup";
 
 /// How often, and how many are kept.
@@ -89,10 +91,16 @@ pub async fn run(cluster: Arc<Cluster>) {
         let schedule = Schedule::of(&view);
         let now = clock::wall().as_second();
         let begun = is_begun(&view);
+        let mut failed = false;
         if view.members().is_voter(cluster.me()) && begun {
-            shelf.tend(schedule, cluster.identity.cluster_id(), view, now).await;
+            failed = !shelf.tend(schedule, cluster.identity.cluster_id(), view, now).await;
         }
-        tokio::time::sleep(if begun { LOOK } else { Duration::from_secs(1) }).await;
+        let pause = match (begun, failed) {
+            (false, _) => Duration::from_secs(1),
+            (true, false) => LOOK,
+            (true, true) => AFTER_FAILURE,
+        };
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -130,18 +138,20 @@ impl Shelf {
         times
     }
 
-    /// Makes one if it is due, and then removes the oldest of what is too many.
-    async fn tend(&self, schedule: Schedule, id: raft_store::ClusterId, view: View, now: i64) {
+    /// Makes one if it is due, and then removes the oldest of what is too many. Whether none failed.
+    async fn tend(&self, schedule: Schedule, id: raft_store::ClusterId, view: View, now: i64) -> bool {
         if schedule.every_s == 0 || !due(&self.list(), schedule, now) {
-            return;
+            return true;
         }
-        match self.add(id, view, now).await {
+        let made = self.add(id, view, now).await;
+        match &made {
             Ok(path) => info!(path = %path.display(), "backup made"),
             Err(error) => warn!(%error, "no backup could be made"),
         }
         for old in surplus(self.list(), schedule.keep, now) {
             let _ = std::fs::remove_file(self.path(old));
         }
+        made.is_ok()
     }
 
     /// What a machine left half written when it went down.

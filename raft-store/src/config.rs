@@ -45,7 +45,7 @@ impl Config {
             snapshot_every_bytes: 32 << 20,
             snapshot_step_bytes: 1 << 20,
             feed_piece_bytes: 256 << 10,
-            trailing_bytes: 8 << 20,
+            trailing_bytes: 4 << 20,
             segment_bytes: 8 << 20,
             supported: Supported::OURS,
         }

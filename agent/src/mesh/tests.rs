@@ -159,10 +159,13 @@ async fn a_snapshots_sender_hears_in_any_case_what_became_of_it() {
     // The connection goes while it is on its way.
     let connection = there.mesh.0.links.used((here.member.node_id(), Class::Bulk)).unwrap();
     let before = connection.stats().udp_rx.bytes;
-    here.mesh.send_raft(to, vec![7; 256 << 20], true);
-    while connection.stats().udp_rx.bytes < before + (1 << 20) {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    here.mesh.send_raft(to, vec![7; 128 << 20], true);
+    let begun = async {
+        while connection.stats().udp_rx.bytes < before + (1 << 20) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), begun).await.unwrap();
     connection.close(quinn::VarInt::from_u32(9), b"broken");
     assert!(!fate(&mut here).await);
     assert!(took.try_recv().is_err(), "a part is nothing");

@@ -13,7 +13,7 @@ use crate::ids::{Millis, NodeId, Revision};
 use crate::timing;
 
 /// Part of the newest snapshot's length that the entries in memory may have: who lags by less gets those, and not all of it.
-const TRAILING_PART: u64 = 32;
+const TRAILING_PART: u64 = 64;
 
 /// What tidying needs to remember.
 pub(super) struct Housekeeping {

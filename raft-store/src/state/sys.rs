@@ -17,7 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 /// Lengths of slots are multiples of this.
-const STEP: usize = 8;
+const STEP: usize = 4;
 /// The longest slot: fifteen fill a page. Longer bytes have an allocation each.
 const LONGEST: usize = 544;
 /// A page begins at a multiple of its length, so that a slot's address says where.
@@ -28,14 +28,21 @@ const PAGES: usize = u128::BITS as usize;
 /// Immutable bytes with a count of their owners. Cloning copies a pointer.
 pub(crate) struct Shared(NonNull<Head>);
 
-/// What lies before the bytes.
-#[repr(C)]
-struct Head {
-    owners: AtomicU32,
-    length: u32,
-}
+/// What lies before the bytes: in its lower bits how many they are, which never changes, and above how many own them.
+#[repr(transparent)]
+struct Head(AtomicU32);
 
 const HEAD: usize = size_of::<Head>();
+/// Of a head, the bits of the length. All of them are set where the bytes have an allocation of their own: then their length lies behind the
+/// head in four bytes.
+const LENGTH: u32 = (1 << 10) - 1;
+const LONG_HEAD: usize = HEAD + size_of::<u32>();
+/// One owner.
+const OWNER: u32 = LENGTH + 1;
+/// A head with so many owners, two millions, takes no further one. So it does not overflow while fewer threads than that clone at once.
+const CROWDED: u32 = u32::MAX / 2;
+
+const _: () = assert!(LONGEST - HEAD < LENGTH as usize, "lengths of slots fit into a head");
 
 // SAFETY: the bytes are written before the first owner exists and never again; the count is atomic; the memory goes back by way of a lock.
 unsafe impl Send for Shared {}
@@ -46,13 +53,18 @@ impl Shared {
     /// So many bytes, zero until `write` has been there. Panics beyond 4 GiB, which nothing that is stored reaches.
     pub(crate) fn new(length: usize, write: impl FnOnce(&mut [u8])) -> Shared {
         let counted = u32::try_from(length).expect("a key and its value are far shorter than 4 GiB");
-        let place = POOL.take(HEAD + length);
-        // SAFETY: `place` is ours alone, aligned to at least eight, and has room for the head and so many bytes, all of which are
+        let in_slot = HEAD + length <= LONGEST;
+        let begin = if in_slot { HEAD } else { LONG_HEAD };
+        let place = POOL.take(begin + length);
+        // SAFETY: `place` is ours alone, aligned to at least four, and has room for the head and so many bytes, all of which are
         // written before a reference to them is made.
         unsafe {
             let head = place.cast::<Head>();
-            head.write(Head { owners: AtomicU32::new(1), length: counted });
-            let bytes = place.add(HEAD);
+            head.write(Head(AtomicU32::new(OWNER | if in_slot { counted } else { LENGTH })));
+            if !in_slot {
+                place.add(HEAD).cast::<u32>().write(counted);
+            }
+            let bytes = place.add(begin);
             bytes.write_bytes(0, length);
             let shared = Shared(head);
             write(std::slice::from_raw_parts_mut(bytes.as_ptr(), length));
@@ -62,12 +74,21 @@ impl Shared {
 
     #[cfg(test)]
     pub(crate) fn owners(&self) -> u32 {
-        self.head().owners.load(Ordering::Relaxed)
+        self.head().0.load(Ordering::Relaxed) / OWNER
     }
 
     fn head(&self) -> &Head {
         // SAFETY: the head was written in `new` and lives as long as an owner does.
         unsafe { self.0.as_ref() }
+    }
+
+    /// How far behind the head's begin the bytes begin, and how many they are.
+    fn span(&self) -> (usize, usize) {
+        match self.head().0.load(Ordering::Relaxed) & LENGTH {
+            // SAFETY: `new` wrote it there, and nobody does again.
+            LENGTH => (LONG_HEAD, unsafe { self.0.cast::<u8>().add(HEAD).cast::<u32>().read() } as usize),
+            length => (HEAD, length as usize),
+        }
     }
 }
 
@@ -75,19 +96,18 @@ impl Deref for Shared {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        let length = self.head().length as usize;
-        // SAFETY: so many bytes follow the head in the same allocation, were written in `new`, and are never written while an owner lives.
-        unsafe { std::slice::from_raw_parts(self.0.cast::<u8>().add(HEAD).as_ptr(), length) }
+        let (begin, length) = self.span();
+        // SAFETY: so many bytes are there in the same allocation, were written in `new`, and are never written while an owner lives.
+        unsafe { std::slice::from_raw_parts(self.0.cast::<u8>().add(begin).as_ptr(), length) }
     }
 }
 
 impl Clone for Shared {
     fn clone(&self) -> Shared {
         // Relaxed is enough, as for `Arc`: who clones is an owner, so that nobody frees meanwhile.
-        let before = self.head().owners.fetch_add(1, Ordering::Relaxed);
-        // Sixteen gigabytes of pointers to one key are a leak; to go on would be use after free.
-        if before > u32::MAX / 2 {
-            std::process::abort();
+        if self.head().0.fetch_add(OWNER, Ordering::Relaxed) > CROWDED {
+            self.head().0.fetch_sub(OWNER, Ordering::Relaxed);
+            return Shared::new(self.len(), |bytes| bytes.copy_from_slice(self));
         }
         Shared(self.0)
     }
@@ -95,12 +115,12 @@ impl Clone for Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let size = HEAD + self.head().length as usize;
-        if self.head().owners.fetch_sub(1, Ordering::Release) == 1 {
+        let (begin, length) = self.span();
+        if self.head().0.fetch_sub(OWNER, Ordering::Release) / OWNER == 1 {
             // All that other owners read happens before this memory is used for something else.
             fence(Ordering::Acquire);
             // SAFETY: it came from `take` with the same size, and nobody else holds a pointer to it any more.
-            unsafe { POOL.give(self.0.cast(), size) }
+            unsafe { POOL.give(self.0.cast(), begin + length) }
         }
     }
 }
@@ -257,7 +277,7 @@ impl Pool {
         }
     }
 
-    /// Memory for so many bytes, aligned to eight, and not written.
+    /// Memory for so many bytes, aligned to four, and not written.
     fn take(&self, size: usize) -> NonNull<u8> {
         match steps(size) {
             Some(steps) => locked(&self.classes[steps - 1]).take(steps, &self.extents),
@@ -451,6 +471,19 @@ mod tests {
     }
 
     #[test]
+    fn what_too_many_own_is_copied() {
+        for length in [100, 5_000] {
+            let shared = made(length, 5);
+            let before = shared.head().0.fetch_or(1 << 31, Ordering::Relaxed);
+            let copy = shared.clone();
+            assert_ne!(copy.as_ptr(), shared.as_ptr());
+            shared.head().0.store(before, Ordering::Relaxed);
+            drop(shared);
+            assert!(is_whole(&copy, length, 5) && copy.owners() == 1);
+        }
+    }
+
+    #[test]
     fn an_owner_in_another_thread_keeps_the_bytes() {
         let first = made(300, 7);
         let others: Vec<Shared> = (0..8).map(|_| first.clone()).collect();
@@ -501,7 +534,7 @@ mod tests {
         give_all(pool, go.into_iter().map(|(_, slot)| slot), size);
         assert_eq!(held(pool), (full / 2, 2));
         // Another length has them, and what is left of the first its own.
-        let others = taken(pool, full / 2 * ((PAGE_BYTES - STEP * usize::from(FIRST)) / 104), other);
+        let others = taken(pool, full / 2 * ((PAGE_BYTES - STEP * usize::from(FIRST)) / other), other);
         let again = taken(pool, full / 2 * (per_page - 1), size);
         assert_eq!(held(pool), (full, 2));
         give_all(pool, others, other);
@@ -514,7 +547,7 @@ mod tests {
     fn the_longest_slot_the_first_bytes_beyond_it_and_none_at_all() {
         for length in [0, 1, 7, 8, 9, LONGEST - HEAD, LONGEST - HEAD + 1, 100_000] {
             let shared = made(length, 3);
-            assert_eq!(shared.as_ptr().addr() % align_of::<u64>(), 0);
+            assert_eq!(shared.as_ptr().addr() % align_of::<u32>(), 0);
             assert!(is_whole(&shared, length, 3) && shared == shared.clone());
         }
         assert_eq!(size_of::<Option<Shared>>(), size_of::<usize>());

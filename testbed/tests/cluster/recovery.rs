@@ -122,10 +122,11 @@ fn the_newest_log_wins_wherever_the_order_is_given_and_what_nobody_confirmed_is_
     let name = |index: usize| world.host(index).name();
     world.bed.partition(&[&[name(stale)], &[name(leader), name(lost[0]), name(lost[1])]]).unwrap();
     world.apply(leader, &config_map("late"));
-    // Nobody is left who could confirm the last write, which the leader has in its log all the same.
-    lost.iter().for_each(|index| world.host(*index).kill(Kind::Silent).unwrap());
+    // Nobody hears of the last write who could confirm it, and the leader has it in its log all the same.
+    world.bed.partition(&[&[name(stale)], &[name(leader)], &[name(lost[0]), name(lost[1])]]).unwrap();
     let maps = "/api/v1/namespaces/default/configmaps";
     assert!(world.api(leader).post(maps, &config_map("tail")).is_err());
+    lost.iter().for_each(|index| world.host(*index).kill(Kind::Silent).unwrap());
     assert!(world.fails(stale, &["skein", "get", "configmap", "late"]).contains("no leader"));
     world.bed.heal().unwrap();
     let recover = ["skein", "cluster", "recover", "--lost", name(lost[0]), "--lost", name(lost[1])];

@@ -39,7 +39,7 @@ fn an_append_carries_no_more_bytes_of_entries_than_it_may() {
     let mut replica = with_a_follower();
     let before = replica.status().last_index;
     let part = limits::APPEND_BYTES as usize / 4;
-    let first = writes(&mut replica, &[part; 24]);
+    let first = writes(&mut replica, &[part; 12]);
     let rest = acknowledges(&mut replica, first.last().unwrap().entries.last().unwrap().index);
     let all = [first, rest].concat();
     assert_eq!(entries(&all) as u64, replica.status().last_index - before, "all is sent");

@@ -23,7 +23,7 @@ pub const SETTING: &str = "s/backups";
 /// How often the driver looks whether one is due, by a schedule that may have changed, …
 const LOOK: Duration = Duration::from_secs(10);
 /// … and how long it waits once none could be made.
-const AFTER_FAILURE: Duration = Duration::from_secs(120);
+const AFTER_FAILURE: Duration = Duration::from_secs(30);
 const SUFFIX: &str = ".skein-backup";
 
 /// How often, and how many are kept.
@@ -168,15 +168,11 @@ impl Shelf {
         let shelf = self.clone();
         let work = move || {
             identity::make_private_directory(&shelf.directory).map_err(|error| error.to_string())?;
+            // Nothing is encoded for a disk that has no room for the last one either.
+            let last = shelf.list().last().and_then(|at| std::fs::metadata(shelf.path(*at)).ok());
+            has_room(&shelf.directory, last.map_or(0, |last| last.len()))?;
             let bytes = rescue::backup(&view, id);
-            let (needed, free) = (2 * bytes.len() as u64, free_bytes(&shelf.directory)?);
-            if free < needed {
-                // The store's log lies on the same disk, and comes first.
-                return Err(format!(
-                    "{} has {free} bytes free, and a backup wants twice its size, {needed}: make room, or keep fewer ('skein cluster backups --keep')",
-                    shelf.directory.display()
-                ));
-            }
+            has_room(&shelf.directory, bytes.len() as u64)?;
             let path = shelf.path(now);
             identity::write_durably(&path, &bytes).map_err(|error| error.to_string())?;
             Ok(path)
@@ -185,9 +181,17 @@ impl Shelf {
     }
 }
 
-fn free_bytes(directory: &Path) -> Result<u64, String> {
+/// Whether a backup of so many bytes leaves as many: the store's log lies on the same disk, and comes first.
+fn has_room(directory: &Path, bytes: u64) -> Result<(), String> {
     let found = nix::sys::statvfs::statvfs(directory).map_err(|error| error.to_string())?;
-    Ok(found.blocks_available() as u64 * found.fragment_size() as u64)
+    let (needed, free) = (2 * bytes, found.blocks_available() as u64 * found.fragment_size() as u64);
+    if free >= needed {
+        return Ok(());
+    }
+    Err(format!(
+        "{} has {free} bytes free, and a backup wants twice its size, {needed}: make room, or keep fewer ('skein cluster backups --keep')",
+        directory.display()
+    ))
 }
 
 /// A clock that was in the future once neither stops backups nor counts for anything: only what was made before now does.
@@ -225,7 +229,7 @@ mod tests {
         let id = raft_store::ClusterId([1; 16]);
         let view = crate::testing::view(&[("k".into(), vec![1])]);
         let schedule = Schedule { every_s: 100, keep: 2 };
-        shelf.tend(Schedule { every_s: 0, ..schedule }, id, view.clone(), 1_000).await;
+        assert!(shelf.tend(Schedule { every_s: 0, ..schedule }, id, view.clone(), 1_000).await);
         assert!(!directory.exists(), "none is wanted");
         let others = [format!("7.02020202{SUFFIX}"), "notes.txt".into()];
         for (now, kept) in [
@@ -235,7 +239,7 @@ mod tests {
             (1_200, vec![1_100, 1_200]),
             (1_450, vec![1_200, 1_450]),
         ] {
-            shelf.tend(schedule, id, view.clone(), now).await;
+            assert!(shelf.tend(schedule, id, view.clone(), now).await);
             assert_eq!(shelf.list(), kept, "at {now}");
             others.iter().for_each(|name| std::fs::write(directory.join(name), "x").unwrap());
         }

@@ -25,7 +25,7 @@ const PAGE_BYTES: usize = 8 << 10;
 /// Pages that the kernel is asked for at once.
 const PAGES: usize = u128::BITS as usize;
 
-/// Immutable bytes with a count of their owners. Cloning copies a pointer.
+/// Immutable bytes with a count of their owners. Cloning copies a pointer (beyond two million owners: the bytes).
 pub(crate) struct Shared(NonNull<Head>);
 
 /// What lies before the bytes: in its lower bits how many they are, which never changes, and above how many own them.
@@ -43,6 +43,8 @@ const OWNER: u32 = LENGTH + 1;
 const CROWDED: u32 = u32::MAX / 2;
 
 const _: () = assert!(LONGEST - HEAD < LENGTH as usize, "lengths of slots fit into a head");
+const _: () = assert!(STEP >= align_of::<Head>() && STEP >= size_of::<u16>() && LONGEST.is_multiple_of(STEP));
+const _: () = assert!(PAGE_BYTES / STEP <= u16::MAX as usize, "a page's offsets have two bytes");
 
 // SAFETY: the bytes are written before the first owner exists and never again; the count is atomic; the memory goes back by way of a lock.
 unsafe impl Send for Shared {}
@@ -477,6 +479,7 @@ mod tests {
             let before = shared.head().0.fetch_or(1 << 31, Ordering::Relaxed);
             let copy = shared.clone();
             assert_ne!(copy.as_ptr(), shared.as_ptr());
+            assert_eq!(shared.owners(), (1 << 31) / OWNER + 1, "the copy is no owner of it");
             shared.head().0.store(before, Ordering::Relaxed);
             drop(shared);
             assert!(is_whole(&copy, length, 5) && copy.owners() == 1);

@@ -1,3 +1,5 @@
+//! The tree against a map of the standard library, how full its leaves get, and that it keeps nothing alive.
+
 use std::collections::BTreeMap;
 
 use rand::rngs::SmallRng;

@@ -91,10 +91,8 @@ pub async fn run(cluster: Arc<Cluster>) {
         let schedule = Schedule::of(&view);
         let now = clock::wall().as_second();
         let begun = is_begun(&view);
-        let mut failed = false;
-        if view.members().is_voter(cluster.me()) && begun {
-            failed = !shelf.tend(schedule, cluster.identity.cluster_id(), view, now).await;
-        }
+        let is_ours = begun && view.members().is_voter(cluster.me());
+        let failed = is_ours && !shelf.tend(schedule, cluster.identity.cluster_id(), view, now).await;
         let pause = match (begun, failed) {
             (false, _) => Duration::from_secs(1),
             (true, false) => LOOK,

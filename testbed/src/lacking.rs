@@ -47,39 +47,27 @@ impl Syncs {
 
 /// Becomes this program, on a disk whose data cannot be synced any more: `fdatasync` answers EIO. Returns only with an error.
 pub fn without_sync(argv: &[String]) -> io::Error {
-    let Some((program, args)) = argv.split_first() else { return io::Error::other("an empty command") };
-    match sys::fail_calls(Syncs::Data.call(), libc::EIO) {
-        Ok(()) => Command::new(program).args(args).exec(),
-        Err(error) => error,
-    }
+    become_with(argv, || sys::fail_calls(Syncs::Data.call(), libc::EIO))
 }
 
 /// Becomes this program, on a disk that can sync this for as long as a file is not there. Returns only with an error.
 pub fn without_sync_once(what: Syncs, there: PathBuf, argv: &[String]) -> io::Error {
-    let Some((program, args)) = argv.split_first() else { return io::Error::other("an empty command") };
     let decide = move |listener: &OwnedFd, held: &Held| match what.is(held) && there.exists() {
         true => sys::refuse(listener, held, libc::EIO),
         false => sys::let_go(listener, held),
     };
-    match supervise(what.call(), decide) {
-        Ok(()) => Command::new(program).args(args).exec(),
-        Err(error) => error,
-    }
+    become_with(argv, || supervise(what.call(), decide))
 }
 
 /// Becomes this program, on a disk that takes so long over each sync of data for as long as this file is there. Returns only with an error.
 pub fn slow_sync(there: PathBuf, pause: Duration, argv: &[String]) -> io::Error {
-    let Some((program, args)) = argv.split_first() else { return io::Error::other("an empty command") };
     let decide = move |listener: &OwnedFd, held: &Held| {
         if there.exists() {
             std::thread::sleep(pause);
         }
         sys::let_go(listener, held)
     };
-    match supervise(Syncs::Data.call(), decide) {
-        Ok(()) => Command::new(program).args(args).exec(),
-        Err(error) => error,
-    }
+    become_with(argv, || supervise(Syncs::Data.call(), decide))
 }
 
 /// Ends the ext4 filesystem that holds this file or directory, as when its disk is pulled out: all that is asked of it fails, reads too,
@@ -91,19 +79,20 @@ pub fn pull_out(inside: &Path) -> io::Result<()> {
 /// Becomes this program, on a kernel without netfilter's netlink (CONFIG_NETFILTER_NETLINK, and nf_tables with it).
 /// Returns only with an error.
 pub fn without_netfilter(argv: &[String]) -> io::Error {
-    let Some((program, args)) = argv.split_first() else { return io::Error::other("an empty command") };
-    match sys::lack_sockets(libc::AF_NETLINK, libc::NETLINK_NETFILTER) {
-        Ok(()) => Command::new(program).args(args).exec(),
-        Err(error) => error,
-    }
+    become_with(argv, || sys::lack_sockets(libc::AF_NETLINK, libc::NETLINK_NETFILTER))
 }
 
 /// Becomes this program, on a kernel without VXLAN devices (CONFIG_VXLAN). What the program asks over netlink is held by a
 /// supervisor, which turns the name of that kind of device into one that no kernel has: the answer is the kernel's own.
 /// Returns only with an error.
 pub fn without_vxlan(argv: &[String]) -> io::Error {
+    become_with(argv, || supervise(libc::SYS_sendto, pass_one))
+}
+
+/// Takes away what is to be lacking, then becomes the program. Returns only with an error.
+fn become_with(argv: &[String], take_away: impl FnOnce() -> io::Result<()>) -> io::Error {
     let Some((program, args)) = argv.split_first() else { return io::Error::other("an empty command") };
-    match supervise(libc::SYS_sendto, pass_one) {
+    match take_away() {
         Ok(()) => Command::new(program).args(args).exec(),
         Err(error) => error,
     }
